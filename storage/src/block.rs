@@ -1,0 +1,126 @@
+//! Blocks and runs: how messages travel and rest, in memory and on disk.
+//!
+//! A *block* is one buffer that holds the messages of one turn of a publisher (or one stored record) side by
+//! side; a *run* is a stretch of a block. Nothing is allocated per message. Storage treats the bytes of a message
+//! and its `meta` word as opaque: it gives back exactly what it was given.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Where one message lies in its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Offset of the first byte in the block's buffer.
+    pub start: u32,
+    /// Length in bytes.
+    pub len: u32,
+    /// The broker's own word about the message, stored and returned unchanged.
+    pub meta: u64,
+}
+
+/// Counts the bytes of all blocks that are alive, so that the broker can stop reading publishers at a limit.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicUsize);
+
+impl Gauge {
+    /// Bytes held at this moment.
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts `bytes` more.
+    pub fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts `bytes` less; the caller has added them before.
+    pub fn sub(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// One immutable buffer of messages.
+pub struct Block {
+    buffer: Box<[u8]>,
+    spans: Box<[Span]>,
+    gauge: Arc<Gauge>,
+}
+
+impl Block {
+    /// A block of the messages at `spans` in `buffer`.
+    ///
+    /// # Panics
+    /// When a span does not lie within the buffer: the caller made both.
+    pub fn new(buffer: Vec<u8>, spans: Vec<Span>, gauge: &Arc<Gauge>) -> Arc<Block> {
+        assert!(
+            spans.iter().all(|s| s.start as usize + s.len as usize <= buffer.len()),
+            "a span reaches past its block"
+        );
+        let block = Block {
+            buffer: buffer.into_boxed_slice(),
+            spans: spans.into_boxed_slice(),
+            gauge: gauge.clone(),
+        };
+        block.gauge.add(block.held());
+        Arc::new(block)
+    }
+
+    /// Bytes of memory this block holds.
+    pub fn held(&self) -> usize {
+        self.buffer.len() + self.spans.len() * size_of::<Span>() + size_of::<Block>()
+    }
+
+    /// The bytes of message `index`.
+    pub fn bytes(&self, index: u32) -> &[u8] {
+        let span = self.spans[index as usize];
+        &self.buffer[span.start as usize..(span.start + span.len) as usize]
+    }
+
+    /// The `meta` word of message `index`.
+    pub fn meta(&self, index: u32) -> u64 {
+        self.spans[index as usize].meta
+    }
+
+    /// The length in bytes of message `index`.
+    pub fn len_of(&self, index: u32) -> u32 {
+        self.spans[index as usize].len
+    }
+
+    /// How many messages the block has.
+    pub fn count(&self) -> u32 {
+        self.spans.len() as u32
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.gauge.sub(self.held());
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({} messages, {} B)", self.spans.len(), self.buffer.len())
+    }
+}
+
+/// A stretch of a block: messages `from..to`.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub block: Arc<Block>,
+    pub from: u32,
+    pub to: u32,
+}
+
+impl Run {
+    /// How many messages.
+    pub fn count(&self) -> u32 {
+        self.to - self.from
+    }
+
+    /// The (bytes, meta) of each message in order.
+    pub fn messages(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        (self.from..self.to).map(|i| (self.block.bytes(i), self.block.meta(i)))
+    }
+}
