@@ -400,7 +400,7 @@ mod tests {
         };
         let with = |bcc: &[u8]| {
             payload(
-                0xB100,
+                0xB900,
                 &[b"\x02tt", &entries(bcc)[..], b"\x01\x01\x0260"].concat(),
             )
         };
