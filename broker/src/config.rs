@@ -272,9 +272,11 @@ impl Config {
                 .find(|(name, _)| *name == variable)
             {
                 // Compose files pass a variable on even if it has no value; RabbitMQ's images take that as not set.
-                text.is_empty()
-                    .then_some(Ok(true))
-                    .unwrap_or_else(|| rabbitmq.set(setting, &text))
+                if text.is_empty() {
+                    Ok(true)
+                } else {
+                    rabbitmq.set(setting, &text)
+                }
             } else if let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) {
                 ours.set(&name.to_ascii_lowercase(), &text)
                     .map(|known| known || variable == FILE_VARIABLE)
