@@ -1,1 +1,10 @@
-fn main() {}
+//! The program `leveret`: the library's broker, run from a command line.
+
+mod cli;
+mod shim;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run(std::env::args_os())
+}
