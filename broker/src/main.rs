@@ -1,7 +1,6 @@
 //! The program `leveret`: the library's broker, run from a command line.
 
 mod cli;
-mod shim;
 
 use std::process::ExitCode;
 

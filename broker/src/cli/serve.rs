@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::shim::{Broker, BrokerError, StartError};
 use leveret::config::{Config, StorageKind};
+use leveret::{Broker, BrokerError, StartError};
 use tokio::signal::unix::{self, SignalKind};
 use tracing::{error, info};
 
