@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -523,6 +524,18 @@ fn an_impossible_value_in_the_environment_is_refused_in_one_line() {
         "{line}"
     );
     assert_eq!(names_in(dir.path()), [""; 0], "nothing is touched");
+}
+
+#[test]
+fn a_variable_that_is_not_utf8_is_refused_in_one_line_if_it_is_a_setting() {
+    let dir = empty_dir();
+    let bytes = OsStr::from_bytes(b"caf\xe9");
+    let line = refused(leveret(&dir, ["check-config"]).env("LEVERET_PRODUCT", bytes));
+    assert!(
+        line.contains("the environment variable LEVERET_PRODUCT is not UTF-8"),
+        "{line}"
+    );
+    printed(leveret(&dir, ["check-config"]).env("SOMEBODYS_PRODUCT", bytes));
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub use validate::InvalidSetting;
 pub use value::{DEFAULT_PORT, InvalidValue, LogFormat, Password, Scalar, StorageKind, Value};
 
 /// The smallest frame_max, in bytes, that a client may ask for in connection.tune-ok: old clients ask for this one.
-pub const LEAST_FRAME_MAX_ACCEPTED: u32 = 4096;
+pub const FRAME_MIN: u32 = 4096;
 
 /// The largest value of `max_message_size`: RabbitMQ's own ceiling.
 pub const MAX_MESSAGE_SIZE_CEILING: ByteSize = ByteSize::mib(512);
