@@ -13,59 +13,65 @@ use std::time::{Duration, Instant};
 use leveret_storage::sled_store::{SledOptions, open_sled_with};
 use leveret_storage::{Backend, Batch, Block, Gauge, Op, Run, Span};
 
-const SIZE: &str = "LEVERET_BENCH_SEGMENT_KIB";
+/// Set for the processes that measure: KiB of a segment and of a value.
+const SIZES: &str = "LEVERET_BENCH_SIZES";
 const MESSAGES: u64 = 200;
 const BODY: usize = 1024;
 
 fn main() {
+    // Run as a test, it only shows that it runs.
+    let usual = if env::args().any(|arg| arg == "--bench") {
+        300
+    } else {
+        2
+    };
     let megabytes = env::args()
         .skip(1)
         .find_map(|arg| arg.parse().ok())
-        .unwrap_or(300);
-    if let Some(kib) = env::var(SIZE).ok().and_then(|kib| kib.parse().ok()) {
-        return measure(kib, megabytes);
+        .unwrap_or(usual);
+    if let Ok(sizes) = env::var(SIZES) {
+        let mut sizes = sizes.split(' ').filter_map(|kib| kib.parse::<usize>().ok());
+        let mut size = || sizes.next().expect("two sizes") << 10;
+        let options = SledOptions {
+            segment_bytes: size(),
+            chunk_bytes: size(),
+            ..SledOptions::default()
+        };
+        return measure(&options, megabytes);
     }
     println!("commits of {MESSAGES} messages of {BODY} bytes; {megabytes} MB each");
-    for kib in [512, 2048, 8192] {
+    for sizes in [
+        "512 4", "2048 4", "2048 8", "2048 16", "8192 8", "8192 16", "8192 32", "8192 64",
+    ] {
         let program = env::current_exe().expect("the program knows where it is");
         let status = Command::new(program)
             .arg(megabytes.to_string())
-            .env(SIZE, kib.to_string())
+            .env(SIZES, sizes)
             .status();
         assert!(
             status.is_ok_and(|s| s.success()),
-            "the measurement of {kib} KiB ran"
+            "the measurement of {sizes} ran"
         );
     }
 }
 
-/// The value sizes go with the segments: see `SledOptions`.
-fn options(kib: usize) -> SledOptions {
-    SledOptions {
-        segment_bytes: kib << 10,
-        chunk_bytes: (kib << 10) / 128,
-        ..SledOptions::default()
-    }
-}
-
-fn measure(kib: usize, megabytes: u64) {
+fn measure(options: &SledOptions, megabytes: u64) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("data");
-    let options = options(kib);
     let open =
-        || open_sled_with(&path, &Arc::new(Gauge::default()), &options).expect("the store opens");
+        || open_sled_with(&path, &Arc::new(Gauge::default()), options).expect("the store opens");
     let before = rss();
     let start = Instant::now();
     let (mut backend, _) = open();
     let created = start.elapsed();
     println!(
-        "segments of {kib} KiB, values of {} KiB",
+        "segments of {} KiB, values of {} KiB",
+        options.segment_bytes >> 10,
         options.chunk_bytes >> 10
     );
     println!(
-        "  created in {created:.0?}, {:.1} MB of memory, {} MB of disk",
-        rss() - before,
-        disk(&path)
+        "  created in {created:.0?}, {} ({before:.1} MB of memory before)",
+        space(&path)
     );
 
     let rounds = megabytes * 1_000_000 / (MESSAGES * BODY as u64);
@@ -101,18 +107,20 @@ fn measure(kib: usize, megabytes: u64) {
     };
     let (inserts, longest) = write(&mut backend, true, false);
     println!(
-        "  insert, synced: {inserts}, longest commit {longest:.0?}, {} MB of disk",
-        disk(&path)
+        "  insert, synced: {inserts}, longest commit {longest:.0?}, {}",
+        space(&path)
     );
     drop(backend);
     let start = Instant::now();
     let (mut backend, recovered) = open();
     println!(
-        "  opened with {} messages in {:.0?}",
+        "  opened with {} messages in {:.0?}, {}",
         recovered.messages,
-        start.elapsed()
+        start.elapsed(),
+        space(&path)
     );
     drop(recovered);
+    println!("  these let go: {}", space(&path));
 
     let start = Instant::now();
     let stored = rounds * MESSAGES;
@@ -128,29 +136,25 @@ fn measure(kib: usize, megabytes: u64) {
     }
     backend.sync().expect("the removals are synced");
     println!(
-        "  removed in order: {}, {} MB of disk",
+        "  removed in order: {}, {}",
         rate(stored, start.elapsed()),
-        disk(&path)
+        space(&path)
     );
 
     let (churn, longest) = write(&mut backend, true, true);
     println!(
-        "  insert and remove, synced: {churn}, longest {longest:.0?}, {} MB of disk",
-        disk(&path)
+        "  insert and remove, synced: {churn}, longest {longest:.0?}, {}",
+        space(&path)
     );
     let (written, _) = write(&mut backend, false, true);
     println!(
-        "  insert and remove, not synced: {written}, {} MB of disk",
-        disk(&path)
+        "  insert and remove, not synced: {written}, {}",
+        space(&path)
     );
     println!(
-        "  lone message, synced: median {:.0?}; {:.1} MB of memory",
+        "  lone message, synced: median {:.0?}, {}",
         lone(&mut backend, &mut sequence),
-        rss()
-    );
-    println!(
-        "  after half a second of rest: {} MB of disk",
-        rested(&path)
+        space(&path)
     );
 }
 
@@ -177,9 +181,9 @@ fn lone(backend: &mut Box<dyn Backend>, sequence: &mut u64) -> Duration {
     times[times.len() / 2]
 }
 
-fn rested(path: &Path) -> u64 {
-    std::thread::sleep(Duration::from_millis(500));
-    disk(path)
+/// What the store takes at this moment.
+fn space(path: &Path) -> String {
+    format!("{:.1} MB of memory, {} MB of disk", rss(), disk(path))
 }
 
 fn run() -> Run {

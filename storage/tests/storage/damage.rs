@@ -24,7 +24,7 @@ fn tamper(dir: &Path, change: impl FnOnce(&sled::Db)) {
     let db = loop {
         match sled::Config::new()
             .path(dir.join("db"))
-            .segment_size(8 << 20)
+            .segment_size(2 << 20)
             .open()
         {
             Ok(db) => break db,
@@ -213,6 +213,34 @@ fn an_unreadable_index_snapshot_is_moved_aside_and_nothing_lost() {
     };
     assert_eq!(fs::read(moved_to).unwrap(), b"torn");
     assert_eq!(Model::of(&recovered), before);
+}
+
+#[test]
+fn large_messages_stay_in_the_log_however_they_come_and_go() {
+    // sled puts large pages into files of their own, which it neither syncs nor removes.
+    let place = SledPlace::new();
+    let (mut backend, _) = place.open().unwrap();
+    for round in 0..60 {
+        let first = 1 + round * 4;
+        let inserts = [1, 200_000, 15_000, 3_000_000].into_iter().zip(first..);
+        let mut ops: Vec<_> = inserts
+            .map(|(len, sequence)| insert(1, sequence, 1, len))
+            .collect();
+        for age in [3, 14, 29] {
+            let first = first.saturating_sub(age);
+            ops.push(Op::Remove {
+                queue: 1,
+                first,
+                count: 2,
+            });
+        }
+        backend.commit(&Batch::fold(ops)).unwrap();
+    }
+    backend.close().unwrap();
+    assert_eq!(
+        fs::read_dir(place.dir().join("db/blobs")).unwrap().count(),
+        0
+    );
 }
 
 #[test]
