@@ -45,8 +45,8 @@ pub struct SledOptions {
 impl Default for SledOptions {
     fn default() -> SledOptions {
         SledOptions {
-            segment_bytes: 8 << 20,
-            chunk_bytes: 64 << 10,
+            segment_bytes: 2 << 20,
+            chunk_bytes: 16 << 10,
             cache_bytes: 32 << 20,
         }
     }
