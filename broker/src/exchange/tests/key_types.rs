@@ -104,6 +104,18 @@ fn a_clone_does_not_see_later_changes() {
 }
 
 #[test]
+fn a_snapshot_may_be_read_by_any_thread() {
+    let mut router = bound(Topic, &["a.#"]);
+    let snapshot = router.clone();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| by_key(&snapshot, "a.b"));
+        router.unbind(b"a.#", &none(), &0);
+        assert_eq!(reader.join().expect("no panic"), [0]);
+    });
+    assert!(router.is_empty());
+}
+
+#[test]
 fn direct_compares_byte_for_byte() {
     let mut router = bound(Direct, &["a", "A", "a.b", "", "*", "#", "a"]);
     assert_eq!(by_key(&router, "a"), [0, 6]);
