@@ -49,13 +49,13 @@ pub fn max_payload(frame_max: u32) -> usize {
 
 /// The first whole frame of `buffer`, or `None` when more octets are needed to tell.
 ///
-/// A payload of up to `frame_max` octets is accepted, 8 more than strictly legal, as RabbitMQ does. Method frames
-/// have at least the 4 octets of their ids and header frames at least 12.
+/// A payload of up to `frame_max` octets is accepted, 8 more than strictly legal, as RabbitMQ does. Method
+/// frames have at least the 4 octets of their ids and header frames at least 12.
 ///
 /// # Errors
-/// 501 for a frame too large (seen from its first 7 octets already) or a wrong end octet, both fatal; 501
-/// for an unknown type, a method or header frame too short and a heartbeat with a payload; 505 for a heartbeat on a channel
-/// and for content on channel 0. All name class 0, method 0.
+/// 501 for a frame too large (seen from its first 7 octets already) or a wrong end octet, both fatal; 501 for
+/// an unknown type, a method or header frame too short and a heartbeat with a payload; 505 for a heartbeat on a
+/// channel and for content on channel 0. All name class 0, method 0.
 #[inline]
 pub fn split(buffer: &[u8], frame_max: u32) -> Result<Option<Frame<'_>>, AmqpError> {
     let Some((&[kind, c0, c1, s0, s1, s2, s3], rest)) = buffer.split_first_chunk::<PREFIX>() else {

@@ -25,6 +25,7 @@ pub(super) struct HeadersTable<D> {
 }
 
 /// The bindings with one set of arguments, told apart by key.
+#[derive(Clone)]
 struct Group<D> {
     criteria: Arc<Criteria>,
     filed: Filed,
@@ -37,16 +38,6 @@ enum Filed {
     Always,
     UnderAll,
     Under(usize),
-}
-
-impl<D: Destination> Clone for Group<D> {
-    fn clone(&self) -> Self {
-        Self {
-            criteria: self.criteria.clone(),
-            filed: self.filed,
-            bindings: self.bindings.clone(),
-        }
-    }
 }
 
 impl<D: Destination> HeadersTable<D> {
