@@ -26,7 +26,7 @@ pub struct Edits<'a> {
 /// empty.
 ///
 /// # Errors
-/// Those of [`Properties::parse`], for a payload that was never checked.
+/// Those of [`crate::content::Properties::parse`], for a payload that was never checked.
 pub fn edit(payload: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, AmqpError> {
     let header = header(payload);
     let old = header.parse()?;

@@ -151,7 +151,7 @@ pub fn is_known(class: u16, method: u16) -> bool {
 }
 
 /// Whether only a server sends this method, so that from a client on an open channel it is answered with
-/// [`unimplemented`]. A client that gets such a thing wrong is no better with `channel.close-ok`,
+/// [`unimplemented()`]. A client that gets such a thing wrong is no better with `channel.close-ok`,
 /// `channel.flow-ok` or `basic.cancel-ok`, which a server never waits for on a channel it has open.
 pub fn is_server_method(class: u16, method: u16) -> bool {
     matches!((class, method), (20, 21) | (20, 41) | (60, 31))
