@@ -216,6 +216,44 @@ fn an_unreadable_index_snapshot_is_moved_aside_and_nothing_lost() {
 }
 
 #[test]
+fn a_log_cut_short_after_a_clean_stop_is_noticed() {
+    let place = filled();
+    place.open().unwrap().0.close().unwrap();
+    let log = place.dir().join("db/db");
+    // The snapshot knows what should be there; without it the log's end is where reading stops.
+    for entry in fs::read_dir(place.dir().join("db")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("/snap.") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let content = fs::read(&log).unwrap();
+    let end = content.len()
+        - content
+            .iter()
+            .rev()
+            .take_while(|&&b| b == content[content.len() - 1])
+            .count();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&log)
+        .unwrap()
+        .set_len(end as u64 / 2)
+        .unwrap();
+    let (_backend, recovered) = place.open().unwrap();
+    let missing = 30 - recovered.messages;
+    assert!(missing > 0);
+    let definitions = 1 - recovered.definitions.len() as u64;
+    assert_eq!(
+        recovered.notes,
+        [Note::Missing {
+            messages: missing,
+            definitions
+        }]
+    );
+}
+
+#[test]
 fn large_messages_stay_in_the_log_however_they_come_and_go() {
     // sled puts large pages into files of their own, which it neither syncs nor removes.
     let place = SledPlace::new();
