@@ -146,14 +146,10 @@ pub enum Note {
     #[error("an unreadable index snapshot was moved to {}", moved_to.display())]
     SnapshotMovedAside { moved_to: PathBuf },
     /// The machine went down without a clean stop: every stored message counts as possibly delivered.
-    #[error(
-        "the machine went down without a clean stop: recovered messages are marked redelivered"
-    )]
+    #[error("the machine went down without a clean stop: recovered messages are marked redelivered")]
     MarksRaised,
     /// Less was found than the last clean stop left: the end of the log, or a part of it, is damaged.
-    #[error(
-        "{messages} messages and {definitions} definitions that the last clean stop left are missing"
-    )]
+    #[error("{messages} messages and {definitions} definitions that the last clean stop left are missing")]
     Missing { messages: u64, definitions: u64 },
     /// A directory whose creation had been cut short was completed.
     #[error("the creation of the store had been interrupted and was completed")]

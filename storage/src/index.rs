@@ -38,16 +38,11 @@ impl Index {
     /// How many messages are stored.
     pub fn messages(&self) -> u64 {
         let entries = self.queues.values().flat_map(BTreeMap::values);
-        entries
-            .map(|entry| u64::from(entry.sequences.count() - entry.removed.count()))
-            .sum()
+        entries.map(|entry| u64::from(entry.sequences.count() - entry.removed.count())).sum()
     }
 
     pub fn add(&mut self, queue: u64, entry: Entry) {
-        self.queues
-            .entry(queue)
-            .or_default()
-            .insert(entry.sequences.first(), entry);
+        self.queues.entry(queue).or_default().insert(entry.sequences.first(), entry);
     }
 
     /// Removes messages `first..first + count` of `queue` and remembers in `touched` whose records that changed.
@@ -57,16 +52,10 @@ impl Index {
             return;
         };
         // Records don't overlap, so only the one that begins before `first` can reach into the range.
-        let from = records
-            .range(..=first)
-            .next_back()
-            .map_or(first, |(&start, _)| start);
+        let from = records.range(..=first).next_back().map_or(first, |(&start, _)| start);
         for (&start, entry) in records.range_mut(from..end) {
             let of = entry.sequences.count();
-            let (from, to) = (
-                entry.sequences.index_of(first),
-                entry.sequences.index_of(end),
-            );
+            let (from, to) = (entry.sequences.index_of(first), entry.sequences.index_of(end));
             if from < to && entry.removed.add(from, to, of) {
                 touched.insert((queue, start));
             }
@@ -124,11 +113,7 @@ mod tests {
         index.add(1, row(30, 5));
         assert_eq!(removed(&mut index, 15, 5), []);
         assert_eq!(removed(&mut index, 14, 7), [10, 20]);
-        assert_eq!(
-            removed(&mut index, 14, 7),
-            [],
-            "what is removed already changes nothing"
-        );
+        assert_eq!(removed(&mut index, 14, 7), [], "what is removed already changes nothing");
         assert_eq!(removed(&mut index, 0, u64::MAX), [10, 20, 30]);
         assert_eq!(removed(&mut index, 100, 1), []);
     }
@@ -137,13 +122,7 @@ mod tests {
     fn gaps_within_a_record_are_skipped() {
         let mut index = Index::default();
         let sequences = Sequences::Stretches([(10, 2), (20, 2)].into());
-        index.add(
-            1,
-            Entry {
-                sequences,
-                ..row(10, 4)
-            },
-        );
+        index.add(1, Entry { sequences, ..row(10, 4) });
         assert_eq!(removed(&mut index, 12, 8), []);
         assert_eq!(removed(&mut index, 11, 10), [10]);
         assert!(matches!(index.settle(1, 10), Some(Fate::Partly(_))));

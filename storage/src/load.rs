@@ -58,23 +58,15 @@ impl<'a> Loader<'a> {
     pub fn add(&mut self, key: &[u8], value: &[u8]) {
         match record::parse_key(key) {
             Key::Format | Key::Quarantine => {}
-            Key::Definition { key: name, chunk } => {
-                self.chunk(What::Definition(name.into()), key, chunk, value)
-            }
-            Key::Record {
-                queue,
-                first,
-                chunk,
-            } => self.chunk(What::Record { queue, first }, key, chunk, value),
+            Key::Definition { key: name, chunk } => self.chunk(What::Definition(name.into()), key, chunk, value),
+            Key::Record { queue, first, chunk } => self.chunk(What::Record { queue, first }, key, chunk, value),
             Key::Removals { queue, first } => match record::unseal(key, value) {
                 Some(bytes) => {
                     self.removals.insert((queue, first), bytes.to_vec());
                 }
                 None => self.damaged(vec![key.to_vec()], Quarantined::Removals { queue, first }),
             },
-            Key::Unknown => {
-                self.damaged(vec![key.to_vec()], Quarantined::Unknown { key: key.into() })
-            }
+            Key::Unknown => self.damaged(vec![key.to_vec()], Quarantined::Unknown { key: key.into() }),
         }
     }
 
@@ -94,11 +86,7 @@ impl<'a> Loader<'a> {
         if self.open.as_ref().is_none_or(|open| open.what != what) {
             self.close();
         }
-        let open = self.open.get_or_insert_with(|| Open {
-            what,
-            joiner: Joiner::default(),
-            keys: Vec::new(),
-        });
+        let open = self.open.get_or_insert_with(|| Open { what, joiner: Joiner::default(), keys: Vec::new() });
         open.joiner.add(key, chunk, value);
         open.keys.push(key.to_vec());
     }
@@ -149,23 +137,13 @@ impl<'a> Loader<'a> {
         };
         let recovered = &mut self.loaded.recovered;
         let queue_state = self::queue(&mut recovered.queues, queue);
-        queue_state.next_sequence = queue_state
-            .next_sequence
-            .max(sequences.last().saturating_add(1));
+        queue_state.next_sequence = queue_state.next_sequence.max(sequences.last().saturating_add(1));
         for (first, run) in record.into_runs(&removed, self.gauge) {
             recovered.messages += u64::from(run.count());
             recovered.bytes += run.bytes() as u64;
             queue_state.runs.push((first, run));
         }
-        self.loaded.index.add(
-            queue,
-            Entry {
-                sequences,
-                chunks,
-                removed,
-                removals_stored,
-            },
-        );
+        self.loaded.index.add(queue, Entry { sequences, chunks, removed, removals_stored });
     }
 
     fn damaged(&mut self, keys: Vec<Vec<u8>>, what: Quarantined) {
@@ -181,11 +159,7 @@ pub(crate) fn queue(queues: &mut Vec<RecoveredQueue>, queue: u64) -> &mut Recove
         _ => queues.partition_point(|q| q.queue < queue),
     };
     if queues.get(at).is_none_or(|q| q.queue != queue) {
-        let made = RecoveredQueue {
-            queue,
-            next_sequence: 1,
-            ..RecoveredQueue::default()
-        };
+        let made = RecoveredQueue { queue, next_sequence: 1, ..RecoveredQueue::default() };
         queues.insert(at, made);
     }
     &mut queues[at]

@@ -51,22 +51,13 @@ pub(crate) fn parse_key(key: &[u8]) -> Key<'_> {
     let parsed = match input.u8() {
         Some(0) if key.len() == 1 => Some(Key::Format),
         Some(DEFINITION) => parse_definition_key(&mut input),
-        Some(REMOVALS) => {
-            parse_position(&mut input).map(|(queue, first)| Key::Removals { queue, first })
-        }
-        Some(RECORD) => parse_position(&mut input).and_then(|(queue, first)| {
-            input.u32().map(|chunk| Key::Record {
-                queue,
-                first,
-                chunk,
-            })
-        }),
+        Some(REMOVALS) => parse_position(&mut input).map(|(queue, first)| Key::Removals { queue, first }),
+        Some(RECORD) => parse_position(&mut input)
+            .and_then(|(queue, first)| input.u32().map(|chunk| Key::Record { queue, first, chunk })),
         Some(QUARANTINE) => return Key::Quarantine,
         _ => None,
     };
-    parsed
-        .filter(|_| input.0.is_empty() || key.len() == 1)
-        .unwrap_or(Key::Unknown)
+    parsed.filter(|_| input.0.is_empty() || key.len() == 1).unwrap_or(Key::Unknown)
 }
 
 fn parse_definition_key<'a>(input: &mut Input<'a>) -> Option<Key<'a>> {
@@ -195,8 +186,7 @@ impl Joiner {
 
     /// The joined value and how many chunks it had; `None` if any is damaged or missing.
     pub fn finish(self) -> Option<(Vec<u8>, u32)> {
-        (!self.damaged && self.seen == self.chunks && self.seen > 0)
-            .then_some((self.bytes, self.chunks))
+        (!self.damaged && self.seen == self.chunks && self.seen > 0).then_some((self.bytes, self.chunks))
     }
 }
 
@@ -213,9 +203,7 @@ pub(crate) struct RecordBuilder {
 impl RecordBuilder {
     /// Whether another message of `len` bytes fits within `limit`. The first one always does.
     pub fn has_room(&self, len: usize, limit: usize) -> bool {
-        self.count == 0
-            || (self.count < RECORD_MESSAGES
-                && self.bodies.len() + self.lengths.len() + len + 32 <= limit)
+        self.count == 0 || (self.count < RECORD_MESSAGES && self.bodies.len() + self.lengths.len() + len + 32 <= limit)
     }
 
     /// Adds the message `sequence`, which must be greater than the one before.
@@ -293,8 +281,7 @@ impl Sequences {
 
     /// The number of messages before sequence number `from`: its index, if it is one of them.
     pub fn index_of(&self, from: u64) -> u32 {
-        let before =
-            |&(first, count): &(u64, u32)| from.saturating_sub(first).min(u64::from(count)) as u32;
+        let before = |&(first, count): &(u64, u32)| from.saturating_sub(first).min(u64::from(count)) as u32;
         match self {
             Sequences::Row { first, count } => before(&(*first, *count)),
             Sequences::Stretches(s) => s.iter().map(before).sum(),
@@ -307,9 +294,7 @@ impl Sequences {
             Sequences::Row { first, count } => (Some((*first, *count)), &[][..]),
             Sequences::Stretches(s) => (None, &s[..]),
         };
-        row.into_iter()
-            .chain(stretches.iter().copied())
-            .flat_map(|(first, count)| first..first + u64::from(count))
+        row.into_iter().chain(stretches.iter().copied()).flat_map(|(first, count)| first..first + u64::from(count))
     }
 }
 
@@ -326,9 +311,7 @@ impl Record {
     /// Reads a joined value; `None` if it makes no sense.
     pub fn parse(first: u64, bytes: Vec<u8>) -> Option<Record> {
         let mut input = Input(&bytes);
-        let count = u32::try_from(input.varint()?)
-            .ok()
-            .filter(|&n| n > 0 && n <= RECORD_MESSAGES)?;
+        let count = u32::try_from(input.varint()?).ok().filter(|&n| n > 0 && n <= RECORD_MESSAGES)?;
         let stretches = parse_stretches(&mut input, first, count)?;
         let mut spans = Vec::with_capacity(count as usize);
         let mut start = 0u32;
@@ -342,11 +325,7 @@ impl Record {
         }
         let base = u32::try_from(bytes.len()).ok()? - start;
         spans.iter_mut().for_each(|span| span.start += base);
-        Some(Record {
-            sequences: Sequences::new(stretches),
-            spans,
-            bytes,
-        })
+        Some(Record { sequences: Sequences::new(stretches), spans, bytes })
     }
 
     /// The messages that are not `removed`, in a block of their own, as runs without gaps.
@@ -366,11 +345,7 @@ impl Record {
         let block = Block::new(pack(self.bytes, &mut spans), spans, gauge);
         let mut from = 0;
         let runs = stretches.into_iter().map(|(first, count)| {
-            let run = Run {
-                block: block.clone(),
-                from,
-                to: from + count,
-            };
+            let run = Run { block: block.clone(), from, to: from + count };
             from += count;
             (first, run)
         });
@@ -417,9 +392,7 @@ pub(crate) struct Removed {
 
 impl Removed {
     pub fn contains(&self, index: u32) -> bool {
-        self.bits
-            .get(index as usize / 64)
-            .is_some_and(|word| word >> (index % 64) & 1 == 1)
+        self.bits.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
     /// How many are removed.
@@ -463,9 +436,7 @@ impl Removed {
             return ranges;
         }
         let mut bits = vec![1];
-        self.bits
-            .iter()
-            .for_each(|word| bits.extend_from_slice(&word.to_le_bytes()));
+        self.bits.iter().for_each(|word| bits.extend_from_slice(&word.to_le_bytes()));
         bits
     }
 
@@ -486,9 +457,7 @@ impl Removed {
                 }
             }
             (1, bits) if bits.len() == of.div_ceil(64) as usize * 8 => {
-                let words = bits
-                    .chunks_exact(8)
-                    .map(|w| w.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)));
+                let words = bits.chunks_exact(8).map(|w| w.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)));
                 removed.bits = words.collect();
                 removed.count = removed.bits.iter().map(|word| word.count_ones()).sum();
                 if removed.count > of {

@@ -44,11 +44,7 @@ pub struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> SledOptions {
-        SledOptions {
-            segment_bytes: 2 << 20,
-            chunk_bytes: 16 << 10,
-            cache_bytes: 32 << 20,
-        }
+        SledOptions { segment_bytes: 2 << 20, chunk_bytes: 16 << 10, cache_bytes: 32 << 20 }
     }
 }
 
@@ -56,10 +52,7 @@ impl Default for SledOptions {
 ///
 /// # Errors
 /// `Locked`, `UnknownFormat` (nothing was touched in either case), `Corrupt`, `Full`, `Io`.
-pub fn open_sled(
-    dir: &Path,
-    gauge: &Arc<Gauge>,
-) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+pub fn open_sled(dir: &Path, gauge: &Arc<Gauge>) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     open_sled_with(dir, gauge, &SledOptions::default())
 }
 
@@ -103,10 +96,7 @@ fn open_all(
     store.settle_marks(exact, &mut recovered, &mut notes)?;
     store.directory.begin_use()?;
     recovered.clean = created || found.clean;
-    let now = Held {
-        messages: recovered.messages,
-        definitions: recovered.definitions.len() as u64,
-    };
+    let now = Held { messages: recovered.messages, definitions: recovered.definitions.len() as u64 };
     if let Some(before) = found.held.filter(|&before| before != now) {
         notes.push(Note::Missing {
             messages: before.messages.saturating_sub(now.messages),
@@ -149,27 +139,13 @@ impl Backend for SledStore {
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {
-        self.file
-            .sync_data()
-            .context("sync", &self.directory.database())
+        self.file.sync_data().context("sync", &self.directory.database())
     }
 
     fn close(self: Box<Self>) -> Result<(), StorageError> {
-        let SledStore {
-            db,
-            file,
-            marks,
-            directory,
-            index,
-            definitions,
-            ..
-        } = *self;
-        let held = Held {
-            messages: index.messages(),
-            definitions: definitions.len() as u64,
-        };
-        db.flush()
-            .map_err(|e| failure("write", directory.path(), e))?;
+        let SledStore { db, file, marks, directory, index, definitions, .. } = *self;
+        let held = Held { messages: index.messages(), definitions: definitions.len() as u64 };
+        db.flush().map_err(|e| failure("write", directory.path(), e))?;
         drop(db);
         file.sync_all().context("sync", &directory.database())?;
         marks.sync()?;
@@ -272,15 +248,8 @@ impl SledStore {
         let (sequences, head, bodies) = builder.finish();
         let first = sequences.first();
         let key = |chunk| record::record_key(queue, first, chunk);
-        let chunks = record::put_chunks(&[&head, &bodies], self.chunk_bytes, key, |k, v| {
-            out.put(k, v)
-        });
-        let entry = Entry {
-            sequences,
-            chunks,
-            removed: Removed::default(),
-            removals_stored: false,
-        };
+        let chunks = record::put_chunks(&[&head, &bodies], self.chunk_bytes, key, |k, v| out.put(k, v));
+        let entry = Entry { sequences, chunks, removed: Removed::default(), removals_stored: false };
         self.index.add(queue, entry);
     }
 
@@ -322,29 +291,19 @@ impl SledStore {
 
     /// Joins the marks to what was recovered. Where a power cut may have taken some, every stored message counts as
     /// delivered, on disk as well: the next crash may find the same boot again.
-    fn settle_marks(
-        &self,
-        exact: bool,
-        recovered: &mut Recovered,
-        notes: &mut Vec<Note>,
-    ) -> Result<(), StorageError> {
+    fn settle_marks(&self, exact: bool, recovered: &mut Recovered, notes: &mut Vec<Note>) -> Result<(), StorageError> {
         let mut raised = false;
         for (queue, through) in self.marks.all() {
             crate::load::queue(&mut recovered.queues, queue).delivered_through = through;
         }
         for queue in &mut recovered.queues {
-            let last = queue
-                .runs
-                .last()
-                .map_or(0, |(first, run)| first + u64::from(run.count()) - 1);
+            let last = queue.runs.last().map_or(0, |(first, run)| first + u64::from(run.count()) - 1);
             if !exact && last > queue.delivered_through {
                 self.marks.mark(queue.queue).delivered_through(last)?;
                 queue.delivered_through = last;
                 raised = true;
             }
-            queue.next_sequence = queue
-                .next_sequence
-                .max(queue.delivered_through.saturating_add(1));
+            queue.next_sequence = queue.next_sequence.max(queue.delivered_through.saturating_add(1));
         }
         if raised {
             notes.push(Note::MarksRaised);
@@ -375,11 +334,7 @@ fn config(path: &Path, options: &SledOptions) -> sled::Config {
 
 /// Makes a database beside its place and moves it there when it is on the device, so that a database in its place is
 /// always whole. One that is there already was finished before a crash: then there is nothing to make (false).
-fn create(
-    directory: &Directory,
-    options: &SledOptions,
-    notes: &mut Vec<Note>,
-) -> Result<bool, StorageError> {
+fn create(directory: &Directory, options: &SledOptions, notes: &mut Vec<Note>) -> Result<bool, StorageError> {
     let (database, unfinished) = (directory.database(), directory.unfinished_database());
     if database.exists() {
         notes.push(Note::CreationCompleted);
@@ -391,15 +346,11 @@ fn create(
     }
     let db = open_patiently(&unfinished, options)?;
     let version = record::seal(FORMAT_KEY, FORMAT_VERSION.to_be_bytes().to_vec());
-    db.insert(FORMAT_KEY, version)
-        .and_then(|_| db.flush())
-        .map_err(|e| failure("write", &unfinished, e))?;
+    db.insert(FORMAT_KEY, version).and_then(|_| db.flush()).map_err(|e| failure("write", &unfinished, e))?;
     drop(db);
     for file in fs::read_dir(&unfinished).context("read", &unfinished)? {
         let file = file.context("read", &unfinished)?.path();
-        File::open(&file)
-            .and_then(|f| f.sync_all())
-            .context("sync", &file)?;
+        File::open(&file).and_then(|f| f.sync_all()).context("sync", &file)?;
     }
     sync_directory(&unfinished)?;
     fs::rename(&unfinished, &database).context("rename", &unfinished)?;
@@ -415,10 +366,7 @@ fn open_database(
     let path = directory.database();
     let name = path.join("db");
     if !name.exists() {
-        return Err(StorageError::corrupt(
-            directory.path(),
-            "its database is missing",
-        ));
+        return Err(StorageError::corrupt(directory.path(), "its database is missing"));
     }
     let db = loop {
         match (open_patiently(&path, options), newest_snapshot(&path)) {
@@ -431,11 +379,7 @@ fn open_database(
         }
     };
     check_version(&db, directory.path())?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&name)
-        .context("open", &name)?;
+    let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // Opening may have written a new snapshot and removed the old one.
     sync_directory(&path)?;
     Ok((db, file))
@@ -459,26 +403,19 @@ fn open_patiently(path: &Path, options: &SledOptions) -> Result<sled::Db, Storag
 }
 
 fn is_lock(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::Other
-        && error.to_string().contains("could not acquire lock")
+    error.kind() == std::io::ErrorKind::Other && error.to_string().contains("could not acquire lock")
 }
 
 fn newest_snapshot(database: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(database).ok()?;
     let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    snapshots
-        .filter(|p| {
-            p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("snap."))
-        })
-        .max()
+    snapshots.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("snap."))).max()
 }
 
 /// The database says itself what is in it, for it may have been moved.
 fn check_version(db: &sled::Db, path: &Path) -> Result<(), StorageError> {
     let value = db.get(FORMAT_KEY).map_err(|e| failure("read", path, e))?;
-    let value =
-        value.ok_or_else(|| StorageError::corrupt(path, "its database has no format version"))?;
+    let value = value.ok_or_else(|| StorageError::corrupt(path, "its database has no format version"))?;
     let version = record::unseal(FORMAT_KEY, &value)
         .and_then(|v| v.try_into().ok())
         .map(u32::from_be_bytes)
@@ -486,10 +423,7 @@ fn check_version(db: &sled::Db, path: &Path) -> Result<(), StorageError> {
     if version == FORMAT_VERSION {
         return Ok(());
     }
-    Err(StorageError::UnknownFormat {
-        path: path.to_owned(),
-        found: format!("database version {version}").into(),
-    })
+    Err(StorageError::UnknownFormat { path: path.to_owned(), found: format!("database version {version}").into() })
 }
 
 fn failure(action: &'static str, path: &Path, error: sled::Error) -> StorageError {

@@ -23,10 +23,7 @@ pub trait Method: Sized + Debug {
     /// The payload of the method's frame.
     fn payload(self) -> Vec<u8> {
         let class = self.into_class();
-        gen_class(&class)(WriteContext::from(Vec::new()))
-            .expect("a method that fits a vector")
-            .into_inner()
-            .0
+        gen_class(&class)(WriteContext::from(Vec::new())).expect("a method that fits a vector").into_inner().0
     }
 }
 

@@ -73,12 +73,7 @@ struct Player {
 impl Player {
     fn op(&mut self, step: &Step) -> Option<Op> {
         Some(match *step {
-            Step::Insert {
-                queue,
-                gap,
-                count,
-                len,
-            } => {
+            Step::Insert { queue, gap, count, len } => {
                 let next = &mut self.next[queue as usize];
                 let first = *next + 1 + gap;
                 *next = first + u64::from(count) - 1;
@@ -86,20 +81,13 @@ impl Player {
             }
             Step::Remove { queue, at, count } => {
                 let first = self.next[queue as usize] * at / 1000;
-                Op::Remove {
-                    queue,
-                    first,
-                    count,
-                }
+                Op::Remove { queue, first, count }
             }
             Step::Drop { queue } => Op::DropQueue { queue },
-            Step::Put { key, len } => Op::PutDefinition {
-                key: vec![key; usize::from(key)].into(),
-                value: vec![len as u8; len].into(),
-            },
-            Step::Delete { key } => Op::DeleteDefinition {
-                key: vec![key; usize::from(key)].into(),
-            },
+            Step::Put { key, len } => {
+                Op::PutDefinition { key: vec![key; usize::from(key)].into(), value: vec![len as u8; len].into() }
+            }
+            Step::Delete { key } => Op::DeleteDefinition { key: vec![key; usize::from(key)].into() },
             Step::Commit | Step::Reopen { .. } => return None,
         })
     }
