@@ -1,6 +1,6 @@
 //! Reading a store back: keys come in order, so definitions and removals are known before the records.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::backend::{Bytes, Quarantined, Recovered, RecoveredQueue};
@@ -14,6 +14,8 @@ pub(crate) struct Loaded {
     pub index: Index,
     /// Under how many keys each definition lies.
     pub definitions: HashMap<Bytes, u32>,
+    /// Stretches of records that were given up: through which sequence number, by queue and first one.
+    pub voids: BTreeMap<(u64, u64), u64>,
     /// Keys whose values are damaged or senseless.
     pub damaged: Vec<Vec<u8>>,
 }
@@ -48,6 +50,7 @@ impl<'a> Loader<'a> {
                 recovered: Recovered::default(),
                 index: Index::default(),
                 definitions: HashMap::new(),
+                voids: BTreeMap::new(),
                 damaged: Vec::new(),
             },
             removals: HashMap::new(),
@@ -61,6 +64,9 @@ impl<'a> Loader<'a> {
             Key::Definition { key: name, chunk } => {
                 self.chunk(What::Definition(name.into()), key, chunk, value)
             }
+            Key::Void { queue, from } => self.void(queue, from, key, value),
+            Key::Removals { queue, first } | Key::Record { queue, first, .. }
+                if self.is_void(queue, first) => {}
             Key::Record {
                 queue,
                 first,
@@ -76,6 +82,26 @@ impl<'a> Loader<'a> {
                 self.damaged(vec![key.to_vec()], Quarantined::Unknown { key: key.into() })
             }
         }
+    }
+
+    fn void(&mut self, queue: u64, from: u64, key: &[u8], value: &[u8]) {
+        match record::unseal(key, value)
+            .and_then(|v| v.try_into().ok())
+            .map(u64::from_be_bytes)
+        {
+            Some(through) => {
+                self.loaded.voids.insert((queue, from), through);
+                // A sequence number in a void must not be given out: it would be cleared away with the rest.
+                let queue = self::queue(&mut self.loaded.recovered.queues, queue);
+                queue.next_sequence = queue.next_sequence.max(through.saturating_add(1));
+            }
+            None => self.damaged(vec![key.to_vec()], Quarantined::Void { queue, from }),
+        }
+    }
+
+    fn is_void(&self, queue: u64, first: u64) -> bool {
+        let before = self.loaded.voids.range(..=(queue, first)).next_back();
+        before.is_some_and(|(&(of, _), &through)| of == queue && first <= through)
     }
 
     pub fn finish(mut self) -> Loaded {

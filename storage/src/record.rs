@@ -1,11 +1,12 @@
 //! Keys and values on disk. docs/storage.md describes them for people; this file is the truth.
 //!
 //! ```text
-//! key     kind(1) …                                     kinds sort: definitions, removals, records
+//! key     kind(1) …                                     kinds sort: what is said of records comes before them
 //!   format      0x00
 //!   definition  0x01  length(4) key  chunk(4)
-//!   removals    0x02  queue(8)  first(8)
-//!   record      0x03  queue(8)  first(8)  chunk(4)
+//!   void        0x02  queue(8)  from(8)
+//!   removals    0x03  queue(8)  first(8)
+//!   record      0x04  queue(8)  first(8)  chunk(4)
 //!   quarantine  0x7f  key of a damaged entry
 //! value   bytes  crc32 of key and bytes(4)
 //! record  chunks joined: messages, stretches, (gap, count)…, (meta, length)…, bodies
@@ -24,8 +25,9 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 pub(crate) const FORMAT_KEY: &[u8] = &[0];
 
 const DEFINITION: u8 = 1;
-const REMOVALS: u8 = 2;
-const RECORD: u8 = 3;
+const VOID: u8 = 2;
+const REMOVALS: u8 = 3;
+const RECORD: u8 = 4;
 /// Damaged entries are kept under this prefix, out of the way.
 pub(crate) const QUARANTINE: u8 = 0x7f;
 
@@ -40,6 +42,7 @@ const CHUNK_OVERHEAD: usize = 8;
 pub(crate) enum Key<'a> {
     Format,
     Definition { key: &'a [u8], chunk: u32 },
+    Void { queue: u64, from: u64 },
     Removals { queue: u64, first: u64 },
     Record { queue: u64, first: u64, chunk: u32 },
     Quarantine,
@@ -51,6 +54,7 @@ pub(crate) fn parse_key(key: &[u8]) -> Key<'_> {
     let parsed = match input.u8() {
         Some(0) if key.len() == 1 => Some(Key::Format),
         Some(DEFINITION) => parse_definition_key(&mut input),
+        Some(VOID) => parse_position(&mut input).map(|(queue, from)| Key::Void { queue, from }),
         Some(REMOVALS) => {
             parse_position(&mut input).map(|(queue, first)| Key::Removals { queue, first })
         }
@@ -89,10 +93,19 @@ pub(crate) fn definition_key(key: &[u8], chunk: u32) -> Vec<u8> {
     out
 }
 
+/// A void is a stretch of records that were given up together: deleted by one small entry, cleared away later.
+pub(crate) fn void_key(queue: u64, from: u64) -> [u8; 17] {
+    position_key(VOID, queue, from)
+}
+
 pub(crate) fn removals_key(queue: u64, first: u64) -> [u8; 17] {
-    let mut out = [REMOVALS; 17];
+    position_key(REMOVALS, queue, first)
+}
+
+fn position_key(kind: u8, queue: u64, sequence: u64) -> [u8; 17] {
+    let mut out = [kind; 17];
     out[1..9].copy_from_slice(&queue.to_be_bytes());
-    out[9..].copy_from_slice(&first.to_be_bytes());
+    out[9..].copy_from_slice(&sequence.to_be_bytes());
     out
 }
 

@@ -11,7 +11,7 @@
 //! * An unreadable snapshot of the index makes opening fail (1527), though the log alone suffices.
 //! * Its file lock can outlive the database for a moment; ours decides who has the directory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,13 @@ use crate::index::{Entry, Fate, Index, Touched};
 use crate::load::Loader;
 use crate::marks::Marks;
 use crate::record::{self, FORMAT_KEY, FORMAT_VERSION, RecordBuilder, Removed};
+
+/// Records that are deleted one by one with the batch that gives them up; more become a void, for deleting a long
+/// queue would hold up everybody's confirms for seconds.
+const FEW_RECORDS: usize = 64;
+
+/// Keys of voids cleared away with every commit.
+const SWEEP: usize = 64;
 
 /// How long sled may keep its lock after it was dropped.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -96,6 +103,7 @@ fn open_all(
         chunk_bytes: options.chunk_bytes,
         index: Index::default(),
         definitions: HashMap::new(),
+        voids: VecDeque::new(),
         directory,
     };
     let mut recovered = store.load(gauge)?;
@@ -127,6 +135,8 @@ struct SledStore {
     index: Index,
     /// Under how many keys each definition lies.
     definitions: HashMap<Bytes, u32>,
+    /// Given up and not yet cleared away: (queue, from, through).
+    voids: VecDeque<(u64, u64, u64)>,
     /// Last, so that its lock goes after the database.
     directory: Directory,
 }
@@ -144,8 +154,12 @@ impl Backend for SledStore {
         for (queue, first) in touched {
             self.settle(queue, first, &mut out);
         }
+        if out.0.is_empty() {
+            return Ok(());
+        }
         let path = self.directory.path();
-        out.write(&self.db).map_err(|e| failure("write", path, e))
+        out.write(&self.db).map_err(|e| failure("write", path, e))?;
+        self.sweep()
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {
@@ -242,14 +256,52 @@ impl SledStore {
 
     fn change(&mut self, batch: &QueueBatch, touched: &mut Touched, out: &mut Changes) {
         if batch.dropped {
+            self.give_up(batch.queue, 0, u64::MAX, out);
             for entry in self.index.drop_queue(batch.queue) {
                 delete_record(batch.queue, &entry, out);
             }
         }
         for &(first, count) in &batch.removals {
+            self.give_up(batch.queue, first, first.saturating_add(count), out);
             self.index.remove(batch.queue, first, count, touched);
         }
         self.insert(batch.queue, &batch.inserts, out);
+    }
+
+    /// Makes a void of the records in `first..end`, if there are many.
+    fn give_up(&mut self, queue: u64, first: u64, end: u64, out: &mut Changes) {
+        if let Some((from, through)) = self.index.take_many(queue, first, end, FEW_RECORDS) {
+            let key = record::void_key(queue, from);
+            out.put(key, record::seal(&key, through.to_be_bytes().to_vec()));
+            self.voids.push_back((queue, from, through));
+        }
+    }
+
+    /// Clears away some of what was given up: the keys in order, the void itself when nothing is left in it. This is
+    /// not flushed: it may as well be lost and done again.
+    fn sweep(&mut self) -> Result<(), StorageError> {
+        let Some(&(queue, from, through)) = self.voids.front() else {
+            return Ok(());
+        };
+        let removals = record::removals_key(queue, from)..=record::removals_key(queue, through);
+        let records =
+            record::record_key(queue, from, 0)..=record::record_key(queue, through, u32::MAX);
+        let removals = self.db.range(removals).keys();
+        let records = self.db.range(records).keys();
+        let path = self.directory.path();
+        let mut batch = sled::Batch::default();
+        let mut count = 0;
+        for key in removals.chain(records).take(SWEEP) {
+            batch.remove(key.map_err(|e| failure("read", path, e))?);
+            count += 1;
+        }
+        if count < SWEEP {
+            batch.remove(&record::void_key(queue, from));
+            self.voids.pop_front();
+        }
+        self.db
+            .apply_batch(batch)
+            .map_err(|e| failure("write", path, e))
     }
 
     /// Packs messages into records.
@@ -317,6 +369,11 @@ impl SledStore {
         }
         self.index = loaded.index;
         self.definitions = loaded.definitions;
+        self.voids = loaded
+            .voids
+            .into_iter()
+            .map(|((queue, from), through)| (queue, from, through))
+            .collect();
         Ok(loaded.recovered)
     }
 
@@ -369,7 +426,7 @@ fn config(path: &Path, options: &SledOptions) -> sled::Config {
         .path(path)
         .segment_size(options.segment_bytes)
         .cache_capacity(options.cache_bytes)
-        .flush_every_ms(Some(200))
+        .flush_every_ms(Some(500))
         .mode(sled::Mode::LowSpace)
 }
 

@@ -79,7 +79,7 @@ fn sequences(model: &Model, queue: u64) -> Vec<u64> {
 #[test]
 fn a_damaged_record_is_kept_out_and_named_and_the_rest_loads() {
     let place = filled();
-    tamper(&place.dir(), |db| flip(db, &key(3, 1, 11, &[0; 4])));
+    tamper(&place.dir(), |db| flip(db, &key(4, 1, 11, &[0; 4])));
     let (backend, recovered) = place.open().unwrap();
     assert_eq!(
         recovered.quarantined,
@@ -106,7 +106,7 @@ fn a_damaged_record_is_kept_out_and_named_and_the_rest_loads() {
     drop(backend);
     tamper(&place.dir(), |db| {
         assert!(
-            db.contains_key([&[0x7f], &key(3, 1, 11, &[0; 4])[..]].concat())
+            db.contains_key([&[0x7f], &key(4, 1, 11, &[0; 4])[..]].concat())
                 .unwrap()
         );
     });
@@ -115,9 +115,9 @@ fn a_damaged_record_is_kept_out_and_named_and_the_rest_loads() {
 #[test]
 fn a_large_message_with_a_damaged_or_missing_part_is_kept_out_whole() {
     let changes: [fn(&sled::Db); 3] = [
-        |db| flip(db, &key(3, 2, 1, &[0, 0, 0, 2])),
-        |db| assert!(db.remove(key(3, 2, 1, &[0, 0, 0, 1])).unwrap().is_some()),
-        |db| assert!(db.remove(key(3, 2, 1, &[0, 0, 0, 3])).unwrap().is_some()),
+        |db| flip(db, &key(4, 2, 1, &[0, 0, 0, 2])),
+        |db| assert!(db.remove(key(4, 2, 1, &[0, 0, 0, 1])).unwrap().is_some()),
+        |db| assert!(db.remove(key(4, 2, 1, &[0, 0, 0, 3])).unwrap().is_some()),
     ];
     for change in changes {
         let place = filled();
@@ -139,7 +139,7 @@ fn a_large_message_with_a_damaged_or_missing_part_is_kept_out_whole() {
 #[test]
 fn messages_whose_removals_are_unreadable_come_back() {
     let place = filled();
-    tamper(&place.dir(), |db| flip(db, &key(2, 1, 21, &[])));
+    tamper(&place.dir(), |db| flip(db, &key(3, 1, 21, &[])));
     let (_backend, recovered) = place.open().unwrap();
     assert_eq!(
         recovered.quarantined,
@@ -182,8 +182,8 @@ fn a_damaged_definition_and_an_unknown_key_are_named() {
 fn an_entry_in_another_ones_place_is_damage() {
     let place = filled();
     tamper(&place.dir(), |db| {
-        let value = db.get(key(3, 1, 1, &[0; 4])).unwrap().unwrap();
-        db.insert(key(3, 1, 11, &[0; 4]), value).unwrap();
+        let value = db.get(key(4, 1, 1, &[0; 4])).unwrap().unwrap();
+        db.insert(key(4, 1, 11, &[0; 4]), value).unwrap();
     });
     let (_backend, recovered) = place.open().unwrap();
     assert_eq!(
@@ -279,6 +279,35 @@ fn large_messages_stay_in_the_log_however_they_come_and_go() {
         fs::read_dir(place.dir().join("db/blobs")).unwrap().count(),
         0
     );
+}
+
+#[test]
+fn what_a_dropped_queue_held_is_cleared_away_by_later_commits() {
+    let place = SledPlace::new();
+    let (mut backend, _) = place.open().unwrap();
+    let mut commit = |op| backend.commit(&Batch::fold([op])).unwrap();
+    commit(insert(1, 1, 3_000, 1_000));
+    commit(Op::Remove {
+        queue: 1,
+        first: 40,
+        count: 1,
+    });
+    commit(Op::DropQueue { queue: 1 });
+    (0..10).for_each(|n| commit(insert(2, 1 + n, 1, 10)));
+    drop(backend);
+    tamper(&place.dir(), |db| {
+        let left: Vec<_> = db
+            .iter()
+            .keys()
+            .map(|k| k.unwrap())
+            .filter(|k| k[0] > 1)
+            .collect();
+        assert_eq!(
+            left.len(),
+            10,
+            "the ten records of the other queue: {left:?}"
+        );
+    });
 }
 
 #[test]
