@@ -4,7 +4,8 @@
 use std::collections::btree_map::Entry as Place;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::record::{Removed, Sequences};
+use crate::record::Sequences;
+use crate::removed::Removed;
 
 /// All records by queue and first sequence number.
 #[derive(Debug, Default)]

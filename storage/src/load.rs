@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::backend::{Bytes, Quarantined, Recovered, RecoveredQueue};
+use crate::backend::{Bytes, Note, Quarantined, Recovered, RecoveredQueue};
 use crate::block::Gauge;
+use crate::error::StorageError;
 use crate::index::{Entry, Index};
-use crate::record::{self, Joiner, Key, RECORD_MESSAGES, Record, Removed};
+use crate::keys::{self, Joiner, Key};
+use crate::marks::Marks;
+use crate::record::{RECORD_MESSAGES, Record};
+use crate::removed::Removed;
 
 /// What a whole store comes to.
 pub(crate) struct Loaded {
@@ -59,7 +63,7 @@ impl<'a> Loader<'a> {
     }
 
     pub fn add(&mut self, key: &[u8], value: &[u8]) {
-        match record::parse_key(key) {
+        match keys::parse_key(key) {
             Key::Format | Key::Quarantine => {}
             Key::Definition { key: name, chunk } => {
                 self.chunk(What::Definition(name.into()), key, chunk, value)
@@ -72,7 +76,7 @@ impl<'a> Loader<'a> {
                 first,
                 chunk,
             } => self.chunk(What::Record { queue, first }, key, chunk, value),
-            Key::Removals { queue, first } => match record::unseal(key, value) {
+            Key::Removals { queue, first } => match keys::unseal(key, value) {
                 Some(bytes) => {
                     self.removals.insert((queue, first), bytes.to_vec());
                 }
@@ -85,7 +89,7 @@ impl<'a> Loader<'a> {
     }
 
     fn void(&mut self, queue: u64, from: u64, key: &[u8], value: &[u8]) {
-        match record::unseal(key, value)
+        match keys::unseal(key, value)
             .and_then(|v| v.try_into().ok())
             .map(u64::from_be_bytes)
         {
@@ -108,7 +112,7 @@ impl<'a> Loader<'a> {
         self.close();
         // Of records that are gone or damaged: without them they mean nothing.
         for (queue, first) in std::mem::take(&mut self.removals).into_keys() {
-            let key = record::removals_key(queue, first).to_vec();
+            let key = keys::removals_key(queue, first).to_vec();
             self.damaged(vec![key], Quarantined::Removals { queue, first });
         }
         // Their keys sort by length first.
@@ -168,7 +172,7 @@ impl<'a> Loader<'a> {
             None => Removed::default(),
             Some(Some(removed)) => removed,
             Some(None) => {
-                let key = record::removals_key(queue, first).to_vec();
+                let key = keys::removals_key(queue, first).to_vec();
                 self.damaged(vec![key], Quarantined::Removals { queue, first });
                 Removed::default()
             }
@@ -215,4 +219,37 @@ pub(crate) fn queue(queues: &mut Vec<RecoveredQueue>, queue: u64) -> &mut Recove
         queues.insert(at, made);
     }
     &mut queues[at]
+}
+
+/// Joins the marks to what was recovered. Where a power cut may have taken some, every stored message counts as
+/// delivered, on disk as well: the next crash may find the same boot again.
+pub(crate) fn settle_marks(
+    marks: &Marks,
+    exact: bool,
+    recovered: &mut Recovered,
+    notes: &mut Vec<Note>,
+) -> Result<(), StorageError> {
+    let mut raised = false;
+    for (queue, through) in marks.all() {
+        self::queue(&mut recovered.queues, queue).delivered_through = through;
+    }
+    for queue in &mut recovered.queues {
+        let last = queue
+            .runs
+            .last()
+            .map_or(0, |(first, run)| first + u64::from(run.count()) - 1);
+        if !exact && last > queue.delivered_through {
+            marks.mark(queue.queue).delivered_through(last)?;
+            queue.delivered_through = last;
+            raised = true;
+        }
+        queue.next_sequence = queue
+            .next_sequence
+            .max(queue.delivered_through.saturating_add(1));
+    }
+    if raised {
+        notes.push(Note::MarksRaised);
+        marks.sync()?;
+    }
+    Ok(())
 }
