@@ -97,7 +97,7 @@ pub trait Backend: Send {
 pub struct Recovered {
     /// Every definition, ordered by key.
     pub definitions: Vec<(Bytes, Bytes)>,
-    /// Every queue that has messages or a delivered mark, ordered by id. One that no definition names (a crash came
+    /// Every queue that has messages, a delivered mark or traces of what it had, ordered by id. One that no definition names (a crash came
     /// between its definition's deletion and its own) is to be dropped by the broker.
     pub queues: Vec<RecoveredQueue>,
     /// The last user closed the store; the marks are exact. True for a new store.
@@ -133,6 +133,8 @@ pub enum Quarantined {
     Record { queue: u64, first: u64 },
     /// Which messages of the record at `first` were already removed; all of them are given back.
     Removals { queue: u64, first: u64 },
+    /// That the messages of `queue` from this sequence number on were given up, and how far; they are given back.
+    Void { queue: u64, from: u64 },
     /// A definition.
     Definition { key: Bytes },
     /// An entry whose key means nothing to us.

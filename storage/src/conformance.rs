@@ -114,6 +114,7 @@ pub fn all<P: Place>(fresh: impl Fn() -> P) {
     large_and_empty_bodies_come_back_whole(&fresh());
     removals_take_exactly_what_they_name(&fresh());
     a_dropped_queue_is_gone_with_its_mark(&fresh());
+    long_queues_are_purged_and_dropped(&fresh());
     definitions_are_replaced_and_deleted(&fresh());
     marks_come_back(&fresh());
 }
@@ -200,6 +201,26 @@ fn a_dropped_queue_is_gone_with_its_mark(place: &impl Place) {
     done(backend.marks().mark(2).delivered_through(3));
     done(backend.marks().forget(2));
     assert_eq!(backend.marks().all(), []);
+}
+
+fn long_queues_are_purged_and_dropped(place: &impl Place) {
+    let trifle = || Op::PutDefinition {
+        key: Box::from(*b"k"),
+        value: Box::from(*b"v"),
+    };
+    let mut batches = vec![
+        vec![
+            insert(1, 1, 5000, 1000),
+            insert(2, 1, 5000, 1000),
+            insert(3, 1, 10, 10),
+        ],
+        vec![remove(1, 7, 1), remove(1, 2500, 1), remove(2, 77, 1)],
+        vec![remove(1, 3, 4000), Op::DropQueue { queue: 2 }],
+        vec![insert(1, 5001, 3000, 1000), remove(1, 4900, u64::MAX)],
+        vec![remove(1, 4500, u64::MAX), insert(1, 8001, 10, 1000)],
+    ];
+    batches.extend((0..20).map(|_| vec![trifle()]));
+    compare(place, batches);
 }
 
 fn definitions_are_replaced_and_deleted(place: &impl Place) {

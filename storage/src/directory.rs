@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, StorageError};
-use crate::record::FORMAT_VERSION;
+use crate::keys::FORMAT_VERSION;
 
 const FORMAT: &str = "FORMAT";
 const LOCK: &str = "lock";

@@ -4,7 +4,8 @@
 use std::collections::btree_map::Entry as Place;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::record::{Removed, Sequences};
+use crate::record::Sequences;
+use crate::removed::Removed;
 
 /// All records by queue and first sequence number.
 #[derive(Debug, Default)]
@@ -80,6 +81,33 @@ impl Index {
         Some(Fate::Gone(gone))
     }
 
+    /// Forgets the records of `queue` that lie wholly in `first..end`, if there are more than `many`, and says from
+    /// which first to which last sequence number they reach.
+    pub fn take_many(
+        &mut self,
+        queue: u64,
+        first: u64,
+        end: u64,
+        many: usize,
+    ) -> Option<(u64, u64)> {
+        let records = self.queues.get_mut(&queue)?;
+        let whole = |entry: &Entry| entry.sequences.last() < end;
+        // Only the last record that begins in the range can reach beyond it.
+        let mut last = records.range(first..end).rev();
+        let (&last, through) =
+            last.find_map(|(at, e)| whole(e).then(|| (at, e.sequences.last())))?;
+        let (&from, _) = records.range(first..).next()?;
+        records.range(from..=last).nth(many)?;
+        let mut taken = records.split_off(&from);
+        if let Some(next) = last.checked_add(1) {
+            records.append(&mut taken.split_off(&next));
+        }
+        if records.is_empty() {
+            self.queues.remove(&queue);
+        }
+        Some((from, through))
+    }
+
     /// Forgets a queue and gives back its records.
     pub fn drop_queue(&mut self, queue: u64) -> impl Iterator<Item = Entry> + use<> {
         self.queues.remove(&queue).unwrap_or_default().into_values()
@@ -130,5 +158,22 @@ mod tests {
         assert_eq!(removed(&mut index, 21, 1), [10]);
         assert!(matches!(index.settle(1, 10), Some(Fate::Gone(_))));
         assert!(index.queues.is_empty());
+    }
+
+    #[test]
+    fn many_records_at_once_are_taken_whole_and_the_rest_stays() {
+        let mut index = Index::default();
+        (1..10).for_each(|n| index.add(1, row(n * 10, 5)));
+        assert_eq!(
+            index.take_many(1, 11, 73, 5),
+            None,
+            "five are not more than five"
+        );
+        assert_eq!(index.take_many(1, 11, 73, 4), Some((20, 64)));
+        let left: Vec<u64> = index.queues[&1].keys().copied().collect();
+        assert_eq!(left, [10, 70, 80, 90]);
+        assert_eq!(index.take_many(1, 0, u64::MAX, 3), Some((10, 94)));
+        assert!(index.queues.is_empty());
+        assert_eq!(index.take_many(1, 0, u64::MAX, 0), None);
     }
 }

@@ -20,6 +20,9 @@ use crate::error::StorageError;
 use crate::fold::Fold;
 use crate::store::{Entry, Level, Shared, StoreOptions};
 
+/// Entries that a vector may have room for and still be used again; a burst should not hold memory for ever.
+const RECYCLED: usize = 16 << 10;
+
 pub(crate) struct Writer<T, C> {
     shared: Arc<Shared<T>>,
     backend: Box<dyn Backend>,
@@ -123,6 +126,9 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
                 Entry::Notify(Level::Written, token) => self.gathered.written.push(token),
                 Entry::Notify(Level::Synced, token) => self.gathered.synced.push(token),
             }
+        }
+        if self.taken.capacity() > RECYCLED {
+            self.taken = Vec::new();
         }
     }
 

@@ -54,8 +54,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (queue.clone(), prop_oneof![Just(0u64), 0u64..50], 1u32..40, len.clone())
             .prop_map(|(queue, gap, count, len)| Step::Insert { queue, gap, count: if len > 300 { 1 } else { count }, len }),
-        8 => (queue.clone(), 0u64..1000, prop_oneof![4 => Just(1u64), 1 => 1u64..60])
+        8 => (queue.clone(), 0u64..1000, prop_oneof![8 => Just(1u64), 2 => 1u64..60, 1 => Just(100_000u64)])
             .prop_map(|(queue, at, count)| Step::Remove { queue, at, count }),
+        // Long enough for more records than are deleted one by one.
+        1 => (queue.clone(), 5_000u32..8_000)
+            .prop_map(|(queue, count)| Step::Insert { queue, gap: 0, count, len: 250 }),
         1 => queue.prop_map(|queue| Step::Drop { queue }),
         1 => (key.clone(), len).prop_map(|(key, len)| Step::Put { key, len }),
         1 => key.prop_map(|key| Step::Delete { key }),

@@ -43,6 +43,8 @@ struct Knowledge {
     /// Must not be there.
     removed: BTreeMap<u64, BTreeSet<u64>>,
     delivered: BTreeMap<u64, u64>,
+    /// Submitted at once: (first, count). Found whole or not at all.
+    groups: Vec<Range>,
 }
 
 impl Knowledge {
@@ -58,6 +60,10 @@ impl Knowledge {
             "inserted" => &mut self.confirmed,
             "removing" => &mut self.removing,
             "removed" => &mut self.removed,
+            "together" => {
+                self.groups.push((queue, first, count));
+                return;
+            }
             "delivered" => {
                 self.delivered.insert(queue, first);
                 return;
@@ -82,10 +88,24 @@ impl Knowledge {
             let unknown: Vec<_> = found.difference(&begun).collect();
             assert!(unknown.is_empty(), "queue {queue}: never sent: {unknown:?}");
             let (mark, said) = (marks.get(&queue), self.delivered.get(&queue));
-            assert!(mark >= said, "queue {queue}: delivered through {said:?}, found {mark:?}");
+            assert!(
+                mark >= said,
+                "queue {queue}: delivered through {said:?}, found {mark:?}"
+            );
+            for (_, first, count) in self.groups.iter().filter(|g| g.0 == queue) {
+                let group = begun
+                    .range(first..&(first + count))
+                    .filter(|s| !removing.contains(s));
+                let (there, torn): (Vec<u64>, Vec<u64>) = group.partition(|s| found.contains(s));
+                assert!(
+                    there.is_empty() || torn.is_empty(),
+                    "queue {queue}: of one batch {there:?} are there and {torn:?} are not"
+                );
+            }
             self.begun.insert(queue, found.clone());
             self.confirmed.insert(queue, found);
         }
+        self.groups.clear();
         self.removing.clear();
         self.removed.clear();
     }
@@ -100,7 +120,7 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
     let mut knowledge = Knowledge::default();
     let mut completed = 0;
     for round in 0..ROUNDS {
-        let lines = 1 + Dice(round * 7919 + u64::from(std::process::id())).roll(1200);
+        let lines = 1 + Dice(round * 7919 + u64::from(std::process::id())).roll(3000);
         completed += one_life(&place.dir(), lines, &mut knowledge);
         let (backend, recovered) = open(&place.dir()).unwrap();
         assert!(!recovered.clean, "round {round}: the child was killed");
@@ -118,8 +138,17 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
     assert!(completed > 0, "the child got something done");
 }
 
+/// Most messages are small; now and then a stretch of large ones comes, several segments of the log together.
 fn len(sequence: u64) -> usize {
-    if sequence.is_multiple_of(97) { 150_000 } else { (sequence * 37 % 500) as usize }
+    if is_large(sequence) {
+        100_000
+    } else {
+        (sequence * 37 % 500) as usize
+    }
+}
+
+fn is_large(sequence: u64) -> bool {
+    sequence / 64 % 16 == 15
 }
 
 fn expected(queue: u64, sequence: u64) -> Option<(u64, Vec<u8>)> {
@@ -184,7 +213,13 @@ fn serve(store: &Store<(&'static str, Range)>, queue: u64, mut held: Vec<u64>, m
     let mut dice = Dice(queue ^ u64::from(std::process::id()));
     loop {
         let mut entries = Vec::new();
-        for _ in 0..1 + dice.roll(20) {
+        let first = next;
+        let count = if is_large(next) {
+            64
+        } else {
+            1 + dice.roll(20)
+        };
+        for _ in 0..count {
             let range = (queue, next, 1);
             say("inserting", range);
             entries.push(Entry::Op(insert(queue, next, 1, len(next))));
@@ -194,6 +229,7 @@ fn serve(store: &Store<(&'static str, Range)>, queue: u64, mut held: Vec<u64>, m
             held.push(next);
             next += 1 + dice.roll(10) / 9;
         }
+        say("together", (queue, first, next - first));
         store.submit(&mut entries);
         mark.delivered_through(next - 1).unwrap();
         say("delivered", (queue, next - 1, 0));
