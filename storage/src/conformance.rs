@@ -204,16 +204,9 @@ fn a_dropped_queue_is_gone_with_its_mark(place: &impl Place) {
 }
 
 fn long_queues_are_purged_and_dropped(place: &impl Place) {
-    let trifle = || Op::PutDefinition {
-        key: Box::from(*b"k"),
-        value: Box::from(*b"v"),
-    };
+    let trifle = || Op::PutDefinition { key: Box::from(*b"k"), value: Box::from(*b"v") };
     let mut batches = vec![
-        vec![
-            insert(1, 1, 5000, 1000),
-            insert(2, 1, 5000, 1000),
-            insert(3, 1, 10, 10),
-        ],
+        vec![insert(1, 1, 5000, 1000), insert(2, 1, 5000, 1000), insert(3, 1, 10, 10)],
         vec![remove(1, 7, 1), remove(1, 2500, 1), remove(2, 77, 1)],
         vec![remove(1, 3, 4000), Op::DropQueue { queue: 2 }],
         vec![insert(1, 5001, 3000, 1000), remove(1, 4900, u64::MAX)],

@@ -83,19 +83,12 @@ impl Index {
 
     /// Forgets the records of `queue` that lie wholly in `first..end`, if there are more than `many`, and says from
     /// which first to which last sequence number they reach.
-    pub fn take_many(
-        &mut self,
-        queue: u64,
-        first: u64,
-        end: u64,
-        many: usize,
-    ) -> Option<(u64, u64)> {
+    pub fn take_many(&mut self, queue: u64, first: u64, end: u64, many: usize) -> Option<(u64, u64)> {
         let records = self.queues.get_mut(&queue)?;
         let whole = |entry: &Entry| entry.sequences.last() < end;
         // Only the last record that begins in the range can reach beyond it.
         let mut last = records.range(first..end).rev();
-        let (&last, through) =
-            last.find_map(|(at, e)| whole(e).then(|| (at, e.sequences.last())))?;
+        let (&last, through) = last.find_map(|(at, e)| whole(e).then(|| (at, e.sequences.last())))?;
         let (&from, _) = records.range(first..).next()?;
         records.range(from..=last).nth(many)?;
         let mut taken = records.split_off(&from);
@@ -164,11 +157,7 @@ mod tests {
     fn many_records_at_once_are_taken_whole_and_the_rest_stays() {
         let mut index = Index::default();
         (1..10).for_each(|n| index.add(1, row(n * 10, 5)));
-        assert_eq!(
-            index.take_many(1, 11, 73, 5),
-            None,
-            "five are not more than five"
-        );
+        assert_eq!(index.take_many(1, 11, 73, 5), None, "five are not more than five");
         assert_eq!(index.take_many(1, 11, 73, 4), Some((20, 64)));
         let left: Vec<u64> = index.queues[&1].keys().copied().collect();
         assert_eq!(left, [10, 70, 80, 90]);

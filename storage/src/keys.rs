@@ -49,22 +49,13 @@ pub(crate) fn parse_key(key: &[u8]) -> Key<'_> {
         Some(0) if key.len() == 1 => Some(Key::Format),
         Some(DEFINITION) => parse_definition_key(&mut input),
         Some(VOID) => parse_position(&mut input).map(|(queue, from)| Key::Void { queue, from }),
-        Some(REMOVALS) => {
-            parse_position(&mut input).map(|(queue, first)| Key::Removals { queue, first })
-        }
-        Some(RECORD) => parse_position(&mut input).and_then(|(queue, first)| {
-            input.u32().map(|chunk| Key::Record {
-                queue,
-                first,
-                chunk,
-            })
-        }),
+        Some(REMOVALS) => parse_position(&mut input).map(|(queue, first)| Key::Removals { queue, first }),
+        Some(RECORD) => parse_position(&mut input)
+            .and_then(|(queue, first)| input.u32().map(|chunk| Key::Record { queue, first, chunk })),
         Some(QUARANTINE) => return Key::Quarantine,
         _ => None,
     };
-    parsed
-        .filter(|_| input.0.is_empty() || key.len() == 1)
-        .unwrap_or(Key::Unknown)
+    parsed.filter(|_| input.0.is_empty() || key.len() == 1).unwrap_or(Key::Unknown)
 }
 
 fn parse_definition_key<'a>(input: &mut Input<'a>) -> Option<Key<'a>> {
@@ -202,8 +193,7 @@ impl Joiner {
 
     /// The joined value and how many chunks it had; `None` if any is damaged or missing.
     pub fn finish(self) -> Option<(Vec<u8>, u32)> {
-        (!self.damaged && self.seen == self.chunks && self.seen > 0)
-            .then_some((self.bytes, self.chunks))
+        (!self.damaged && self.seen == self.chunks && self.seen > 0).then_some((self.bytes, self.chunks))
     }
 }
 
@@ -217,18 +207,9 @@ mod tests {
     fn keys_sort_as_their_numbers_and_say_what_went_in() {
         assert!(record_key(1, 255, 0) < record_key(1, 256, 0));
         assert!(record_key(1, u64::MAX, 9) < record_key(2, 0, 0));
-        assert!(
-            void_key(9, 9)[..] < removals_key(0, 0)[..]
-                && removals_key(9, 9)[..] < record_key(0, 0, 0)[..]
-        );
+        assert!(void_key(9, 9)[..] < removals_key(0, 0)[..] && removals_key(9, 9)[..] < record_key(0, 0, 0)[..]);
         let key = definition_key(b"name", 3);
-        assert_eq!(
-            parse_key(&key),
-            Key::Definition {
-                key: b"name",
-                chunk: 3
-            }
-        );
+        assert_eq!(parse_key(&key), Key::Definition { key: b"name", chunk: 3 });
         assert_eq!(parse_key(&key[..key.len() - 1]), Key::Unknown);
         assert_eq!(parse_key(&[]), Key::Unknown);
     }

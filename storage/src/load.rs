@@ -65,17 +65,10 @@ impl<'a> Loader<'a> {
     pub fn add(&mut self, key: &[u8], value: &[u8]) {
         match keys::parse_key(key) {
             Key::Format | Key::Quarantine => {}
-            Key::Definition { key: name, chunk } => {
-                self.chunk(What::Definition(name.into()), key, chunk, value)
-            }
+            Key::Definition { key: name, chunk } => self.chunk(What::Definition(name.into()), key, chunk, value),
             Key::Void { queue, from } => self.void(queue, from, key, value),
-            Key::Removals { queue, first } | Key::Record { queue, first, .. }
-                if self.is_void(queue, first) => {}
-            Key::Record {
-                queue,
-                first,
-                chunk,
-            } => self.chunk(What::Record { queue, first }, key, chunk, value),
+            Key::Removals { queue, first } | Key::Record { queue, first, .. } if self.is_void(queue, first) => {}
+            Key::Record { queue, first, chunk } => self.chunk(What::Record { queue, first }, key, chunk, value),
             Key::Removals { queue, first } => match keys::unseal(key, value) {
                 Some(bytes) => {
                     self.removals.insert((queue, first), bytes.to_vec());
@@ -87,10 +80,7 @@ impl<'a> Loader<'a> {
     }
 
     fn void(&mut self, queue: u64, from: u64, key: &[u8], value: &[u8]) {
-        match keys::unseal(key, value)
-            .and_then(|v| v.try_into().ok())
-            .map(u64::from_be_bytes)
-        {
+        match keys::unseal(key, value).and_then(|v| v.try_into().ok()).map(u64::from_be_bytes) {
             Some(through) => {
                 self.loaded.voids.insert((queue, from), through);
                 // A sequence number in a void must not be given out: it would be cleared away with the rest.
@@ -214,18 +204,13 @@ pub(crate) fn settle_marks(
         self::queue(&mut recovered.queues, queue).delivered_through = through;
     }
     for queue in &mut recovered.queues {
-        let last = queue
-            .runs
-            .last()
-            .map_or(0, |(first, run)| first + u64::from(run.count()) - 1);
+        let last = queue.runs.last().map_or(0, |(first, run)| first + u64::from(run.count()) - 1);
         if !exact && last > queue.delivered_through {
             marks.mark(queue.queue).delivered_through(last)?;
             queue.delivered_through = last;
             raised = true;
         }
-        queue.next_sequence = queue
-            .next_sequence
-            .max(queue.delivered_through.saturating_add(1));
+        queue.next_sequence = queue.next_sequence.max(queue.delivered_through.saturating_add(1));
     }
     if raised {
         notes.push(Note::MarksRaised);

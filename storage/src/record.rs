@@ -43,9 +43,7 @@ pub(crate) struct RecordBuilder {
 impl RecordBuilder {
     /// Whether another message of `len` bytes fits within `limit`. The first one always does.
     fn has_room(&self, len: usize, limit: usize) -> bool {
-        self.count == 0
-            || (self.count < RECORD_MESSAGES
-                && self.bodies.len() + self.lengths.len() + len + 32 <= limit)
+        self.count == 0 || (self.count < RECORD_MESSAGES && self.bodies.len() + self.lengths.len() + len + 32 <= limit)
     }
 
     /// Adds the message `sequence`, which must be greater than the one before.

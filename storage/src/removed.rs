@@ -11,9 +11,7 @@ pub(crate) struct Removed {
 
 impl Removed {
     pub fn contains(&self, index: u32) -> bool {
-        self.bits
-            .get(index as usize / 64)
-            .is_some_and(|word| word >> (index % 64) & 1 == 1)
+        self.bits.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
     /// How many are removed.
@@ -57,9 +55,7 @@ impl Removed {
             return ranges;
         }
         let mut bits = vec![1];
-        self.bits
-            .iter()
-            .for_each(|word| bits.extend_from_slice(&word.to_le_bytes()));
+        self.bits.iter().for_each(|word| bits.extend_from_slice(&word.to_le_bytes()));
         bits
     }
 
@@ -80,9 +76,7 @@ impl Removed {
                 }
             }
             (1, bits) if bits.len() == of.div_ceil(64) as usize * 8 => {
-                let words = bits
-                    .chunks_exact(8)
-                    .map(|w| w.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)));
+                let words = bits.chunks_exact(8).map(|w| w.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)));
                 removed.bits = words.collect();
                 removed.count = removed.bits.iter().map(|word| word.count_ones()).sum();
                 if removed.count > of {

@@ -276,9 +276,7 @@ impl SledStore {
             batch.remove(&keys::void_key(queue, from));
             self.voids.pop_front();
         }
-        self.db
-            .apply_batch(batch)
-            .map_err(|e| failure("write", path, e))
+        self.db.apply_batch(batch).map_err(|e| failure("write", path, e))
     }
 
     fn insert(&mut self, queue: u64, runs: &[(u64, Run)], out: &mut Changes) {
@@ -291,15 +289,8 @@ impl SledStore {
         let (sequences, head, bodies) = builder.finish();
         let first = sequences.first();
         let key = |chunk| keys::record_key(queue, first, chunk);
-        let chunks = keys::put_chunks(&[&head, &bodies], self.chunk_bytes, key, |k, v| {
-            out.put(k, v)
-        });
-        let entry = Entry {
-            sequences,
-            chunks,
-            removed: Removed::default(),
-            removals_stored: false,
-        };
+        let chunks = keys::put_chunks(&[&head, &bodies], self.chunk_bytes, key, |k, v| out.put(k, v));
+        let entry = Entry { sequences, chunks, removed: Removed::default(), removals_stored: false };
         self.index.add(queue, entry);
     }
 
@@ -336,11 +327,7 @@ impl SledStore {
         }
         self.index = loaded.index;
         self.definitions = loaded.definitions;
-        self.voids = loaded
-            .voids
-            .into_iter()
-            .map(|((queue, from), through)| (queue, from, through))
-            .collect();
+        self.voids = loaded.voids.into_iter().map(|((queue, from), through)| (queue, from, through)).collect();
         Ok(loaded.recovered)
     }
 }
@@ -391,9 +378,7 @@ impl RawStore {
             Some(value) => changes.put(key, value.to_vec()),
             None => changes.delete(key),
         }
-        changes
-            .write(&self.db)
-            .map_err(|e| failure("write", self.directory.path(), e))
+        changes.write(&self.db).map_err(|e| failure("write", self.directory.path(), e))
     }
 }
 
@@ -420,9 +405,7 @@ fn create(directory: &Directory, options: &SledOptions, notes: &mut Vec<Note>) -
     }
     let db = open_patiently(&unfinished, options)?;
     let version = keys::seal(FORMAT_KEY, FORMAT_VERSION.to_be_bytes().to_vec());
-    db.insert(FORMAT_KEY, version)
-        .and_then(|_| db.flush())
-        .map_err(|e| failure("write", &unfinished, e))?;
+    db.insert(FORMAT_KEY, version).and_then(|_| db.flush()).map_err(|e| failure("write", &unfinished, e))?;
     drop(db);
     for file in fs::read_dir(&unfinished).context("read", &unfinished)? {
         let file = file.context("read", &unfinished)?.path();
@@ -491,8 +474,7 @@ fn newest_snapshot(database: &Path) -> Option<PathBuf> {
 /// The database says itself what is in it, for it may have been moved.
 fn check_version(db: &sled::Db, path: &Path) -> Result<(), StorageError> {
     let value = db.get(FORMAT_KEY).map_err(|e| failure("read", path, e))?;
-    let value =
-        value.ok_or_else(|| StorageError::corrupt(path, "its database has no format version"))?;
+    let value = value.ok_or_else(|| StorageError::corrupt(path, "its database has no format version"))?;
     let version = keys::unseal(FORMAT_KEY, &value)
         .and_then(|v| v.try_into().ok())
         .map(u32::from_be_bytes)

@@ -187,22 +187,14 @@ fn what_a_dropped_queue_held_is_cleared_away_by_later_commits() {
     let (mut backend, _) = place.open().unwrap();
     let mut commit = |op| backend.commit(&Batch::fold([op])).unwrap();
     commit(insert(1, 1, 3_000, 1_000));
-    commit(Op::Remove {
-        queue: 1,
-        first: 40,
-        count: 1,
-    });
+    commit(Op::Remove { queue: 1, first: 40, count: 1 });
     commit(Op::DropQueue { queue: 1 });
     (0..10).for_each(|n| commit(insert(2, 1 + n, 1, 10)));
     drop(backend);
     tamper(&place.dir(), |raw| {
         let keys = raw.entries().map(|entry| entry.unwrap().0);
         let left: Vec<_> = keys.filter(|key| key[0] > 1).collect();
-        assert_eq!(
-            left.len(),
-            10,
-            "the ten records of the other queue: {left:?}"
-        );
+        assert_eq!(left.len(), 10, "the ten records of the other queue: {left:?}");
     });
 }
 

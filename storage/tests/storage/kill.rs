@@ -88,14 +88,9 @@ impl Knowledge {
             let unknown: Vec<_> = found.difference(&begun).collect();
             assert!(unknown.is_empty(), "queue {queue}: never sent: {unknown:?}");
             let (mark, said) = (marks.get(&queue), self.delivered.get(&queue));
-            assert!(
-                mark >= said,
-                "queue {queue}: delivered through {said:?}, found {mark:?}"
-            );
+            assert!(mark >= said, "queue {queue}: delivered through {said:?}, found {mark:?}");
             for (_, first, count) in self.groups.iter().filter(|g| g.0 == queue) {
-                let group = begun
-                    .range(first..&(first + count))
-                    .filter(|s| !removing.contains(s));
+                let group = begun.range(first..&(first + count)).filter(|s| !removing.contains(s));
                 let (there, torn): (Vec<u64>, Vec<u64>) = group.partition(|s| found.contains(s));
                 assert!(
                     there.is_empty() || torn.is_empty(),
@@ -140,11 +135,7 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
 
 /// Most messages are small; now and then a stretch of large ones comes, several segments of the log together.
 fn len(sequence: u64) -> usize {
-    if is_large(sequence) {
-        100_000
-    } else {
-        (sequence * 37 % 500) as usize
-    }
+    if is_large(sequence) { 100_000 } else { (sequence * 37 % 500) as usize }
 }
 
 fn is_large(sequence: u64) -> bool {
@@ -214,11 +205,7 @@ fn serve(store: &Store<(&'static str, Range)>, queue: u64, mut held: Vec<u64>, m
     loop {
         let mut entries = Vec::new();
         let first = next;
-        let count = if is_large(next) {
-            64
-        } else {
-            1 + dice.roll(20)
-        };
+        let count = if is_large(next) { 64 } else { 1 + dice.roll(20) };
         for _ in 0..count {
             let range = (queue, next, 1);
             say("inserting", range);
