@@ -30,7 +30,10 @@ impl Durable {
         }
         let directory = tempfile::tempdir().expect("a directory for the broker's data");
         let server = Server::start_durable(directory.path());
-        Some(Durable { server, _directory: directory })
+        Some(Durable {
+            server,
+            _directory: directory,
+        })
     }
 
     /// Ends the broker like this and starts it again; returns a connection to the new one.
@@ -71,9 +74,12 @@ fn as_strs(bodies: &[String]) -> Vec<&str> {
 
 #[test]
 fn durable_exchanges_queues_and_bindings_survive_a_kill() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
-    let durable = |kind: &'static str| say::exchange_with(kind, kind, |declare| declare.durable = true);
+    let durable =
+        |kind: &'static str| say::exchange_with(kind, kind, |declare| declare.durable = true);
     for kind in ["direct", "fanout", "topic", "headers"] {
         peer.ask::<exchange::DeclareOk>(1, durable(kind));
         declare(&mut peer, &format!("q-{kind}"));
@@ -81,8 +87,16 @@ fn durable_exchanges_queues_and_bindings_survive_a_kill() {
     peer.bind(1, "q-direct", "direct", "key");
     peer.bind(1, "q-fanout", "fanout", "");
     peer.bind(1, "q-topic", "topic", "a.#");
-    let arguments = Octets::new().entry_str("x-match", "any").entry_str("colour", "red").entry_str("size", "small");
-    let bind = Octets::method(50, 20).u16(0).shortstr("q-headers").shortstr("headers").shortstr("").u8(0);
+    let arguments = Octets::new()
+        .entry_str("x-match", "any")
+        .entry_str("colour", "red")
+        .entry_str("size", "small");
+    let bind = Octets::method(50, 20)
+        .u16(0)
+        .shortstr("q-headers")
+        .shortstr("headers")
+        .shortstr("")
+        .u8(0);
     peer.send_payload(1, bind.longstr(arguments));
     peer.expect::<queue::BindOk>(1);
     let mut peer = broker.again(End::Kill);
@@ -104,11 +118,16 @@ fn durable_exchanges_queues_and_bindings_survive_a_kill() {
 
 #[test]
 fn deletions_and_unbindings_survive_a_kill() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     for name in ["stays", "deleted"] {
         declare(&mut peer, name);
-        peer.ask::<exchange::DeclareOk>(1, say::exchange_with(name, "fanout", |declare| declare.durable = true));
+        peer.ask::<exchange::DeclareOk>(
+            1,
+            say::exchange_with(name, "fanout", |declare| declare.durable = true),
+        );
         peer.bind(1, name, "amq.direct", name);
     }
     peer.bind(1, "stays", "stays", "");
@@ -118,7 +137,12 @@ fn deletions_and_unbindings_survive_a_kill() {
     peer.ask::<exchange::DeleteOk>(1, say::delete_exchange("deleted"));
     let mut peer = broker.again(End::Kill);
     peer.expect_no_queue(1, "deleted");
-    peer.refused(1, say::exchange_passive("deleted"), 404, "NOT_FOUND - no exchange 'deleted' in vhost '/'");
+    peer.refused(
+        1,
+        say::exchange_passive("deleted"),
+        404,
+        "NOT_FOUND - no exchange 'deleted' in vhost '/'",
+    );
     peer.open_channel(1);
     declare(&mut peer, "deleted");
     peer.publish(1, "amq.direct", "stays", "unbound");
@@ -130,13 +154,21 @@ fn deletions_and_unbindings_survive_a_kill() {
 
 #[test]
 fn transient_queues_and_their_bindings_are_gone() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     for end in [End::Stop, End::Kill] {
         let mut peer = broker.server.peer();
         peer.ask::<queue::DeclareOk>(1, say::declare("transient"));
         peer.bind(1, "transient", "amq.fanout", "");
-        peer.publish_content(1, say::publish("", "transient"), &Content::persistent("lost"));
-        let exclusive = say::declare_with("exclusive", |declare| (declare.durable, declare.exclusive) = (true, true));
+        peer.publish_content(
+            1,
+            say::publish("", "transient"),
+            &Content::persistent("lost"),
+        );
+        let exclusive = say::declare_with("exclusive", |declare| {
+            (declare.durable, declare.exclusive) = (true, true)
+        });
         peer.ask::<queue::DeclareOk>(1, exclusive);
         let mut peer = broker.again(end);
         peer.expect_no_queue(1, "transient");
@@ -149,7 +181,9 @@ fn transient_queues_and_their_bindings_are_gone() {
 
 #[test]
 fn confirmed_persistent_messages_survive_a_kill_in_order() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     let bodies = numbers(500);
@@ -160,12 +194,18 @@ fn confirmed_persistent_messages_survive_a_kill_in_order() {
 
 #[test]
 fn transient_messages_are_gone_even_from_a_durable_queue() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     for end in [End::Stop, End::Kill] {
         let mut peer = broker.server.peer();
         declare(&mut peer, "q");
         peer.publish(1, "", "q", "without a mode");
-        peer.publish_content(1, say::publish("", "q"), &Content::with(1 << 12, [1], "mode 1"));
+        peer.publish_content(
+            1,
+            say::publish("", "q"),
+            &Content::with(1 << 12, [1], "mode 1"),
+        );
         publish_confirmed(&mut peer, "q", &["mode 2"]);
         let mut peer = broker.again(end);
         peer.expect_contents(1, "q", &["mode 2"]);
@@ -174,11 +214,21 @@ fn transient_messages_are_gone_even_from_a_durable_queue() {
 
 #[test]
 fn properties_and_bodies_come_back_byte_for_byte() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
-    let headers = Octets::new().entry_str("z", "1").entry_str("a", "2").entry_str("z", "3").entry("L", b'L', [0xFF; 8]);
-    let properties = Octets::new().shortstr("type").longstr(headers).u8(2).shortstr([0xFF]);
+    let headers = Octets::new()
+        .entry_str("z", "1")
+        .entry_str("a", "2")
+        .entry_str("z", "3")
+        .entry("L", b'L', [0xFF; 8]);
+    let properties = Octets::new()
+        .shortstr("type")
+        .longstr(headers)
+        .u8(2)
+        .shortstr([0xFF]);
     let large: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     let contents = [
         Content::with(1 << 15 | 1 << 13 | 1 << 12 | 1 << 10, properties, "small"),
@@ -202,21 +252,32 @@ fn properties_and_bodies_come_back_byte_for_byte() {
 
 #[test]
 fn a_message_remembers_its_exchange_and_key() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     peer.bind(1, "q", "amq.topic", "#");
     peer.select_confirms(1);
-    peer.publish_content(1, say::publish("amq.topic", "some.key"), &Content::persistent("x"));
+    peer.publish_content(
+        1,
+        say::publish("amq.topic", "some.key"),
+        &Content::persistent("x"),
+    );
     peer.expect_confirms(1, 1);
     let mut peer = broker.again(End::Kill);
     let ok = peer.take(1, "q", "x");
-    assert_eq!((ok.exchange.as_str(), ok.routing_key.as_str()), ("amq.topic", "some.key"));
+    assert_eq!(
+        (ok.exchange.as_str(), ok.routing_key.as_str()),
+        ("amq.topic", "some.key")
+    );
 }
 
 #[test]
 fn a_purge_survives_a_kill() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     publish_confirmed(&mut peer, "q", &["1", "2", "3"]);
@@ -230,9 +291,13 @@ fn a_purge_survives_a_kill() {
 
 #[test]
 fn an_auto_delete_durable_queue_comes_back_and_goes_with_its_next_last_consumer() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
-    let auto = say::declare_with("auto", |declare| (declare.durable, declare.auto_delete) = (true, true));
+    let auto = say::declare_with("auto", |declare| {
+        (declare.durable, declare.auto_delete) = (true, true)
+    });
     peer.ask::<queue::DeclareOk>(1, auto);
     publish_confirmed(&mut peer, "auto", &["1"]);
     let mut peer = broker.again(End::Stop);
@@ -246,7 +311,9 @@ fn an_auto_delete_durable_queue_comes_back_and_goes_with_its_next_last_consumer(
 
 #[test]
 fn after_a_clean_stop_the_redelivered_flag_is_exact() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     publish_confirmed(&mut peer, "q", &["1", "2", "3", "4", "5", "6"]);
@@ -259,14 +326,22 @@ fn after_a_clean_stop_the_redelivered_flag_is_exact() {
     // With one slot free the requeued message comes back at once.
     assert!(peer.expect_deliveries(1, &["3"])[0].redelivered);
     let mut peer = broker.again(End::Stop);
-    let expected = [("1", true), ("3", true), ("4", true), ("5", true), ("6", false)];
+    let expected = [
+        ("1", true),
+        ("3", true),
+        ("4", true),
+        ("5", true),
+        ("6", false),
+    ];
     let expected = expected.map(|(body, again)| (body.to_owned(), again));
     assert_eq!(peer.drain(1, "q"), expected);
 }
 
 #[test]
 fn a_never_delivered_message_stays_new_over_many_clean_stops() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     publish_confirmed(&mut peer, "q", &["1", "2"]);
@@ -276,12 +351,17 @@ fn a_never_delivered_message_stays_new_over_many_clean_stops() {
     let mut peer = broker.again(End::Stop);
     assert!(!peer.get(1, "q").0.redelivered);
     let mut peer = broker.again(End::Stop);
-    assert_eq!(peer.drain(1, "q"), [("1".to_owned(), true), ("2".to_owned(), false)]);
+    assert_eq!(
+        peer.drain(1, "q"),
+        [("1".to_owned(), true), ("2".to_owned(), false)]
+    );
 }
 
 #[test]
 fn after_a_kill_what_may_have_been_delivered_is_redelivered() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     for name in ["pushed", "pulled"] {
         declare(&mut peer, name);
@@ -296,18 +376,30 @@ fn after_a_kill_what_may_have_been_delivered_is_redelivered() {
     let mut peer = broker.again(End::Kill);
     for (name, delivered) in [("pushed", 10), ("pulled", 3)] {
         let messages = peer.drain(1, name);
-        assert_eq!(messages.len(), 100, "everything confirmed and not acked is there once");
+        assert_eq!(
+            messages.len(),
+            100,
+            "everything confirmed and not acked is there once"
+        );
         for (index, (body, again)) in messages.iter().enumerate() {
             assert_eq!(*body, (index + 1).to_string(), "in order");
-            assert!(*again || index >= delivered, "{body} of {name} was delivered, and comes as new");
+            assert!(
+                *again || index >= delivered,
+                "{body} of {name} was delivered, and comes as new"
+            );
         }
-        assert!(!messages[99].1, "the last of {name} was certainly never delivered");
+        assert!(
+            !messages[99].1,
+            "the last of {name} was certainly never delivered"
+        );
     }
 }
 
 #[test]
 fn a_message_redelivered_before_two_kills_is_redelivered_after_them() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     publish_confirmed(&mut peer, "q", &["1"]);
@@ -319,7 +411,9 @@ fn a_message_redelivered_before_two_kills_is_redelivered_after_them() {
 
 #[test]
 fn done_acks_never_come_back_after_a_kill() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     for round in 0..5 {
         let name = format!("q{round}");
         let mut peer = broker.server.peer();
@@ -334,14 +428,19 @@ fn done_acks_never_come_back_after_a_kill() {
         // An ack is done once the reply to any later synchronous method of its channel has come.
         peer.qos(1, 0, false);
         let mut peer = broker.again(End::Kill);
-        let left: Vec<String> = numbers(20).into_iter().filter(|body| !["1", "2", "3", "4", "5", "7", "9", "20"].contains(&body.as_str())).collect();
+        let left: Vec<String> = numbers(20)
+            .into_iter()
+            .filter(|body| !["1", "2", "3", "4", "5", "7", "9", "20"].contains(&body.as_str()))
+            .collect();
         peer.expect_contents(1, &name, &as_strs(&left));
     }
 }
 
 #[test]
 fn what_was_taken_without_acknowledgement_never_comes_back_after_a_kill() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     for name in ["pulled", "pushed"] {
         declare(&mut peer, name);
@@ -359,7 +458,9 @@ fn what_was_taken_without_acknowledgement_never_comes_back_after_a_kill() {
 
 #[test]
 fn an_ack_done_while_its_message_was_still_being_written_never_comes_back() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     for round in 0..5 {
         let name = format!("q{round}");
         let mut peer = broker.server.peer();
@@ -379,7 +480,9 @@ fn an_ack_done_while_its_message_was_still_being_written_never_comes_back() {
 
 #[test]
 fn an_ack_in_one_queue_leaves_the_copy_in_another() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     for name in ["one", "two"] {
         declare(&mut peer, name);
@@ -387,7 +490,11 @@ fn an_ack_in_one_queue_leaves_the_copy_in_another() {
     }
     peer.select_confirms(1);
     for body in ["1", "2"] {
-        peer.publish_content(1, say::publish("amq.fanout", ""), &Content::persistent(body));
+        peer.publish_content(
+            1,
+            say::publish("amq.fanout", ""),
+            &Content::persistent(body),
+        );
     }
     peer.expect_confirms(1, 2);
     peer.get(1, "one");
@@ -400,7 +507,9 @@ fn an_ack_in_one_queue_leaves_the_copy_in_another() {
 
 #[test]
 fn requeued_messages_keep_their_place_over_a_restart() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     for end in [End::Stop, End::Kill] {
         let mut peer = broker.server.peer();
         declare(&mut peer, "q");
@@ -418,7 +527,9 @@ fn requeued_messages_keep_their_place_over_a_restart() {
 
 #[test]
 fn what_was_not_confirmed_at_the_kill_is_there_at_most_once_and_in_order() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     for round in 0..5 {
         let name = format!("q{round}");
         let mut peer = broker.server.peer();
@@ -428,23 +539,41 @@ fn what_was_not_confirmed_at_the_kill_is_there_at_most_once_and_in_order() {
             peer.publish_content(1, say::publish("", &name), &Content::persistent(body));
         }
         let first: basic::Ack = peer.expect(1);
-        let confirmed = if first.multiple { first.delivery_tag } else { 0 };
+        let confirmed = if first.multiple {
+            first.delivery_tag
+        } else {
+            0
+        };
         let mut peer = broker.again(End::Kill);
         let found = peer.drain(1, &name);
-        let found: Vec<u64> = found.into_iter().map(|(body, _)| body.parse().expect("a number")).collect();
-        assert!(found.len() as u64 >= confirmed, "{confirmed} were confirmed, {} are there", found.len());
-        assert!(found.iter().copied().eq(1..=found.len() as u64), "a beginning of what was sent: {found:?}");
+        let found: Vec<u64> = found
+            .into_iter()
+            .map(|(body, _)| body.parse().expect("a number"))
+            .collect();
+        assert!(
+            found.len() as u64 >= confirmed,
+            "{confirmed} were confirmed, {} are there",
+            found.len()
+        );
+        assert!(
+            found.iter().copied().eq(1..=found.len() as u64),
+            "a beginning of what was sent: {found:?}"
+        );
     }
 }
 
 #[test]
 fn many_kills_lose_and_double_nothing() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     let (mut next_in, mut next_out) = (1, 1);
     for round in 0..10 {
-        let bodies: Vec<String> = (next_in..next_in + 30).map(|n: u64| n.to_string()).collect();
+        let bodies: Vec<String> = (next_in..next_in + 30)
+            .map(|n: u64| n.to_string())
+            .collect();
         publish_confirmed(&mut peer, "q", &as_strs(&bodies));
         next_in += 30;
         for _ in 0..20 {
@@ -462,7 +591,9 @@ fn many_kills_lose_and_double_nothing() {
 
 #[test]
 fn sigterm_tells_every_client_320_and_exits_with_0_within_10_seconds() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peers: Vec<Peer> = (0..5).map(|_| broker.server.peer()).collect();
     broker.server.signal("TERM");
     for peer in &mut peers {
@@ -478,17 +609,25 @@ fn sigterm_tells_every_client_320_and_exits_with_0_within_10_seconds() {
 
 #[test]
 fn sigterm_does_not_wait_for_clients_that_stay_silent() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     let start = Instant::now();
     assert!(broker.server.stop().success());
-    assert!(start.elapsed() < Duration::from_secs(10), "took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "took {:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
 fn sigterm_finishes_pending_confirms_first() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     peer.select_confirms(1);
@@ -501,17 +640,23 @@ fn sigterm_finishes_pending_confirms_first() {
     loop {
         let frame = peer.frame();
         match frame.method() {
-            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) if ack.multiple => {
+            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack)))
+                if ack.multiple =>
+            {
                 confirmed.extend(1..=ack.delivery_tag);
             }
             Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => {
                 confirmed.insert(ack.delivery_tag);
             }
-            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::QosOk(_))) if !signalled => {
+            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::QosOk(_)))
+                if !signalled =>
+            {
                 broker.server.signal("TERM");
                 signalled = true;
             }
-            Some(amq_protocol::protocol::AMQPClass::Connection(connection::AMQPMethod::Close(_))) => break,
+            Some(amq_protocol::protocol::AMQPClass::Connection(connection::AMQPMethod::Close(
+                _,
+            ))) => break,
             _ => panic!("a confirm, qos-ok or connection.close, came {frame:?}"),
         }
     }
@@ -525,12 +670,21 @@ fn sigterm_finishes_pending_confirms_first() {
 
 #[test]
 fn recovery_says_what_it_found() {
-    let Some(mut broker) = Durable::start() else { return };
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
     publish_confirmed(&mut peer, "q", &["1", "2", "3"]);
     broker.again(End::Kill).close();
     let log = broker.server.log();
-    assert!(log.lines().any(|line| line.to_lowercase().contains("recover")), "no line about recovery in\n{log}");
-    assert!(log.contains("Server startup complete; 0 plugins started."), "{log}");
+    assert!(
+        log.lines()
+            .any(|line| line.to_lowercase().contains("recover")),
+        "no line about recovery in\n{log}"
+    );
+    assert!(
+        log.contains("Server startup complete; 0 plugins started."),
+        "{log}"
+    );
 }

@@ -44,17 +44,30 @@ fn headers_match(arguments: &Octets, headers: &Octets) -> bool {
     let queue = peer.queue(1, "headers");
     bind_with(&mut peer, &queue, &exchange, "", arguments);
     peer.expect::<queue::BindOk>(1);
-    peer.publish_content(1, say::publish(&exchange, "ignored"), &Content::with_headers(headers, "x"));
+    peer.publish_content(
+        1,
+        say::publish(&exchange, "ignored"),
+        &Content::with_headers(headers, "x"),
+    );
     !peer.drain(1, &queue).is_empty()
 }
 
 fn bind_with(peer: &mut Peer, queue: &str, exchange: &str, key: &str, arguments: &Octets) {
-    let bind = Octets::method(50, 20).u16(0).shortstr(queue).shortstr(exchange).shortstr(key).u8(0);
+    let bind = Octets::method(50, 20)
+        .u16(0)
+        .shortstr(queue)
+        .shortstr(exchange)
+        .shortstr(key)
+        .u8(0);
     peer.send_payload(1, bind.longstr(arguments));
 }
 
 fn unbind_with(peer: &mut Peer, queue: &str, exchange: &str, key: &str, arguments: &Octets) {
-    let unbind = Octets::method(50, 50).u16(0).shortstr(queue).shortstr(exchange).shortstr(key);
+    let unbind = Octets::method(50, 50)
+        .u16(0)
+        .shortstr(queue)
+        .shortstr(exchange)
+        .shortstr(key);
     peer.send_payload(1, unbind.longstr(arguments));
     peer.expect::<queue::UnbindOk>(1);
 }
@@ -69,7 +82,10 @@ fn the_predeclared_exchanges_are_durable_and_of_their_types() {
         ("amq.headers", "headers"),
         ("amq.match", "headers"),
     ] {
-        peer.ask::<exchange::DeclareOk>(1, say::exchange_with(name, kind, |declare| declare.durable = true));
+        peer.ask::<exchange::DeclareOk>(
+            1,
+            say::exchange_with(name, kind, |declare| declare.durable = true),
+        );
         peer.ask::<exchange::DeclareOk>(1, say::exchange_passive(name));
     }
 }
@@ -109,9 +125,16 @@ fn an_unknown_type_is_refused() {
         let mut peer = peer();
         peer.send(1, say::exchange(&unique("exchange"), kind));
         let close: amq_protocol::protocol::channel::Close = peer.expect(1);
-        assert_eq!((close.reply_code, close.class_id, close.method_id), (406, 40, 10));
-        let texts = ["unknown", "invalid"].map(|word| format!("PRECONDITION_FAILED - {word} exchange type '{kind}'"));
-        assert!(texts.iter().any(|text| text == close.reply_text.as_str()), "{close:?}");
+        assert_eq!(
+            (close.reply_code, close.class_id, close.method_id),
+            (406, 40, 10)
+        );
+        let texts = ["unknown", "invalid"]
+            .map(|word| format!("PRECONDITION_FAILED - {word} exchange type '{kind}'"));
+        assert!(
+            texts.iter().any(|text| text == close.reply_text.as_str()),
+            "{close:?}"
+        );
     }
 }
 
@@ -193,7 +216,12 @@ fn declaring_an_equal_exchange_again_is_fine() {
 fn another_type_is_406() {
     let mut peer = peer();
     let name = peer.exchange(1, "fanout");
-    peer.refused(1, say::exchange(&name, "direct"), 406, &inequivalent("type", &name, "direct", "fanout"));
+    peer.refused(
+        1,
+        say::exchange(&name, "direct"),
+        406,
+        &inequivalent("type", &name, "direct", "fanout"),
+    );
 }
 
 #[test]
@@ -201,23 +229,56 @@ fn another_flag_is_406_and_the_first_mismatch_wins() {
     let mut peer = peer();
     let name = peer.exchange(1, "fanout");
     let internal = say::exchange_with(&name, "fanout", |declare| declare.internal = true);
-    peer.refused(1, internal.clone(), 406, &inequivalent("internal", &name, "true", "false"));
+    peer.refused(
+        1,
+        internal.clone(),
+        406,
+        &inequivalent("internal", &name, "true", "false"),
+    );
     peer.open_channel(1);
-    let auto_delete = exchange::Declare { auto_delete: true, ..internal };
-    peer.refused(1, auto_delete.clone(), 406, &inequivalent("auto_delete", &name, "true", "false"));
+    let auto_delete = exchange::Declare {
+        auto_delete: true,
+        ..internal
+    };
+    peer.refused(
+        1,
+        auto_delete.clone(),
+        406,
+        &inequivalent("auto_delete", &name, "true", "false"),
+    );
     peer.open_channel(1);
-    let durable = exchange::Declare { durable: true, ..auto_delete };
-    peer.refused(1, durable.clone(), 406, &inequivalent("durable", &name, "true", "false"));
+    let durable = exchange::Declare {
+        durable: true,
+        ..auto_delete
+    };
+    peer.refused(
+        1,
+        durable.clone(),
+        406,
+        &inequivalent("durable", &name, "true", "false"),
+    );
     peer.open_channel(1);
-    let direct = exchange::Declare { kind: "direct".into(), ..durable };
-    peer.refused(1, direct, 406, &inequivalent("type", &name, "direct", "fanout"));
+    let direct = exchange::Declare {
+        kind: "direct".into(),
+        ..durable
+    };
+    peer.refused(
+        1,
+        direct,
+        406,
+        &inequivalent("type", &name, "direct", "fanout"),
+    );
 }
 
 #[test]
 fn unknown_arguments_never_matter() {
     let mut peer = peer();
     let name = unique("arguments");
-    let declare = Octets::method(40, 10).u16(0).shortstr(&name).shortstr("direct").u8(0);
+    let declare = Octets::method(40, 10)
+        .u16(0)
+        .shortstr(&name)
+        .shortstr("direct")
+        .u8(0);
     let arguments = Octets::new().entry("x-mine", b'I', [0, 0, 0, 1]);
     peer.send_payload(1, declare.longstr(arguments));
     peer.expect::<exchange::DeclareOk>(1);
@@ -228,8 +289,12 @@ fn unknown_arguments_never_matter() {
 fn publishing_to_an_internal_exchange_is_403() {
     let mut peer = peer();
     let name = unique("internal");
-    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&name, "fanout", |declare| declare.internal = true));
-    let text = format!("ACCESS_REFUSED - cannot publish to internal exchange '{name}' in vhost '/'");
+    peer.ask::<exchange::DeclareOk>(
+        1,
+        say::exchange_with(&name, "fanout", |declare| declare.internal = true),
+    );
+    let text =
+        format!("ACCESS_REFUSED - cannot publish to internal exchange '{name}' in vhost '/'");
     refused_publish(&name, 403, &text);
 }
 
@@ -244,7 +309,10 @@ fn an_auto_delete_exchange_goes_with_its_last_binding() {
     let mut peer = peer();
     let name = unique("auto");
     let queue = peer.queue(1, "bound");
-    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&name, "direct", |declare| declare.auto_delete = true));
+    peer.ask::<exchange::DeclareOk>(
+        1,
+        say::exchange_with(&name, "direct", |declare| declare.auto_delete = true),
+    );
     peer.bind(1, &queue, &name, "a");
     peer.bind(1, &queue, &name, "b");
     peer.ask::<queue::UnbindOk>(1, say::unbind(&queue, &name, "a"));
@@ -258,7 +326,10 @@ fn an_auto_delete_exchange_goes_with_its_last_queue() {
     let mut peer = peer();
     let name = unique("auto");
     let queue = peer.queue(1, "bound");
-    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&name, "fanout", |declare| declare.auto_delete = true));
+    peer.ask::<exchange::DeclareOk>(
+        1,
+        say::exchange_with(&name, "fanout", |declare| declare.auto_delete = true),
+    );
     peer.bind(1, &queue, &name, "");
     peer.ask::<queue::DeleteOk>(1, say::delete(&queue));
     peer.refused(1, say::exchange_passive(&name), 404, &no_exchange(&name));
@@ -269,7 +340,10 @@ fn an_auto_delete_exchange_that_never_had_a_binding_stays() {
     let mut peer = peer();
     let name = unique("auto");
     let queue = peer.queue(1, "unbound");
-    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&name, "fanout", |declare| declare.auto_delete = true));
+    peer.ask::<exchange::DeclareOk>(
+        1,
+        say::exchange_with(&name, "fanout", |declare| declare.auto_delete = true),
+    );
     peer.ask::<queue::UnbindOk>(1, say::unbind(&queue, &name, "never bound"));
     peer.ask::<exchange::DeclareOk>(1, say::exchange_passive(&name));
     peer.ask::<exchange::DeleteOk>(1, say::delete_exchange(&name));
@@ -292,7 +366,10 @@ fn delete_if_unused_of_a_bound_exchange_is_406() {
     let (name, queue) = (peer.exchange(1, "fanout"), peer.queue(1, "bound"));
     peer.bind(1, &queue, &name, "");
     let text = format!("PRECONDITION_FAILED - exchange '{name}' in vhost '/' in use");
-    let delete = exchange::Delete { if_unused: true, ..say::delete_exchange(&name) };
+    let delete = exchange::Delete {
+        if_unused: true,
+        ..say::delete_exchange(&name)
+    };
     peer.refused(1, delete.clone(), 406, &text);
     peer.open_channel(1);
     peer.ask::<queue::UnbindOk>(1, say::unbind(&queue, &name, ""));
@@ -327,7 +404,12 @@ fn binding_a_missing_queue_is_404() {
 #[test]
 fn with_both_missing_the_exchange_is_named() {
     let name = unique("missing");
-    peer().refused(1, say::bind(&unique("missing"), &name, ""), 404, &no_exchange(&name));
+    peer().refused(
+        1,
+        say::bind(&unique("missing"), &name, ""),
+        404,
+        &no_exchange(&name),
+    );
 }
 
 #[test]
@@ -355,9 +437,15 @@ fn a_queue_bound_twice_gets_one_copy() {
 fn bindings_with_other_arguments_are_other_bindings() {
     let mut peer = peer();
     let (queue, direct) = (peer.queue(1, "arguments"), peer.exchange(1, "direct"));
-    let long = Octets::new().entry("a", b'l', [0, 0, 0, 0, 0, 0, 0, 1]).entry_str("b", "2");
-    let int = Octets::new().entry("a", b'I', [0, 0, 0, 1]).entry_str("b", "2");
-    let swapped = Octets::new().entry_str("b", "2").entry("a", b'l', [0, 0, 0, 0, 0, 0, 0, 1]);
+    let long = Octets::new()
+        .entry("a", b'l', [0, 0, 0, 0, 0, 0, 0, 1])
+        .entry_str("b", "2");
+    let int = Octets::new()
+        .entry("a", b'I', [0, 0, 0, 1])
+        .entry_str("b", "2");
+    let swapped = Octets::new()
+        .entry_str("b", "2")
+        .entry("a", b'l', [0, 0, 0, 0, 0, 0, 0, 1]);
     bind_with(&mut peer, &queue, &direct, "key", &long);
     peer.expect::<queue::BindOk>(1);
     // Another type of the same number: not this binding.
@@ -412,37 +500,55 @@ fn fanout_ignores_the_key() {
 
 #[test]
 fn topic_words_are_matched_by_star_and_hash() {
-    let patterns = ["a.b.c", "*.b.c", "a.*", "a.*.*", "#", "a.#", "#.c", "a.#.c", "#.b.#", "a.b", "*", "#.#", "*.*.*.#"];
-    let matching = ["a.b.c", "*.b.c", "a.*.*", "#", "a.#", "#.c", "a.#.c", "#.b.#", "#.#", "*.*.*.#"];
+    let patterns = [
+        "a.b.c", "*.b.c", "a.*", "a.*.*", "#", "a.#", "#.c", "a.#.c", "#.b.#", "a.b", "*", "#.#",
+        "*.*.*.#",
+    ];
+    let matching = [
+        "a.b.c", "*.b.c", "a.*.*", "#", "a.#", "#.c", "a.#.c", "#.b.#", "#.#", "*.*.*.#",
+    ];
     assert_eq!(topic_matches("a.b.c", &patterns), matching);
 }
 
 #[test]
 fn the_empty_topic_key_is_zero_words() {
-    assert_eq!(topic_matches("", &["#", "*", "", "#.#", "*.#"]), ["#", "", "#.#"]);
+    assert_eq!(
+        topic_matches("", &["#", "*", "", "#.#", "*.#"]),
+        ["#", "", "#.#"]
+    );
 }
 
 #[test]
 fn a_topic_hash_matches_zero_words() {
-    assert_eq!(topic_matches("a", &["a.#", "#.a", "a.#.#", "a.*", "#.a.#", ""]), ["a.#", "#.a", "a.#.#", "#.a.#"]);
+    assert_eq!(
+        topic_matches("a", &["a.#", "#.a", "a.#.#", "a.*", "#.a.#", ""]),
+        ["a.#", "#.a", "a.#.#", "#.a.#"]
+    );
 }
 
 #[test]
 fn a_topic_star_matches_an_empty_word() {
-    assert_eq!(topic_matches("a..b", &["a.*.b", "a.b", "a.#.b", "a..b", "*.*.*", "*.*"]), [
-        "a.*.b", "a.#.b", "a..b", "*.*.*"
-    ]);
+    assert_eq!(
+        topic_matches("a..b", &["a.*.b", "a.b", "a.#.b", "a..b", "*.*.*", "*.*"]),
+        ["a.*.b", "a.#.b", "a..b", "*.*.*"]
+    );
 }
 
 #[test]
 fn topic_wildcards_count_only_as_whole_words() {
-    assert_eq!(topic_matches("ab.c", &["a*.c", "a#.c", "ab.c", "*b.c"]), ["ab.c"]);
+    assert_eq!(
+        topic_matches("ab.c", &["a*.c", "a#.c", "ab.c", "*b.c"]),
+        ["ab.c"]
+    );
     assert_eq!(topic_matches("a*.c", &["a*.c", "*.c"]), ["a*.c", "*.c"]);
 }
 
 #[test]
 fn words_in_topic_messages_are_never_wildcards() {
-    assert_eq!(topic_matches("*.#", &["a.b", "*.*", "#", "*.#"]), ["*.*", "#", "*.#"]);
+    assert_eq!(
+        topic_matches("*.#", &["a.b", "*.*", "#", "*.#"]),
+        ["*.*", "#", "*.#"]
+    );
 }
 
 #[test]
@@ -452,34 +558,72 @@ fn many_topic_hashes_are_matched_in_reasonable_time() {
     }
     // 255 octets of words against as many wildcards: backtracking would never come back.
     let key = "a.".repeat(127);
-    assert_eq!(topic_matches(&key, &["#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.b"]), [""; 0]);
+    assert_eq!(
+        topic_matches(
+            &key,
+            &["#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.b"]
+        ),
+        [""; 0]
+    );
 }
 
 #[test]
 fn headers_match_all_by_default() {
     let arguments = Octets::new().entry_str("a", "1").entry_str("b", "2");
-    assert!(headers_match(&arguments, &Octets::new().entry_str("b", "2").entry_str("a", "1").entry_str("c", "3")));
-    assert!(!headers_match(&arguments, &Octets::new().entry_str("a", "1")));
-    assert!(!headers_match(&arguments, &Octets::new().entry_str("a", "1").entry_str("b", "other")));
+    assert!(headers_match(
+        &arguments,
+        &Octets::new()
+            .entry_str("b", "2")
+            .entry_str("a", "1")
+            .entry_str("c", "3")
+    ));
+    assert!(!headers_match(
+        &arguments,
+        &Octets::new().entry_str("a", "1")
+    ));
+    assert!(!headers_match(
+        &arguments,
+        &Octets::new().entry_str("a", "1").entry_str("b", "other")
+    ));
 }
 
 #[test]
 fn headers_match_any_takes_one() {
-    let arguments = Octets::new().entry_str("x-match", "any").entry_str("a", "1").entry_str("b", "2");
-    assert!(headers_match(&arguments, &Octets::new().entry_str("b", "2")));
-    assert!(!headers_match(&arguments, &Octets::new().entry_str("b", "1").entry_str("a", "2")));
+    let arguments = Octets::new()
+        .entry_str("x-match", "any")
+        .entry_str("a", "1")
+        .entry_str("b", "2");
+    assert!(headers_match(
+        &arguments,
+        &Octets::new().entry_str("b", "2")
+    ));
+    assert!(!headers_match(
+        &arguments,
+        &Octets::new().entry_str("b", "1").entry_str("a", "2")
+    ));
 }
 
 #[test]
 fn all_without_criteria_matches_everything_and_any_nothing() {
     assert!(headers_match(&Octets::new(), &Octets::new()));
-    assert!(headers_match(&Octets::new().entry_str("x-match", "all"), &Octets::new().entry_str("a", "1")));
-    assert!(!headers_match(&Octets::new().entry_str("x-match", "any"), &Octets::new().entry_str("a", "1")));
+    assert!(headers_match(
+        &Octets::new().entry_str("x-match", "all"),
+        &Octets::new().entry_str("a", "1")
+    ));
+    assert!(!headers_match(
+        &Octets::new().entry_str("x-match", "any"),
+        &Octets::new().entry_str("a", "1")
+    ));
 }
 
 #[test]
 fn arguments_that_begin_with_x_are_ignored_unless_x_match_says_so() {
-    let arguments = |how| Octets::new().entry_str("x-match", how).entry_str("x-a", "1").entry_str("b", "2");
+    let arguments = |how| {
+        Octets::new()
+            .entry_str("x-match", how)
+            .entry_str("x-a", "1")
+            .entry_str("b", "2")
+    };
     let only_b = Octets::new().entry_str("b", "2");
     let only_x = Octets::new().entry_str("x-a", "1");
     assert!(headers_match(&arguments("all"), &only_b));
@@ -491,22 +635,40 @@ fn arguments_that_begin_with_x_are_ignored_unless_x_match_says_so() {
 #[test]
 fn a_void_argument_matches_when_the_header_is_present() {
     let arguments = Octets::new().entry("a", b'V', "");
-    assert!(headers_match(&arguments, &Octets::new().entry_str("a", "whatever")));
-    assert!(!headers_match(&arguments, &Octets::new().entry_str("b", "whatever")));
+    assert!(headers_match(
+        &arguments,
+        &Octets::new().entry_str("a", "whatever")
+    ));
+    assert!(!headers_match(
+        &arguments,
+        &Octets::new().entry_str("b", "whatever")
+    ));
 }
 
 #[test]
 fn headers_are_compared_by_value_not_by_tag() {
     let byte = Octets::new().entry("n", b'b', [1]);
-    assert!(headers_match(&byte, &Octets::new().entry("n", b'l', [0, 0, 0, 0, 0, 0, 0, 1])));
-    assert!(headers_match(&byte, &Octets::new().entry("n", b'T', [0, 0, 0, 0, 0, 0, 0, 1])));
+    assert!(headers_match(
+        &byte,
+        &Octets::new().entry("n", b'l', [0, 0, 0, 0, 0, 0, 0, 1])
+    ));
+    assert!(headers_match(
+        &byte,
+        &Octets::new().entry("n", b'T', [0, 0, 0, 0, 0, 0, 0, 1])
+    ));
     assert!(!headers_match(&byte, &Octets::new().entry("n", b'b', [2])));
     assert!(!headers_match(&byte, &Octets::new().entry("n", b't', [1])));
     assert!(!headers_match(&byte, &Octets::new().entry_str("n", "1")));
     let float = Octets::new().entry("n", b'f', 1.5f32.to_be_bytes());
-    assert!(headers_match(&float, &Octets::new().entry("n", b'd', 1.5f64.to_be_bytes())));
+    assert!(headers_match(
+        &float,
+        &Octets::new().entry("n", b'd', 1.5f64.to_be_bytes())
+    ));
     let text = Octets::new().entry_str("n", "text");
-    assert!(headers_match(&text, &Octets::new().entry("n", b'x', Octets::new().longstr("text"))));
+    assert!(headers_match(
+        &text,
+        &Octets::new().entry("n", b'x', Octets::new().longstr("text"))
+    ));
 }
 
 #[test]
@@ -515,7 +677,10 @@ fn a_float_is_never_equal_to_an_integer() {
         return;
     }
     let one = Octets::new().entry("n", b'I', [0, 0, 0, 1]);
-    assert!(!headers_match(&one, &Octets::new().entry("n", b'd', 1.0f64.to_be_bytes())));
+    assert!(!headers_match(
+        &one,
+        &Octets::new().entry("n", b'd', 1.0f64.to_be_bytes())
+    ));
 }
 
 #[test]
@@ -524,8 +689,14 @@ fn a_header_that_occurs_twice_counts_with_its_last_value() {
         return;
     }
     let arguments = Octets::new().entry_str("a", "last");
-    assert!(headers_match(&arguments, &Octets::new().entry_str("a", "first").entry_str("a", "last")));
-    assert!(!headers_match(&arguments, &Octets::new().entry_str("a", "last").entry_str("a", "first")));
+    assert!(headers_match(
+        &arguments,
+        &Octets::new().entry_str("a", "first").entry_str("a", "last")
+    ));
+    assert!(!headers_match(
+        &arguments,
+        &Octets::new().entry_str("a", "last").entry_str("a", "first")
+    ));
 }
 
 #[test]
@@ -541,12 +712,25 @@ fn a_message_without_headers_has_an_empty_table() {
 fn an_unknown_x_match_is_406() {
     let mut peer = peer();
     let queue = peer.queue(1, "headers");
-    bind_with(&mut peer, &queue, "amq.headers", "", &Octets::new().entry_str("x-match", "some"));
+    bind_with(
+        &mut peer,
+        &queue,
+        "amq.headers",
+        "",
+        &Octets::new().entry_str("x-match", "some"),
+    );
     let text = "PRECONDITION_FAILED - Invalid x-match field value <<\"some\">>; expected all, any, all-with-x, or \
                 any-with-x";
     peer.expect_channel_close(1, 406, text, (50, 20));
     peer.open_channel(1);
-    bind_with(&mut peer, &queue, "amq.headers", "", &Octets::new().entry("x-match", b'I', [0, 0, 0, 1]));
-    let text = "PRECONDITION_FAILED - Invalid x-match field type signedint (value 1); expected longstr";
+    bind_with(
+        &mut peer,
+        &queue,
+        "amq.headers",
+        "",
+        &Octets::new().entry("x-match", b'I', [0, 0, 0, 1]),
+    );
+    let text =
+        "PRECONDITION_FAILED - Invalid x-match field type signedint (value 1); expected longstr";
     peer.expect_channel_close(1, 406, text, (50, 20));
 }

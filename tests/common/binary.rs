@@ -29,7 +29,15 @@ fn find_or_build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
-        .args(["build", "--quiet", "-p", "leveret", "--bin", "leveret", "--target-dir"])
+        .args([
+            "build",
+            "--quiet",
+            "-p",
+            "leveret",
+            "--bin",
+            "leveret",
+            "--target-dir",
+        ])
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile_dir.ends_with("release") {

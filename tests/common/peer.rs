@@ -49,17 +49,30 @@ pub struct Frame {
 impl Frame {
     /// A frame of this type on this channel.
     pub fn new(kind: u8, channel: u16, payload: impl AsRef<[u8]>) -> Frame {
-        Frame { kind, channel, payload: payload.as_ref().to_vec() }
+        Frame {
+            kind,
+            channel,
+            payload: payload.as_ref().to_vec(),
+        }
     }
 
     /// The frame's octets, with its right length and end octet.
     pub fn octets(&self) -> Vec<u8> {
-        Octets::new().u8(self.kind).u16(self.channel).longstr(&self.payload).u8(FRAME_END).0
+        Octets::new()
+            .u8(self.kind)
+            .u16(self.channel)
+            .longstr(&self.payload)
+            .u8(FRAME_END)
+            .0
     }
 
     /// The method it carries, if it carries one that can be decoded.
     pub fn method(&self) -> Option<AMQPClass> {
-        if self.kind == kind::METHOD { decode(&self.payload) } else { None }
+        if self.kind == kind::METHOD {
+            decode(&self.payload)
+        } else {
+            None
+        }
     }
 }
 
@@ -68,11 +81,20 @@ impl fmt::Debug for Frame {
         let channel = self.channel;
         match (self.kind, self.method()) {
             (kind::METHOD, Some(method)) => write!(f, "method on {channel}: {method:?}"),
-            (kind::METHOD, None) => write!(f, "method on {channel}, undecoded: {:?}", self.payload.escape_ascii().to_string()),
+            (kind::METHOD, None) => write!(
+                f,
+                "method on {channel}, undecoded: {:?}",
+                self.payload.escape_ascii().to_string()
+            ),
             (kind::HEADER, _) => write!(f, "content header on {channel}: {:?}", self.payload),
             (kind::BODY, _) => {
                 let start = &self.payload[..self.payload.len().min(40)];
-                write!(f, "body of {} on {channel}: \"{}\"", self.payload.len(), start.escape_ascii())
+                write!(
+                    f,
+                    "body of {} on {channel}: \"{}\"",
+                    self.payload.len(),
+                    start.escape_ascii()
+                )
             }
             (kind::HEARTBEAT, _) => write!(f, "heartbeat on {channel}"),
             (other, _) => write!(f, "frame of type {other} on {channel}: {:?}", self.payload),
@@ -133,7 +155,11 @@ impl Default for Login<'_> {
 impl Login<'_> {
     /// connection.start-ok with mechanism PLAIN.
     pub fn start_ok(&self) -> Octets {
-        let response = Octets::new().u8(0).bytes(self.user).u8(0).bytes(self.password);
+        let response = Octets::new()
+            .u8(0)
+            .bytes(self.user)
+            .u8(0)
+            .bytes(self.password);
         self.start_ok_with("PLAIN", response)
     }
 
@@ -143,10 +169,16 @@ impl Login<'_> {
         for name in self.capabilities {
             capabilities = capabilities.entry(name, b't', [1]);
         }
-        let properties = Octets::new()
-            .entry_str("product", "leveret's tests")
-            .entry("capabilities", b'F', Octets::new().longstr(capabilities));
-        Octets::method(10, 11).longstr(properties).shortstr(mechanism).longstr(response).shortstr("en_US")
+        let properties = Octets::new().entry_str("product", "leveret's tests").entry(
+            "capabilities",
+            b'F',
+            Octets::new().longstr(capabilities),
+        );
+        Octets::method(10, 11)
+            .longstr(properties)
+            .shortstr(mechanism)
+            .longstr(response)
+            .shortstr("en_US")
     }
 }
 
@@ -165,8 +197,14 @@ impl Peer {
     pub fn connect(address: SocketAddr) -> Peer {
         let stream = TcpStream::connect(address).expect("the broker accepts connections");
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
-        Peer { stream, unread: Vec::new(), conversation: VecDeque::new() }
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("a write timeout");
+        Peer {
+            stream,
+            unread: Vec::new(),
+            conversation: VecDeque::new(),
+        }
     }
 
     /// Everything from the protocol header to open-ok.
@@ -191,7 +229,11 @@ impl Peer {
     #[track_caller]
     pub fn send_octets(&mut self, octets: impl AsRef<[u8]>) {
         let octets = octets.as_ref();
-        self.remember(format!("-> {} octets: \"{}\"", octets.len(), octets[..octets.len().min(60)].escape_ascii()));
+        self.remember(format!(
+            "-> {} octets: \"{}\"",
+            octets.len(),
+            octets[..octets.len().min(60)].escape_ascii()
+        ));
         self.write(octets);
     }
 
@@ -216,7 +258,9 @@ impl Peer {
 
     /// Tells the broker that nothing more will be said, and goes on listening.
     pub fn say_no_more(&mut self) {
-        self.stream.shutdown(std::net::Shutdown::Write).expect("an open socket");
+        self.stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("an open socket");
     }
 
     /// The socket itself, for what goes beyond frames.
@@ -280,8 +324,14 @@ impl Peer {
     pub fn expect<M: Method>(&mut self, channel: u16) -> M {
         let frame = match self.hear(PATIENCE) {
             Heard::Frame(frame) => frame,
-            Heard::End => panic!("expected {} on channel {channel}, but the broker closed the socket", M::NAME),
-            Heard::Silence => panic!("expected {} on channel {channel}, heard nothing for {PATIENCE:?}", M::NAME),
+            Heard::End => panic!(
+                "expected {} on channel {channel}, but the broker closed the socket",
+                M::NAME
+            ),
+            Heard::Silence => panic!(
+                "expected {} on channel {channel}, heard nothing for {PATIENCE:?}",
+                M::NAME
+            ),
         };
         match frame.method().map(M::from_class) {
             Some(Ok(method)) if frame.channel == channel => method,
@@ -308,7 +358,9 @@ impl Peer {
             Heard::End if self.unread.is_empty() => start.elapsed(),
             Heard::End => panic!("expected the end, came octets before it: {:?}", self.unread),
             Heard::Frame(frame) => panic!("expected the end, came {frame:?}"),
-            Heard::Silence => panic!("expected the end, but the socket is still open after {PATIENCE:?}"),
+            Heard::Silence => {
+                panic!("expected the end, but the socket is still open after {PATIENCE:?}")
+            }
         }
     }
 
@@ -318,7 +370,11 @@ impl Peer {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the socket is still open after {PATIENCE:?}, having sent {:?}", self.unread);
+            assert!(
+                !left.is_zero(),
+                "the socket is still open after {PATIENCE:?}, having sent {:?}",
+                self.unread
+            );
             if self.read_more(left) == Some(0) {
                 return std::mem::take(&mut self.unread);
             }
@@ -336,10 +392,24 @@ impl Peer {
 
     /// The channel must be closed for this reason; close-ok is sent, so that its number is free again.
     #[track_caller]
-    pub fn expect_channel_close(&mut self, channel: u16, code: u16, text: &str, method: (u16, u16)) {
+    pub fn expect_channel_close(
+        &mut self,
+        channel: u16,
+        code: u16,
+        text: &str,
+        method: (u16, u16),
+    ) {
         let close: channel::Close = self.expect(channel);
-        let said = (close.reply_code, close.reply_text.as_str(), (close.class_id, close.method_id));
-        assert_eq!(said, (code, text, method), "channel.close with another reason (left: came, right: expected)");
+        let said = (
+            close.reply_code,
+            close.reply_text.as_str(),
+            (close.class_id, close.method_id),
+        );
+        assert_eq!(
+            said,
+            (code, text, method),
+            "channel.close with another reason (left: came, right: expected)"
+        );
         self.send(channel, channel::CloseOk {});
     }
 
@@ -349,15 +419,26 @@ impl Peer {
         self.expect_connection_close_frame(code, text, method);
         self.send(0, connection::CloseOk {});
         let took = self.expect_end();
-        assert!(took < Duration::from_secs(2), "the socket is closed at close-ok, not {took:?} later");
+        assert!(
+            took < Duration::from_secs(2),
+            "the socket is closed at close-ok, not {took:?} later"
+        );
     }
 
     /// The next frame must be connection.close for this reason; no answer is given.
     #[track_caller]
     pub fn expect_connection_close_frame(&mut self, code: u16, text: &str, method: (u16, u16)) {
         let close: connection::Close = self.expect(0);
-        let said = (close.reply_code, close.reply_text.as_str(), (close.class_id, close.method_id));
-        assert_eq!(said, (code, text, method), "connection.close with another reason (left: came, right: expected)");
+        let said = (
+            close.reply_code,
+            close.reply_text.as_str(),
+            (close.class_id, close.method_id),
+        );
+        assert_eq!(
+            said,
+            (code, text, method),
+            "connection.close with another reason (left: came, right: expected)"
+        );
     }
 
     /// Octets that the broker has sent but that don't make a whole frame yet are kept for the next call.
@@ -366,22 +447,34 @@ impl Peer {
         let [kind, c0, c1, s0, s1, s2, s3] = *header;
         let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
         let end = *self.unread.get(7 + size)?;
-        assert_eq!(end, FRAME_END, "the broker's frame ends with another octet: {:?}", self.unread);
+        assert_eq!(
+            end, FRAME_END,
+            "the broker's frame ends with another octet: {:?}",
+            self.unread
+        );
         let payload = self.unread[7..7 + size].to_vec();
         self.unread.drain(..8 + size);
-        Some(Frame { kind, channel: u16::from_be_bytes([c0, c1]), payload })
+        Some(Frame {
+            kind,
+            channel: u16::from_be_bytes([c0, c1]),
+            payload,
+        })
     }
 
     /// Reads once. Some(0) is the end, None that nothing came in time.
     fn read_more(&mut self, patience: Duration) -> Option<usize> {
         let mut octets = [0; 65_536];
-        self.stream.set_read_timeout(Some(patience)).expect("a timeout above zero");
+        self.stream
+            .set_read_timeout(Some(patience))
+            .expect("a timeout above zero");
         match self.stream.read(&mut octets) {
             Ok(count) => {
                 self.unread.extend_from_slice(&octets[..count]);
                 Some(count)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                None
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => None,
             // A socket that is closed while octets of ours lie unread in it ends with a reset.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(0),
@@ -394,7 +487,11 @@ impl Drop for Peer {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let lines: Vec<&str> = self.conversation.iter().map(String::as_str).collect();
-            eprintln!("the conversation of one peer, its last {} frames:\n{}", lines.len(), lines.join("\n"));
+            eprintln!(
+                "the conversation of one peer, its last {} frames:\n{}",
+                lines.len(),
+                lines.join("\n")
+            );
         }
     }
 }
@@ -410,5 +507,7 @@ pub fn tune_ok(login: &Login) -> connection::TuneOk {
 
 /// connection.open of this virtual host.
 pub fn open(vhost: &str) -> connection::Open {
-    connection::Open { virtual_host: vhost.into() }
+    connection::Open {
+        virtual_host: vhost.into(),
+    }
 }
