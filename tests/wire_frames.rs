@@ -306,7 +306,11 @@ fn a_table_nested_beyond_reason_ends_the_connection_and_nothing_else() {
 fn expect_malformed_table(table: Vec<u8>) {
     let mut peer = peer();
     // As octets, for a frame would be decoded to be remembered.
-    let declare = Octets::method(50, 10).u16(0).shortstr("q").u8(0).longstr(table);
+    let declare = Octets::method(50, 10)
+        .u16(0)
+        .shortstr("q")
+        .u8(0)
+        .longstr(table);
     peer.send_octets(Frame::new(kind::METHOD, 1, declare).octets());
     let close: connection::Close = peer.expect(0);
     assert!(matches!(close.reply_code, 501 | 502), "{close:?}");
