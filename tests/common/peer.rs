@@ -300,9 +300,8 @@ impl Peer {
             if left.is_zero() {
                 break Heard::Silence;
             }
-            match self.read_more(left) {
-                Some(0) => break Heard::End,
-                Some(_) | None => {}
+            if self.read_more(left) == Some(0) {
+                break Heard::End;
             }
         };
         self.remember(format!("<- {heard:?}"));

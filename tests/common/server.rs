@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// How long a broker may take to listen, even on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long a broker may take to end after SIGTERM, with room for a busy machine above the promised 10 s.
+/// How long a broker may take to do what it is told, as to end after SIGTERM, with room for a busy machine above the promised 10 s.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A broker: a child process of this test, or the one that `LEVERET_AGAINST=HOST:PORT` names.
@@ -131,9 +131,12 @@ impl Server {
             .expect("a number of kB")
     }
 
-    /// What the broker has logged so far.
-    pub fn log(&self) -> String {
-        self.running().log.lines().join("\n")
+    /// What the broker has logged up to a line that contains this text, which is waited for.
+    ///
+    /// # Panics
+    /// If there is no such line within 20 s.
+    pub fn log_until(&self, text: &str) -> String {
+        self.running().log.wait_for(text)
     }
 
     fn running(&self) -> &Process {
@@ -177,6 +180,8 @@ impl Process {
             .args(["--listen", "127.0.0.1:0"])
             .args(arguments)
             .current_dir(std::env::temp_dir())
+            // Not meant for the broker, which would warn of a setting that it doesn't know.
+            .env_remove("LEVERET_BIN")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -286,6 +291,27 @@ impl Log {
             }
             log.more.notify_all();
         });
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        let start = Instant::now();
+        let mut lines = self.lines.lock().expect("no reader of the log panics");
+        loop {
+            if lines.iter().any(|line| line.contains(text)) {
+                return lines.join("\n");
+            }
+            let left = STOP_LIMIT.saturating_sub(start.elapsed());
+            assert!(
+                !left.is_zero(),
+                "no line with {text:?} in the log:\n{}",
+                lines.join("\n")
+            );
+            lines = self
+                .more
+                .wait_timeout(lines, left)
+                .expect("no reader of the log panics")
+                .0;
+        }
     }
 
     /// The first address of the first line that says `listening on`.
