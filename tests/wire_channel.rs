@@ -1,7 +1,7 @@
 //! Channels: opening, closing, errors and what they leave alone (contract, section 2; Appendix D 1 to 4 and 13).
 
 use amq_protocol::protocol::{basic, channel, connection, queue};
-use leveret_suite::peer::kind;
+use leveret_suite::peer::{Heard, kind};
 use leveret_suite::{Frame, Login, Octets, Peer, Server, differs_from_reference, say, unique};
 
 fn peer() -> Peer {
@@ -166,6 +166,78 @@ fn after_close_ok_the_socket_is_the_clients_to_close() {
     peer.expect::<connection::CloseOk>(0);
     peer.say_no_more();
     peer.expect_end();
+}
+
+#[test]
+fn after_close_ok_a_client_that_stays_is_dropped_in_the_end() {
+    let login = Login {
+        heartbeat: 1,
+        ..Login::default()
+    };
+    let mut peer = Server::start().peer_with(&login);
+    peer.send(
+        0,
+        connection::Close {
+            reply_code: 200,
+            ..Default::default()
+        },
+    );
+    peer.expect::<connection::CloseOk>(0);
+    expect_drop_after_a_heartbeat(&mut peer);
+}
+
+#[test]
+fn a_client_that_never_answers_the_servers_close_is_dropped_in_the_end() {
+    let login = Login {
+        heartbeat: 1,
+        ..Login::default()
+    };
+    let mut peer = Server::start().peer_with(&login);
+    peer.send(1, say::declare("q"));
+    peer.expect::<connection::Close>(0);
+    expect_drop_after_a_heartbeat(&mut peer);
+}
+
+/// The limit is the heartbeat, here 1 s; until then heartbeats may come.
+fn expect_drop_after_a_heartbeat(peer: &mut Peer) {
+    let start = std::time::Instant::now();
+    while let Heard::Frame(frame) = peer.hear(std::time::Duration::from_secs(20)) {
+        assert_eq!(frame.kind, kind::HEARTBEAT, "{frame:?}");
+    }
+    let took = start.elapsed();
+    assert!(
+        took.as_millis() > 500 && took.as_secs() < 5,
+        "dropped after {took:?}"
+    );
+}
+
+#[test]
+fn exclusive_queues_are_gone_before_the_servers_connection_close() {
+    let mut other = peer();
+    let mut failing = peer();
+    let name = unique("exclusive");
+    failing.ask::<queue::DeclareOk>(
+        1,
+        say::declare_with(&name, |declare| declare.exclusive = true),
+    );
+    let shared = failing.queue(1, "shared");
+    failing.publish(1, "", &shared, "held");
+    failing.consume(1, &shared, "c");
+    failing.expect_deliveries(1, &["held"]);
+    failing.send(1, channel::Open {});
+    failing.expect::<connection::Close>(0);
+    other.expect_no_queue(1, &name);
+    other.expect_contents(1, &shared, &["held"]);
+}
+
+#[test]
+fn any_new_secret_is_accepted() {
+    let mut peer = peer();
+    let update = connection::UpdateSecret {
+        new_secret: "secret".into(),
+        reason: "renewed".into(),
+    };
+    peer.ask::<connection::UpdateSecretOk>(0, update);
 }
 
 #[test]

@@ -542,3 +542,33 @@ fn an_unknown_argument_is_never_an_error() {
     peer.expect::<queue::DeclareOk>(1);
     peer.ask::<queue::DeclareOk>(1, say::declare(&name));
 }
+
+#[test]
+fn a_missing_queue_type_equals_classic() {
+    let mut peer = peer();
+    let name = unique("classic");
+    let arguments = Octets::new().entry_str("x-queue-type", "classic");
+    let declare = Octets::method(50, 10)
+        .u16(0)
+        .shortstr(&name)
+        .u8(0)
+        .longstr(arguments);
+    peer.send_payload(1, &declare);
+    peer.expect::<queue::DeclareOk>(1);
+    peer.ask::<queue::DeclareOk>(1, say::declare(&name));
+    peer.send_payload(1, &declare);
+    peer.expect::<queue::DeclareOk>(1);
+}
+
+#[test]
+fn queue_mode_is_accepted_and_ignored() {
+    let mut peer = peer();
+    let arguments = Octets::new().entry_str("x-queue-mode", "lazy");
+    let declare = Octets::method(50, 10)
+        .u16(0)
+        .shortstr(unique("lazy"))
+        .u8(0)
+        .longstr(arguments);
+    peer.send_payload(1, declare);
+    peer.expect::<queue::DeclareOk>(1);
+}
