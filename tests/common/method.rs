@@ -30,7 +30,7 @@ pub trait Method: Sized + Debug {
 /// The method in a frame's payload; None when it can't be decoded.
 pub fn decode(payload: &[u8]) -> Option<AMQPClass> {
     match parse_class(payload) {
-        Ok((rest, class)) if rest.is_empty() => Some(class),
+        Ok(([], class)) => Some(class),
         _ => None,
     }
 }

@@ -235,7 +235,10 @@ impl Peer {
         }
     }
 
-    fn remember(&mut self, line: String) {
+    fn remember(&mut self, mut line: String) {
+        if let Some((end, _)) = line.char_indices().nth(300) {
+            line.truncate(end);
+        }
         if self.conversation.len() == REMEMBERED {
             self.conversation.pop_front();
         }
@@ -257,9 +260,8 @@ impl Peer {
             if left.is_zero() {
                 break Heard::Silence;
             }
-            match self.read_more(left) {
-                Some(0) => break Heard::End,
-                Some(_) | None => {}
+            if self.read_more(left) == Some(0) {
+                break Heard::End;
             }
         };
         self.remember(format!("<- {heard:?}"));
