@@ -1,1 +1,33 @@
+//! leveret: a message broker that speaks AMQP 0-9-1 as RabbitMQ speaks it.
+//!
+//! [`Broker`] is the whole: started from a [`Config`] in any process, shut down cleanly. Inside, every piece of mutable
+//! state has one owner; owners talk through mailboxes, in batches; only who reads a socket ever waits.
+//!
+//! * [`server`]: the broker's start and end, listeners.
+//! * `connection`: a task per client: frames in, deliveries and answers out. The only place that waits.
+//! * `queue`: the rules of a queue, a synchronous state machine run in turns by whoever brings it a batch.
+//! * `vhost`: exchanges, queues and bindings; their one owner, and the snapshots that publishers route by.
+//! * [`exchange`]: routing tables, pure.
+//! * `command`: what owners say to each other. `mailbox`: how.
+//! * `message`: blocks of messages. `pressure`: the gate that publishers stop at.
+//! * `recovery`: from what storage held to virtual hosts that serve.
+//! * [`config`], `auth`, [`clock`], `names`, `methods`: what the rest is made with.
 
+mod auth;
+pub mod clock;
+mod command;
+pub mod config;
+mod connection;
+pub mod exchange;
+mod mailbox;
+mod message;
+mod methods;
+mod names;
+mod pressure;
+mod queue;
+mod recovery;
+pub mod server;
+mod vhost;
+
+pub use config::Config;
+pub use server::{Broker, BrokerError, StartError};

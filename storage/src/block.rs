@@ -54,7 +54,9 @@ impl Block {
     /// When a span does not lie within the buffer: the caller made both.
     pub fn new(buffer: Vec<u8>, spans: Vec<Span>, gauge: &Arc<Gauge>) -> Arc<Block> {
         assert!(
-            spans.iter().all(|s| s.start as usize + s.len as usize <= buffer.len()),
+            spans
+                .iter()
+                .all(|s| s.start as usize + s.len as usize <= buffer.len()),
             "a span reaches past its block"
         );
         let block = Block {
@@ -101,7 +103,12 @@ impl Drop for Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Block({} messages, {} B)", self.spans.len(), self.buffer.len())
+        write!(
+            f,
+            "Block({} messages, {} B)",
+            self.spans.len(),
+            self.buffer.len()
+        )
     }
 }
 
@@ -117,6 +124,29 @@ impl Run {
     /// How many messages.
     pub fn count(&self) -> u32 {
         self.to - self.from
+    }
+
+    /// Messages `from..to` of this run, counted from its own first one.
+    ///
+    /// # Panics
+    /// When `from..to` does not lie within the run.
+    pub fn slice(&self, from: u32, to: u32) -> Run {
+        assert!(
+            from <= to && to <= self.count(),
+            "a slice reaches past its run"
+        );
+        Run {
+            block: self.block.clone(),
+            from: self.from + from,
+            to: self.from + to,
+        }
+    }
+
+    /// Bytes of all its messages, without what the block needs to hold them.
+    pub fn bytes(&self) -> usize {
+        (self.from..self.to)
+            .map(|i| self.block.len_of(i) as usize)
+            .sum()
     }
 
     /// The (bytes, meta) of each message in order.

@@ -1,12 +1,39 @@
 //! "Make this batch durable, and give me back what you had." Knows records, not AMQP.
 //!
 //! * [`block`]: blocks and runs of messages, shared with the broker.
-//! * [`store`]: the handle the broker uses, and the writer thread behind it (group commit).
-//! * `backend`: the seam, [`Backend`]: one blocking call per batch. Two bodies: `sled_store` and `memory`.
-//! * `record`: keys and values on disk.
-//! * `marks`: how far each queue has been delivered.
-//! * `conformance`: one suite that every backend passes.
+//! * [`store`]: the handle the broker uses: submit, mark, close.
+//! * `writer`: the thread behind it (group commit). `fold`: what it need not write.
+//! * [`backend`]: the seam, one blocking call per batch. Two bodies: [`sled_store`] and [`memory`]; [`faulty`] wraps
+//!   either and fails on command.
+//! * `record`: keys and values on disk. `index`: where each message lies. `directory`: the files beside the database.
+//! * [`marks`]: how far each queue has been delivered.
+//! * [`conformance`]: one suite that every backend passes.
+//!
+//! A confirm is a promise: a token submitted with [`Level::Synced`] comes back after everything before it is on the
+//! device, or never. docs/storage.md describes the format and the guarantees.
 
+pub mod backend;
 pub mod block;
+pub mod conformance;
+mod directory;
+pub mod error;
+pub mod faulty;
+mod fold;
+mod index;
+mod load;
+pub mod marks;
+pub mod memory;
+mod record;
+pub mod sled_store;
+pub mod store;
+mod writer;
 
+pub use backend::{
+    Backend, Batch, Bytes, Note, Op, Quarantined, QueueBatch, Recovered, RecoveredQueue,
+};
 pub use block::{Block, Gauge, Run, Span};
+pub use error::StorageError;
+pub use marks::{Mark, Marks};
+pub use memory::open_memory;
+pub use sled_store::open_sled;
+pub use store::{Entry, Level, Store, StoreOptions};

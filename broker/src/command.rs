@@ -1,0 +1,343 @@
+//! What owners say to each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use leveret_protocol::AmqpError;
+use leveret_protocol::amq::AMQPClass;
+use leveret_storage::Run;
+
+use crate::mailbox::Mailbox;
+use crate::queue::Queue;
+
+/// A connection as others know it.
+pub struct Peer {
+    /// Unique within the broker's life.
+    pub id: u64,
+    pub mailbox: Mailbox<ConnectionEvent>,
+}
+
+/// A channel of a connection. A number that is opened again carries a new epoch, so that what was meant for the old
+/// channel is not taken for the new one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelKey {
+    pub number: u16,
+    pub epoch: u32,
+}
+
+/// Who asks, and where the answer goes.
+#[derive(Clone)]
+pub struct Requester {
+    pub peer: Arc<Peer>,
+    pub channel: ChannelKey,
+}
+
+impl Requester {
+    /// Answers. A connection that is gone no longer wants to know.
+    pub fn reply(&self, reply: Reply) {
+        let _ = self.peer.mailbox.push(ConnectionEvent::Reply {
+            channel: self.channel,
+            reply,
+        });
+    }
+}
+
+/// A stretch of messages of one queue: message `run.from + i` has the sequence number `first + i`.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub first: u64,
+    pub run: Run,
+    /// All of them are persistent (else none is).
+    pub persistent: bool,
+    /// Somebody may have seen them before.
+    pub redelivered: bool,
+}
+
+impl Segment {
+    pub fn count(&self) -> u32 {
+        self.run.count()
+    }
+
+    /// The last sequence number.
+    pub fn last(&self) -> u64 {
+        self.first + u64::from(self.count()) - 1
+    }
+
+    /// Takes the first `count` messages off.
+    pub fn split_front(&mut self, count: u32) -> Segment {
+        let mut front = self.clone();
+        front.run.to = front.run.from + count;
+        self.run.from += count;
+        self.first += u64::from(count);
+        front
+    }
+}
+
+/// A consumer as its queue knows it: a place in the queue's list, and a number that is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConsumerKey {
+    pub slot: u32,
+    pub serial: u64,
+}
+
+/// What a queue has handed to a consumer's connection and the connection has not encoded yet: the transport window.
+/// Needed because a consumer without acknowledgements or prefetch has no other limit.
+#[derive(Default)]
+pub struct Window {
+    messages: AtomicU32,
+    bytes: AtomicU32,
+    starved: AtomicBool,
+}
+
+impl Window {
+    /// Messages under way to one consumer.
+    pub const MESSAGES: u32 = 1024;
+    /// Bytes under way to one consumer above which no more are sent; one message may pass it.
+    pub const BYTES: u32 = 1 << 20;
+
+    /// How many messages may be handed over now.
+    pub fn room(&self) -> u32 {
+        if self.bytes.load(Ordering::Acquire) >= Self::BYTES {
+            return 0;
+        }
+        Self::MESSAGES.saturating_sub(self.messages.load(Ordering::Acquire))
+    }
+
+    pub fn fill(&self, messages: u32, bytes: u32) {
+        self.messages.fetch_add(messages, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// The queue has found no room. It must look once more after this: the connection may just have made some.
+    pub fn starve(&self) {
+        self.starved.store(true, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// Gives room back. True when the queue has starved and there is room enough to make waking it worth while.
+    pub fn drain(&self, messages: u32, bytes: u32) -> bool {
+        let left = self.messages.fetch_sub(messages, Ordering::AcqRel) - messages;
+        let bytes = self.bytes.fetch_sub(bytes, Ordering::AcqRel) - bytes;
+        std::sync::atomic::fence(Ordering::SeqCst);
+        left <= Self::MESSAGES / 2
+            && bytes <= Self::BYTES / 2
+            && self.starved.load(Ordering::SeqCst)
+            && self.starved.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// The limit that all consumers of a channel share (`basic.qos` with global set).
+#[derive(Default)]
+pub struct ChannelLimit {
+    /// 0: none.
+    limit: AtomicU32,
+    used: AtomicU32,
+    starved: AtomicBool,
+}
+
+impl ChannelLimit {
+    pub fn set(&self, limit: u32) {
+        self.limit.store(limit, Ordering::SeqCst);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.limit.load(Ordering::Acquire) != 0
+    }
+
+    /// Takes up to `wanted` places and says how many.
+    pub fn take(&self, wanted: u32) -> u32 {
+        let mut taken = 0;
+        let _ = self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+                taken = match self.limit.load(Ordering::Acquire) {
+                    0 => wanted,
+                    limit => wanted.min(limit.saturating_sub(used)),
+                };
+                Some(used + taken)
+            });
+        taken
+    }
+
+    /// True while no message may be delivered.
+    pub fn is_full(&self) -> bool {
+        let limit = self.limit.load(Ordering::Acquire);
+        limit != 0 && self.used.load(Ordering::Acquire) >= limit
+    }
+
+    pub fn add(&self, count: u32) {
+        self.used.fetch_add(count, Ordering::AcqRel);
+    }
+
+    /// As [`Window::starve`].
+    pub fn starve(&self) {
+        self.starved.store(true, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    pub fn free(&self, count: u32) {
+        self.used.fetch_sub(count, Ordering::AcqRel);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// True when a queue has starved of this limit and should look again.
+    pub fn take_starved(&self) -> bool {
+        !self.is_full()
+            && self.starved.load(Ordering::SeqCst)
+            && self.starved.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// Where the confirms of a run of publishes go: message `i` of the run has the publish number `first + i`.
+#[derive(Clone)]
+pub struct ConfirmTo {
+    pub to: Requester,
+    pub first: u64,
+}
+
+/// What the storage writer gives back when what stood before it has reached its level.
+pub enum Token {
+    Confirm { to: ConfirmTo, count: u32 },
+    Reply { to: Requester, reply: Reply },
+}
+
+impl Token {
+    /// Tells whom it concerns.
+    pub fn complete(self) {
+        match self {
+            Token::Confirm {
+                to: ConfirmTo { to, first },
+                count,
+            } => {
+                let _ = to.peer.mailbox.push(ConnectionEvent::Confirm {
+                    channel: to.channel,
+                    first,
+                    count,
+                });
+            }
+            Token::Reply { to, reply } => to.reply(reply),
+        }
+    }
+}
+
+/// What a connection is told.
+pub enum ConnectionEvent {
+    Deliver(Delivery),
+    Reply {
+        channel: ChannelKey,
+        reply: Reply,
+    },
+    /// One more of their queues has taken the publishes `first..first + count`.
+    Confirm {
+        channel: ChannelKey,
+        first: u64,
+        count: u32,
+    },
+    /// The queue of this consumer is gone.
+    ConsumerGone {
+        channel: ChannelKey,
+        consumer: ConsumerKey,
+    },
+    /// The broker ends the connection.
+    Close(AmqpError),
+}
+
+/// Messages for a consumer.
+pub struct Delivery {
+    pub channel: ChannelKey,
+    pub consumer: ConsumerKey,
+    pub segment: Segment,
+}
+
+/// The answer to a channel's outstanding request.
+pub enum Reply {
+    /// To be sent, unless the client said no-wait.
+    Method(Box<AMQPClass>),
+    /// A queue was declared: also the channel's last declared queue.
+    Declared {
+        queue: Box<str>,
+        messages: u32,
+        consumers: u32,
+    },
+    Error(AmqpError),
+    /// The consumer is registered; deliveries follow.
+    Consuming(ConsumerKey),
+    /// A message for `basic.get`, with the number of ready messages left.
+    Got {
+        queue: Arc<Queue>,
+        segment: Segment,
+        left: u32,
+        no_ack: bool,
+    },
+    GetEmpty,
+    /// Everything asked of one owner before has been done.
+    Done,
+}
+
+/// What a queue is told.
+pub enum QueueCommand {
+    /// New messages, all persistent or none. Without `confirm` nobody waits for them.
+    Publish {
+        run: Run,
+        persistent: bool,
+        confirm: Option<ConfirmTo>,
+    },
+    /// Messages that are done: acknowledged, or rejected for good.
+    Settle {
+        consumer: Option<ConsumerKey>,
+        first: u64,
+        count: u32,
+        persistent: bool,
+    },
+    /// Messages that come back to their place.
+    Requeue {
+        consumer: Option<ConsumerKey>,
+        segment: Segment,
+    },
+    Consume(Box<NewConsumer>),
+    Cancel {
+        consumer: ConsumerKey,
+        /// Answered when no delivery follows any more.
+        then: Option<(Requester, Reply)>,
+    },
+    Get {
+        from: Requester,
+        no_ack: bool,
+    },
+    Purge {
+        from: Requester,
+    },
+    /// Answers with the counts; a queue that is gone sends `again` to the topology. With `stored`, the answer also
+    /// promises that the queue's definition is on disk.
+    Status {
+        from: Requester,
+        stored: bool,
+        again: Box<crate::vhost::command::TopologyCommand>,
+    },
+    Delete {
+        from: Requester,
+        if_unused: bool,
+        if_empty: bool,
+    },
+    /// The topology has removed the queue.
+    Kill,
+    /// A consumer's window or its channel's limit has room again.
+    Wake,
+    /// Answers [`Reply::Done`] when everything before has been done and, with `stored`, when removals before it have
+    /// reached the kernel.
+    Sync {
+        from: Requester,
+        stored: bool,
+    },
+}
+
+/// A consumer that wants to be registered.
+pub struct NewConsumer {
+    pub from: Requester,
+    pub no_ack: bool,
+    pub exclusive: bool,
+    /// Unacked messages at most, 0: unlimited.
+    pub prefetch: u32,
+    pub window: Arc<Window>,
+    pub limit: Arc<ChannelLimit>,
+}

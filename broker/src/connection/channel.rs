@@ -1,0 +1,183 @@
+//! A channel as its connection keeps it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use leveret_protocol::AmqpError;
+use leveret_protocol::assembler::Assembler;
+
+use super::confirms::Confirms;
+use super::unacked::Unacked;
+use crate::command::{ChannelKey, ChannelLimit, Window};
+use crate::queue::Queue;
+
+/// Where a channel is in its life.
+///
+/// ```text
+/// Open <-> Waiting            a request is with another owner: further frames are deferred
+/// Open --> Releasing --> (gone)           the client closed it: close-ok once its queues have everything back
+/// Open --> Releasing --> Closed --> (gone)    the broker closed it: the client's close-ok is awaited
+/// ```
+pub enum State {
+    Open,
+    Waiting(Request),
+    Releasing {
+        /// Queues that have not answered yet.
+        left: u32,
+        /// The broker's reason; None: the client closes.
+        error: Option<AmqpError>,
+    },
+    Closed,
+}
+
+/// The outstanding request of a channel.
+pub struct Request {
+    pub wait: Wait,
+    /// The method, for the error that may come back.
+    pub class: u16,
+    pub method: u16,
+    pub nowait: bool,
+}
+
+/// What is done with the answer.
+pub enum Wait {
+    /// It is a method to be sent.
+    Method,
+    /// It is the channel's last declared queue.
+    Declare,
+    Consume {
+        tag: Box<str>,
+        no_ack: bool,
+        queue: Arc<Queue>,
+        window: Arc<Window>,
+    },
+    Cancel {
+        serial: u64,
+    },
+    Get {
+        no_ack: bool,
+    },
+    /// Removals of earlier acknowledgements are on their way to the kernel; `left` queues have not answered.
+    Stored {
+        left: u32,
+    },
+}
+
+pub struct Channel {
+    pub key: ChannelKey,
+    pub state: State,
+    pub assembler: Assembler,
+    /// Bits of the publish that the assembler holds.
+    pub publishing: Publishing,
+    pub unacked: Unacked,
+    /// The last delivery tag given.
+    pub last_tag: u64,
+    pub confirms: Option<Confirms>,
+    /// For consumers created from now on; 0: unlimited.
+    pub prefetch: u16,
+    pub limit: Arc<ChannelLimit>,
+    /// Consumers by tag: their serial numbers.
+    pub tags: HashMap<Box<str>, u64>,
+    pub last_queue: Option<Box<str>>,
+    /// Durable queues that got acknowledgements since it was last made sure that they have reached the kernel.
+    pub unstored: Vec<Arc<Queue>>,
+    /// Whole frames that wait until the outstanding request is answered. Bounded by the connection, which stops
+    /// reading when all its channels together have more than a limit.
+    pub deferred: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Default)]
+pub struct Publishing {
+    pub mandatory: bool,
+    pub immediate: bool,
+}
+
+impl Channel {
+    pub fn new(key: ChannelKey) -> Box<Channel> {
+        Box::new(Channel {
+            key,
+            state: State::Open,
+            assembler: Assembler::default(),
+            publishing: Publishing::default(),
+            unacked: Unacked::default(),
+            last_tag: 0,
+            confirms: None,
+            prefetch: 0,
+            limit: Arc::default(),
+            tags: HashMap::new(),
+            last_queue: None,
+            unstored: Vec::new(),
+            deferred: Vec::new(),
+        })
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
+    /// The next delivery tag.
+    pub fn tag(&mut self) -> u64 {
+        self.last_tag += 1;
+        self.last_tag
+    }
+
+    /// Remembers that `queue` has removals that a later synchronous method must wait for.
+    pub fn settled_in(&mut self, queue: &Arc<Queue>) {
+        if queue.durable && !self.unstored.iter().any(|other| Arc::ptr_eq(other, queue)) {
+            self.unstored.push(queue.clone());
+        }
+    }
+}
+
+/// The channels of a connection by number. Clients use few numbers, low ones, and the same one many times in a row.
+#[derive(Default)]
+pub struct Channels {
+    sorted: Vec<Box<Channel>>,
+    last: usize,
+}
+
+impl Channels {
+    pub fn get(&mut self, number: u16) -> Option<&mut Channel> {
+        if self
+            .sorted
+            .get(self.last)
+            .is_none_or(|channel| channel.key.number != number)
+        {
+            self.last = self
+                .sorted
+                .binary_search_by_key(&number, |channel| channel.key.number)
+                .ok()?;
+        }
+        self.sorted.get_mut(self.last).map(|channel| &mut **channel)
+    }
+
+    /// The channel, unless its number has been opened anew since.
+    pub fn get_key(&mut self, key: ChannelKey) -> Option<&mut Channel> {
+        self.get(key.number).filter(|channel| channel.key == key)
+    }
+
+    pub fn insert(&mut self, channel: Box<Channel>) {
+        if let Err(index) = self
+            .sorted
+            .binary_search_by_key(&channel.key.number, |other| other.key.number)
+        {
+            self.sorted.insert(index, channel);
+        }
+    }
+
+    pub fn remove(&mut self, number: u16) -> Option<Box<Channel>> {
+        let index = self
+            .sorted
+            .binary_search_by_key(&number, |channel| channel.key.number)
+            .ok()?;
+        Some(self.sorted.remove(index))
+    }
+
+    pub fn len(&self) -> usize {
+        self.sorted.len()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Channel> {
+        self.sorted.iter_mut().map(|channel| &mut **channel)
+    }
+}

@@ -1,0 +1,158 @@
+//! The publisher confirms of a channel: which publishes still wait for a queue, and what to tell the client.
+//!
+//! RabbitMQ extension `confirm.select`. Publishes are numbered from 1. What is confirmed at the head goes out as one
+//! acknowledgement with `multiple`; what is confirmed out of order goes out singly.
+
+use std::collections::VecDeque;
+
+use leveret_protocol::hot;
+
+/// A publish that was acknowledged before those in front of it.
+const SENT: u32 = u32::MAX;
+
+#[derive(Default)]
+pub struct Confirms {
+    /// Publishes numbered so far.
+    published: u64,
+    /// For each publish that is not acknowledged, and those acknowledged out of order behind one: how many durable
+    /// queues have not stored it yet.
+    waiting: VecDeque<u32>,
+    /// Numbers that became confirmed behind one that is not.
+    late: Vec<u64>,
+    /// Publishes not yet acknowledged.
+    open: u64,
+    changed: bool,
+}
+
+impl Confirms {
+    /// Numbers a publish that `queues` durable queues must store; with none it is confirmed already.
+    pub fn add(&mut self, queues: u32) -> u64 {
+        self.published += 1;
+        self.open += 1;
+        if queues == 0 {
+            self.changed = true;
+            if !self.waiting.is_empty() {
+                self.late.push(self.published);
+            }
+        }
+        self.waiting.push_back(queues);
+        self.published
+    }
+
+    /// The number that the front of the line has.
+    fn base(&self) -> u64 {
+        self.published - self.waiting.len() as u64 + 1
+    }
+
+    /// One more queue has stored the publishes `first..first + count`.
+    pub fn stored(&mut self, first: u64, count: u32) {
+        let base = self.base();
+        for number in first..first + u64::from(count) {
+            let Some(left) = number
+                .checked_sub(base)
+                .and_then(|i| self.waiting.get_mut(i as usize))
+            else {
+                continue;
+            };
+            if *left == 0 || *left == SENT {
+                continue;
+            }
+            *left -= 1;
+            if *left == 0 {
+                self.changed = true;
+                if number != base {
+                    self.late.push(number);
+                }
+            }
+        }
+    }
+
+    /// Nothing waits for its acknowledgement.
+    pub fn is_settled(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Appends the acknowledgements that are due.
+    pub fn emit(&mut self, out: &mut Vec<u8>, channel: u16) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let (base, mut fresh) = (self.base(), 0u64);
+        while let Some(&(0 | SENT)) = self.waiting.front() {
+            fresh += u64::from(self.waiting.pop_front() == Some(0));
+        }
+        self.open -= fresh;
+        let through = self.base() - 1;
+        if fresh > 0 {
+            hot::encode_ack(out, channel, through, fresh > 1 || through > base);
+        }
+        for number in std::mem::take(&mut self.late) {
+            if number > through
+                && let Some(left) = self.waiting.get_mut((number - through - 1) as usize)
+                && *left == 0
+            {
+                *left = SENT;
+                self.open -= 1;
+                hot::encode_ack(out, channel, number, false);
+            }
+        }
+        if self.waiting.is_empty() && self.waiting.capacity() > 4096 {
+            self.waiting = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn emitted(confirms: &mut Confirms) -> Vec<(u64, bool)> {
+        let mut out = Vec::new();
+        confirms.emit(&mut out, 1);
+        out.chunks(21)
+            .map(|f| {
+                (
+                    u64::from_be_bytes(f[11..19].try_into().unwrap()),
+                    f[19] == 1,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_lone_publish_is_acknowledged_alone() {
+        let mut confirms = Confirms::default();
+        confirms.add(0);
+        assert_eq!(emitted(&mut confirms), [(1, false)]);
+        assert!(confirms.is_settled());
+    }
+
+    #[test]
+    fn what_is_confirmed_at_the_head_is_acknowledged_at_once() {
+        let mut confirms = Confirms::default();
+        for _ in 0..5 {
+            confirms.add(1);
+        }
+        confirms.stored(1, 4);
+        assert_eq!(emitted(&mut confirms), [(4, true)]);
+        confirms.stored(5, 1);
+        assert_eq!(emitted(&mut confirms), [(5, false)]);
+    }
+
+    #[test]
+    fn what_is_confirmed_out_of_order_is_acknowledged_singly_and_once() {
+        let mut confirms = Confirms::default();
+        confirms.add(1);
+        confirms.add(0);
+        confirms.add(2);
+        assert_eq!(emitted(&mut confirms), [(2, false)]);
+        confirms.stored(3, 1);
+        assert_eq!(emitted(&mut confirms), []);
+        confirms.stored(3, 1);
+        assert_eq!(emitted(&mut confirms), [(3, false)]);
+        assert!(!confirms.is_settled());
+        confirms.stored(1, 1);
+        assert_eq!(emitted(&mut confirms), [(3, true)]);
+        assert!(confirms.is_settled());
+    }
+}

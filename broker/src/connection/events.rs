@@ -1,0 +1,359 @@
+//! What other owners say: deliveries, answers, confirms.
+
+use std::sync::Arc;
+
+use leveret_protocol::deliver;
+
+use super::channel::{Request, State, Wait};
+use super::unacked::Outstanding;
+use super::{Connection, Consumer, OUTPUT_LIMIT, Phase, SHUTDOWN_GRACE};
+use crate::command::{
+    ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment,
+};
+use crate::queue::Queue;
+use crate::{message, methods};
+
+impl Connection {
+    /// Handles what has come, as far as there is room for the output. True when something was handled.
+    pub(super) fn take_events(&mut self) -> bool {
+        self.peer.mailbox.take(&mut self.taken);
+        self.inbox.extend(self.taken.drain(..));
+        let mut progress = false;
+        while self.output.len() - self.written <= OUTPUT_LIMIT {
+            let Some(event) = self.inbox.pop_front() else {
+                break;
+            };
+            self.event(event);
+            progress = true;
+        }
+        if progress {
+            self.flush();
+        }
+        progress
+    }
+
+    fn event(&mut self, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Deliver(delivery) => self.deliver(delivery),
+            ConnectionEvent::Reply { channel, reply } => self.reply(channel, reply),
+            ConnectionEvent::Confirm {
+                channel,
+                first,
+                count,
+            } => {
+                if let Some(confirms) = self
+                    .channels
+                    .get_key(channel)
+                    .and_then(|c| c.confirms.as_mut())
+                {
+                    confirms.stored(first, count);
+                    if !self.confirming.contains(&channel.number) {
+                        self.confirming.push(channel.number);
+                    }
+                }
+            }
+            ConnectionEvent::ConsumerGone { channel, consumer } => {
+                self.consumer_gone(channel, consumer)
+            }
+            ConnectionEvent::Close(error) => {
+                self.shutting_down = Some(error);
+                self.deadline = Some(self.shared.clock.now() + SHUTDOWN_GRACE);
+                self.close_when_settled();
+            }
+        }
+    }
+
+    // Deliveries
+
+    fn deliver(&mut self, delivery: Delivery) {
+        let Some(consumer) = self.consumers.get(&delivery.consumer.serial) else {
+            return;
+        };
+        let open = matches!(self.phase, Phase::Running)
+            && self
+                .channels
+                .get_key(delivery.channel)
+                .is_some_and(|channel| matches!(channel.state, State::Open | State::Waiting(_)));
+        if !open {
+            return self.give_back(delivery);
+        }
+        let (queue, window, no_ack) = (
+            consumer.queue.clone(),
+            consumer.window.clone(),
+            consumer.no_ack,
+        );
+        let Delivery {
+            channel,
+            consumer: key,
+            mut segment,
+        } = delivery;
+        let (count, bytes) = self.encode(channel.number, key, &segment);
+        let rest = (count < segment.count()).then(|| {
+            let sent = segment.split_front(count);
+            std::mem::replace(&mut segment, sent)
+        });
+        if let Some(channel) = self.channels.get_key(channel) {
+            let first_tag = channel.last_tag + 1;
+            channel.last_tag += u64::from(count);
+            if !no_ack {
+                channel.unacked.push(Outstanding {
+                    first_tag,
+                    consumer: Some(key),
+                    queue: queue.clone(),
+                    segment,
+                    counted: true,
+                });
+            }
+        }
+        if window.drain(count, bytes) {
+            self.outbox.push(&queue, QueueCommand::Wake);
+        }
+        if let Some(segment) = rest {
+            self.inbox.push_front(ConnectionEvent::Deliver(Delivery {
+                channel,
+                consumer: key,
+                segment,
+            }));
+        }
+    }
+
+    /// Encodes deliveries until the output is full, at least one; says how many, and their bytes.
+    fn encode(&mut self, number: u16, key: ConsumerKey, segment: &Segment) -> (u32, u32) {
+        let Some(consumer) = self.consumers.get(&key.serial) else {
+            return (segment.count(), 0);
+        };
+        let mut tag = self
+            .channels
+            .get(number)
+            .map_or(0, |channel| channel.last_tag);
+        let (mut count, mut bytes) = (0, 0);
+        let block = &segment.run.block;
+        for index in segment.run.from..segment.run.to {
+            tag += 1;
+            deliver::deliver(
+                &mut self.output,
+                number,
+                consumer.tag.as_bytes(),
+                tag,
+                segment.redelivered,
+                message::address(block, index),
+                message::content(block, index),
+                self.frame_max,
+            );
+            count += 1;
+            bytes += block.len_of(index);
+            if self.output.len() - self.written > OUTPUT_LIMIT {
+                break;
+            }
+        }
+        (count, bytes)
+    }
+
+    /// A delivery that nobody is there for any more goes back as it came.
+    fn give_back(&mut self, delivery: Delivery) {
+        let Some(consumer) = self.consumers.get(&delivery.consumer.serial) else {
+            return;
+        };
+        if !consumer.no_ack {
+            let command = QueueCommand::Requeue {
+                consumer: Some(delivery.consumer),
+                segment: delivery.segment,
+            };
+            self.outbox.push(&consumer.queue, command);
+        }
+    }
+
+    fn consumer_gone(&mut self, channel: ChannelKey, key: ConsumerKey) {
+        let Some(consumer) = self.consumers.remove(&key.serial) else {
+            return;
+        };
+        let Some(owner) = self.channels.get_key(channel) else {
+            return;
+        };
+        owner.tags.remove(&consumer.tag);
+        let open = matches!(owner.state, State::Open | State::Waiting(_));
+        if open && self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running)
+        {
+            self.send(channel.number, &methods::cancel(&consumer.tag));
+        }
+    }
+
+    // Answers
+
+    fn reply(&mut self, key: ChannelKey, reply: Reply) {
+        if key.number == 0 {
+            return self.released_one();
+        }
+        let Some(channel) = self.channels.get_key(key) else {
+            return;
+        };
+        match std::mem::replace(&mut channel.state, State::Open) {
+            State::Waiting(request) => self.answered(key, request, reply),
+            State::Releasing { left, error } => {
+                channel.state = State::Releasing { left, error };
+                self.reply_while_releasing(key, reply);
+            }
+            other => channel.state = other,
+        }
+    }
+
+    fn answered(&mut self, key: ChannelKey, request: Request, reply: Reply) {
+        let number = key.number;
+        let Request {
+            wait,
+            class,
+            method,
+            nowait,
+        } = request;
+        match (wait, reply) {
+            (_, Reply::Error(error)) => self.raise(number, error.at(class, method)),
+            (Wait::Stored { left }, _) => {
+                if left > 1
+                    && let Some(channel) = self.channels.get_key(key)
+                {
+                    let wait = Wait::Stored { left: left - 1 };
+                    channel.state = State::Waiting(Request {
+                        wait,
+                        class,
+                        method,
+                        nowait,
+                    });
+                }
+            }
+            (
+                Wait::Declare,
+                Reply::Declared {
+                    queue,
+                    messages,
+                    consumers,
+                },
+            ) => {
+                if !nowait {
+                    self.send(
+                        number,
+                        &methods::queue_declare_ok(&queue, messages, consumers),
+                    );
+                }
+                if let Some(channel) = self.channels.get_key(key) {
+                    channel.last_queue = Some(queue);
+                }
+            }
+            (
+                Wait::Consume {
+                    tag,
+                    no_ack,
+                    queue,
+                    window,
+                },
+                Reply::Consuming(consumer),
+            ) => {
+                if !nowait {
+                    self.send(number, &methods::consume_ok(&tag));
+                }
+                if let Some(channel) = self.channels.get_key(key) {
+                    channel.tags.insert(tag.clone(), consumer.serial);
+                }
+                let record = Consumer {
+                    channel: key,
+                    key: consumer,
+                    queue,
+                    tag,
+                    no_ack,
+                    window,
+                };
+                self.consumers.insert(consumer.serial, record);
+            }
+            (
+                Wait::Get { no_ack },
+                Reply::Got {
+                    queue,
+                    segment,
+                    left,
+                    ..
+                },
+            ) => {
+                self.got(key, queue, segment, left, no_ack);
+            }
+            (Wait::Get { .. }, _) => self.send(number, &methods::get_empty()),
+            (wait, Reply::Method(method)) => {
+                if let Wait::Cancel { serial } = wait {
+                    self.consumers.remove(&serial);
+                }
+                if !nowait {
+                    self.send(number, &method);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn got(
+        &mut self,
+        key: ChannelKey,
+        queue: Arc<Queue>,
+        segment: Segment,
+        left: u32,
+        no_ack: bool,
+    ) {
+        let Some(channel) = self.channels.get_key(key) else {
+            return;
+        };
+        let tag = channel.tag();
+        let (block, index) = (&segment.run.block, segment.run.from);
+        deliver::get_ok(
+            &mut self.output,
+            key.number,
+            tag,
+            segment.redelivered,
+            message::address(block, index),
+            left,
+            message::content(block, index),
+            self.frame_max,
+        );
+        if !no_ack {
+            channel.unacked.push(Outstanding {
+                first_tag: tag,
+                consumer: None,
+                queue,
+                segment,
+                counted: false,
+            });
+        }
+    }
+
+    // Confirms
+
+    /// Sends the confirms that have become due.
+    pub(super) fn emit_confirms(&mut self) {
+        if self.confirming.is_empty() {
+            return;
+        }
+        for number in std::mem::take(&mut self.confirming) {
+            let Some(channel) = self.channels.get(number) else {
+                continue;
+            };
+            if matches!(channel.state, State::Releasing { .. } | State::Closed) {
+                continue;
+            }
+            if let Some(confirms) = &mut channel.confirms {
+                confirms.emit(&mut self.output, number);
+            }
+        }
+        self.close_when_settled();
+    }
+
+    /// On shutdown, the connection is closed once no confirm is outstanding any more.
+    fn close_when_settled(&mut self) {
+        let settled = |c: &super::channel::Channel| {
+            c.confirms
+                .as_ref()
+                .is_none_or(|confirms| confirms.is_settled())
+        };
+        if self.shutting_down.is_some() && self.channels.iter_mut().all(|channel| settled(channel))
+        {
+            let error = self.shutting_down.take();
+            self.deadline = None;
+            self.close(error);
+        }
+    }
+}

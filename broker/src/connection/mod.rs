@@ -1,0 +1,437 @@
+//! A connection: one task that owns both halves of the socket and everything that belongs to this client.
+//!
+//! * [`handshake`]: protocol header to open-ok.
+//! * [`input`]: frames in; publishes join the turn's [`outbox`], everything else goes to [`dispatch`].
+//! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
+//! * [`closing`]: how channels and the connection end, and what they give back.
+//!
+//! The task is one loop over mailbox, socket and timers, none before the others. It never waits for another owner:
+//! it asks, and the answer comes through the mailbox. The only thing it does wait for is its socket, and reading
+//! stops when there is nowhere to put what would be read (see [`Connection::reads`]).
+
+mod channel;
+mod closing;
+mod confirms;
+mod dispatch;
+mod events;
+mod expiration;
+mod handshake;
+mod heartbeat;
+mod input;
+mod outbox;
+mod routes;
+mod unacked;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use leveret_protocol::{AmqpError, frame, method};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use self::channel::Channels;
+use self::handshake::{Capabilities, Session};
+use self::heartbeat::{Due, Heartbeat};
+use self::outbox::Outbox;
+use self::routes::Routes;
+use crate::clock::Sleep;
+use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
+use crate::methods;
+use crate::queue::Queue;
+use crate::server::Shared;
+use crate::vhost::VHost;
+
+/// Bytes read at a time. One buffer per worker thread, since what is read is taken apart before the task yields.
+const READ_BUFFER: usize = 256 << 10;
+/// Bytes waiting to be written above which no further delivery is encoded.
+const OUTPUT_LIMIT: usize = 256 << 10;
+/// Bytes waiting to be written above which the client's requests are not read either: only a client that asks
+/// without reading the answers gets there.
+const OUTPUT_HARD_LIMIT: usize = 4 << 20;
+/// Bytes of frames deferred behind outstanding requests above which reading stops.
+const DEFERRED_LIMIT: usize = 512 << 10;
+/// Rounds of the loop before other tasks get their turn.
+const ROUNDS: usize = 16;
+/// How long pending confirms may take when the broker shuts down.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// After a fatal frame error the socket stays open this long, unread, so that the client sees the close.
+const FATAL_LINGER: Duration = Duration::from_secs(3);
+
+/// The life of a connection after its handshake.
+enum Phase {
+    Running,
+    /// Queues, then the topology, are taking back what the connection holds.
+    Releasing {
+        left: u32,
+        topology_asked: bool,
+        /// The broker's reason; None: the client closes.
+        error: Option<AmqpError>,
+    },
+    /// connection.close is sent, its close-ok awaited.
+    AwaitingCloseOk,
+    /// Everything is said; the client is to close the socket.
+    AwaitingEnd,
+    /// As before, after an error that makes further reading senseless.
+    Fatal,
+    Ended,
+}
+
+/// A consumer of this connection, until its queue has said that nothing more comes.
+struct Consumer {
+    channel: ChannelKey,
+    key: ConsumerKey,
+    queue: Arc<Queue>,
+    tag: Box<str>,
+    no_ack: bool,
+    window: Arc<Window>,
+}
+
+pub struct Connection {
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    vhost: Arc<VHost>,
+    io: TcpStream,
+    user: Box<str>,
+    frame_max: u32,
+    channel_max: u16,
+    capabilities: Capabilities,
+    phase: Phase,
+    channels: Channels,
+    next_epoch: u32,
+    consumers: HashMap<u64, Consumer>,
+    outbox: Outbox,
+    routes: Routes,
+    inbox: VecDeque<ConnectionEvent>,
+    taken: Vec<ConnectionEvent>,
+    output: Vec<u8>,
+    written: usize,
+    /// A frame that has not come whole yet, or input that must wait.
+    carry: Vec<u8>,
+    /// Bytes in all channels' deferred frames.
+    deferred: usize,
+    /// The client has published while memory was short: it is not read until the gate opens.
+    parked: bool,
+    /// It was told so.
+    told_blocked: bool,
+    /// A queue whose mailbox was full when it was last looked at.
+    full: Option<Arc<Queue>>,
+    /// Channels with confirms to be sent.
+    confirming: Vec<u16>,
+    heartbeat: Option<Heartbeat>,
+    heartbeat_seconds: u16,
+    received: u64,
+    sent: u64,
+    /// When the current phase is over, whatever the client does.
+    deadline: Option<Duration>,
+    sleep: Option<(Duration, Sleep)>,
+    shutting_down: Option<AmqpError>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Serves one client from its first octet to the end. A handshake under way when `stopped` ends is given up.
+pub async fn serve(
+    mut io: TcpStream,
+    from: SocketAddr,
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    stopped: impl Future<Output = ()>,
+) {
+    if let Err(error) = io.set_nodelay(true) {
+        tracing::debug!(client = %from, %error, "cannot set TCP_NODELAY");
+    }
+    let session = tokio::select! {
+        biased;
+        session = handshake::run(&mut io, from, &shared) => session,
+        () = stopped => None,
+    };
+    let Some(session) = session else { return };
+    tracing::debug!(client = %from, user = &*session.user, "connection open");
+    let mut connection = Connection::new(io, session, shared, peer);
+    connection.start();
+    poll_fn(|cx| connection.poll(cx)).await;
+    tracing::debug!(client = %from, "connection closed");
+}
+
+impl Connection {
+    fn new(io: TcpStream, session: Session, shared: Arc<Shared>, peer: Arc<Peer>) -> Connection {
+        Connection {
+            heartbeat: Heartbeat::new(session.heartbeat, shared.clock.now()),
+            heartbeat_seconds: session.heartbeat,
+            shared,
+            peer,
+            vhost: session.vhost,
+            io,
+            user: session.user,
+            frame_max: session.frame_max,
+            channel_max: session.channel_max,
+            capabilities: session.capabilities,
+            phase: Phase::Running,
+            channels: Channels::default(),
+            next_epoch: 1,
+            consumers: HashMap::new(),
+            outbox: Outbox::default(),
+            routes: Routes::default(),
+            inbox: VecDeque::new(),
+            taken: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            carry: session.left_over,
+            deferred: 0,
+            parked: false,
+            told_blocked: false,
+            full: None,
+            confirming: Vec::new(),
+            received: 0,
+            sent: 0,
+            deadline: None,
+            sleep: None,
+            shutting_down: None,
+        }
+    }
+
+    fn start(&mut self) {
+        self.read_carry();
+    }
+
+    /// One turn of the task.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            let mut progress = self.take_events();
+            progress |= self.unpark(cx);
+            progress |= self.resume_deferred();
+            progress |= self.read(cx);
+            self.emit_confirms();
+            progress |= self.write(cx);
+            progress |= self.look_at_time(cx);
+            if matches!(self.phase, Phase::Ended) {
+                return Poll::Ready(());
+            }
+            if !progress {
+                self.give_memory_back();
+                if self.peer.mailbox.sleep(cx.waker()) {
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether the socket is read now. Not while there is nowhere to put what comes.
+    fn reads(&self) -> bool {
+        match self.phase {
+            Phase::Fatal | Phase::Ended => false,
+            Phase::Releasing { .. } | Phase::AwaitingCloseOk | Phase::AwaitingEnd => true,
+            Phase::Running => {
+                !self.parked
+                    && self.full.is_none()
+                    && self.deferred <= DEFERRED_LIMIT
+                    && self.output.len() - self.written <= OUTPUT_HARD_LIMIT
+                    && self.shutting_down.is_none()
+            }
+        }
+    }
+
+    /// Lets a publisher go on once there is room again.
+    fn unpark(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        if self.parked && !self.shared.pressure.park(cx.waker()) {
+            self.parked = false;
+            if std::mem::take(&mut self.told_blocked) {
+                self.send(0, &methods::connection_unblocked());
+            }
+            progress = true;
+        }
+        if let Some(queue) = &self.full
+            && !queue.is_full(cx.waker())
+        {
+            self.full = None;
+            progress = true;
+        }
+        if progress {
+            self.read_carry();
+        }
+        progress
+    }
+
+    /// Reads once and takes apart what came. True when something did.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.reads() {
+            return false;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let held = self.carry.len();
+            if scratch.len() < held + READ_BUFFER {
+                scratch.resize(held + READ_BUFFER, 0);
+            }
+            let mut buffer = ReadBuf::new(&mut scratch[held..held + READ_BUFFER]);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Pending => return false,
+                Poll::Ready(Err(error)) => {
+                    tracing::debug!(%error, "connection lost");
+                    self.phase = Phase::Ended;
+                    return true;
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            let count = buffer.filled().len();
+            if count == 0 {
+                self.phase = Phase::Ended;
+                return true;
+            }
+            self.received += count as u64;
+            scratch[..held].copy_from_slice(&self.carry);
+            let input = &scratch[..held + count];
+            let consumed = self.process(input, None);
+            let left = &input[consumed.min(input.len())..];
+            self.carry.clear();
+            self.carry.extend_from_slice(left);
+            true
+        })
+    }
+
+    /// Goes on with input that had to wait.
+    fn read_carry(&mut self) {
+        if self.carry.is_empty() || !self.reads() {
+            return;
+        }
+        let input = std::mem::take(&mut self.carry);
+        let consumed = self.process(&input, None);
+        self.carry = input[consumed.min(input.len())..].to_vec();
+    }
+
+    /// Writes what waits. True when something was written.
+    fn write(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        while self.written < self.output.len() && !matches!(self.phase, Phase::Ended) {
+            match Pin::new(&mut self.io).poll_write(cx, &self.output[self.written..]) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    self.written += count;
+                    self.sent += count as u64;
+                    progress = true;
+                }
+                Poll::Ready(_) => {
+                    self.phase = Phase::Ended;
+                    return true;
+                }
+            }
+        }
+        if self.written == self.output.len() {
+            self.output.clear();
+            self.written = 0;
+        } else if self.written > OUTPUT_LIMIT {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
+        progress
+    }
+
+    /// A sleeping connection holds no buffers.
+    fn give_memory_back(&mut self) {
+        if self.output.is_empty() && self.output.capacity() > 4096 {
+            self.output = Vec::new();
+        }
+        if self.inbox.is_empty() && self.inbox.capacity() > 64 {
+            self.inbox = VecDeque::new();
+        }
+        if self.carry.is_empty() && self.carry.capacity() > 0 {
+            self.carry = Vec::new();
+        }
+    }
+
+    /// Heartbeats and deadlines. True when one was due.
+    fn look_at_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = self.shared.clock.now();
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            self.phase = Phase::Ended;
+            return true;
+        }
+        let blocked = self.parked || self.full.is_some();
+        let due = match &mut self.heartbeat {
+            Some(heartbeat) if matches!(self.phase, Phase::Running) => {
+                heartbeat.look(now, self.sent, self.received, blocked)
+            }
+            _ => Due::Nothing,
+        };
+        match due {
+            Due::Dead => {
+                tracing::warn!(
+                    seconds = self.heartbeat_seconds,
+                    "missed heartbeats from a client: connection dropped"
+                );
+                self.phase = Phase::Ended;
+                return true;
+            }
+            Due::Send => {
+                // What waits to be written will do.
+                if self.output.is_empty() {
+                    let beat = frame::heartbeat();
+                    self.output.extend_from_slice(&beat);
+                    if let Some(heartbeat) = &mut self.heartbeat {
+                        heartbeat.wrote(beat.len() as u64);
+                    }
+                }
+                return true;
+            }
+            Due::Nothing => {}
+        }
+        let running = matches!(self.phase, Phase::Running);
+        let beat = self
+            .heartbeat
+            .as_ref()
+            .filter(|_| running)
+            .map(Heartbeat::next);
+        let Some(next) = [self.deadline, beat].into_iter().flatten().min() else {
+            return false;
+        };
+        let clock = &self.shared.clock;
+        let (_, sleep) = match &mut self.sleep {
+            Some(sleep) if sleep.0 == next => sleep,
+            other => other.insert((next, clock.sleep_until(next))),
+        };
+        if sleep.as_mut().poll(cx).is_ready() {
+            self.sleep = None;
+            return true;
+        }
+        false
+    }
+
+    fn requester(&self, channel: ChannelKey) -> Requester {
+        Requester {
+            peer: self.peer.clone(),
+            channel,
+        }
+    }
+
+    /// The connection itself as one who asks.
+    fn as_requester(&self) -> Requester {
+        self.requester(ChannelKey {
+            number: 0,
+            epoch: 0,
+        })
+    }
+
+    fn send(&mut self, channel: u16, class: &leveret_protocol::amq::AMQPClass) {
+        method::encode(&mut self.output, channel, class);
+    }
+
+    /// Sends the turn off to the queues.
+    fn flush(&mut self) {
+        let full = &mut self.full;
+        self.outbox.flush(&self.shared.pressure.gauge, |queue| {
+            if queue.is_over() {
+                *full = Some(queue.clone());
+            }
+        });
+    }
+}

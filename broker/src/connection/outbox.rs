@@ -1,0 +1,221 @@
+//! What one turn of a connection has for the queues: its publishes as one block, its acknowledgements folded into
+//! ranges, each queue's share in the order in which the client sent it.
+
+use std::sync::Arc;
+
+use leveret_storage::{Gauge, Run};
+
+use crate::command::{ConfirmTo, ConsumerKey, QueueCommand, Requester, Segment};
+use crate::message::{BlockBuilder, Meta};
+use crate::queue::Queue;
+
+/// Bytes of messages after which a turn is sent off before the rest of the input is looked at.
+pub const TURN_LIMIT: usize = 512 << 10;
+
+/// Queues that are kept from turn to turn.
+const KEPT: usize = 16;
+
+#[derive(Default)]
+pub struct Outbox {
+    block: BlockBuilder,
+    targets: Vec<Target>,
+    last: usize,
+    commands: Vec<QueueCommand>,
+}
+
+struct Target {
+    queue: Arc<Queue>,
+    pending: Vec<Pending>,
+}
+
+enum Pending {
+    /// Messages of the block that is not finished yet.
+    Run {
+        from: u32,
+        to: u32,
+        persistent: bool,
+        confirm: Option<ConfirmTo>,
+    },
+    Command(QueueCommand),
+}
+
+/// A message as it enters the block.
+pub enum Body<'a> {
+    Borrowed(&'a [u8]),
+    Owned(Vec<u8>),
+}
+
+impl Body<'_> {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Body::Borrowed(bytes) => bytes,
+            Body::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Outbox {
+    /// Adds a message for `queues`. Durable queues confirm a persistent one to `confirm`.
+    pub fn publish(
+        &mut self,
+        message: Body<'_>,
+        meta: Meta,
+        queues: &[Arc<Queue>],
+        confirm: Option<(&Requester, u64)>,
+    ) {
+        let index = match message {
+            Body::Borrowed(bytes) => self.block.add(bytes, meta),
+            Body::Owned(bytes) => self.block.add_owned(bytes, meta),
+        };
+        let persistent = meta.is_persistent();
+        for queue in queues {
+            let confirm = confirm.filter(|_| persistent && queue.durable);
+            let pending = self.pending(queue);
+            if let Some(Pending::Run {
+                from,
+                to,
+                persistent: same,
+                confirm: others,
+            }) = pending.last_mut()
+                && *to == index
+                && *same == persistent
+                && continues(others.as_ref(), confirm, u64::from(*to - *from))
+            {
+                *to += 1;
+                continue;
+            }
+            let confirm = confirm.map(|(to, first)| ConfirmTo {
+                to: to.clone(),
+                first,
+            });
+            pending.push(Pending::Run {
+                from: index,
+                to: index + 1,
+                persistent,
+                confirm,
+            });
+        }
+    }
+
+    /// Adds messages that are done; neighbours become one range.
+    pub fn settle(&mut self, queue: &Arc<Queue>, consumer: Option<ConsumerKey>, segment: &Segment) {
+        let pending = self.pending(queue);
+        if let Some(Pending::Command(QueueCommand::Settle {
+            consumer: same,
+            first,
+            count,
+            persistent,
+        })) = pending.last_mut()
+            && *same == consumer
+            && *persistent == segment.persistent
+            && *first + u64::from(*count) == segment.first
+        {
+            *count += segment.count();
+            return;
+        }
+        pending.push(Pending::Command(QueueCommand::Settle {
+            consumer,
+            first: segment.first,
+            count: segment.count(),
+            persistent: segment.persistent,
+        }));
+    }
+
+    /// Adds anything else.
+    pub fn push(&mut self, queue: &Arc<Queue>, command: QueueCommand) {
+        self.pending(queue).push(Pending::Command(command));
+    }
+
+    fn pending(&mut self, queue: &Arc<Queue>) -> &mut Vec<Pending> {
+        if !self
+            .targets
+            .get(self.last)
+            .is_some_and(|target| Arc::ptr_eq(&target.queue, queue))
+        {
+            self.last = match self
+                .targets
+                .iter()
+                .position(|target| Arc::ptr_eq(&target.queue, queue))
+            {
+                Some(index) => index,
+                None => {
+                    self.targets.push(Target {
+                        queue: queue.clone(),
+                        pending: Vec::new(),
+                    });
+                    self.targets.len() - 1
+                }
+            };
+        }
+        &mut self.targets[self.last].pending
+    }
+
+    /// The turn holds so much that it should be sent off.
+    pub fn is_large(&self) -> bool {
+        self.block.bytes() > TURN_LIMIT
+    }
+
+    /// Makes room for the messages of `bytes` of input.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.block.reserve(bytes);
+    }
+
+    /// Sends everything off. Calls `full` with each queue that got messages.
+    pub fn flush(&mut self, gauge: &Arc<Gauge>, mut sent: impl FnMut(&Arc<Queue>)) {
+        let bytes = self.block.bytes();
+        let block = (!self.block.is_empty()).then(|| self.block.finish(gauge));
+        for target in &mut self.targets {
+            if target.pending.is_empty() {
+                continue;
+            }
+            let mut messages = false;
+            for pending in target.pending.drain(..) {
+                match (pending, &block) {
+                    (
+                        Pending::Run {
+                            from,
+                            to,
+                            persistent,
+                            confirm,
+                        },
+                        Some(block),
+                    ) => {
+                        messages = true;
+                        let run = Run {
+                            block: block.clone(),
+                            from,
+                            to,
+                        };
+                        self.commands.push(QueueCommand::Publish {
+                            run,
+                            persistent,
+                            confirm,
+                        });
+                    }
+                    (Pending::Command(command), _) => self.commands.push(command),
+                    (Pending::Run { .. }, None) => {}
+                }
+            }
+            target
+                .queue
+                .append(&mut self.commands, if messages { bytes } else { 0 });
+            if messages {
+                sent(&target.queue);
+            }
+        }
+        if self.targets.len() > KEPT {
+            self.targets.clear();
+        }
+    }
+}
+
+/// Whether a publish continues a run of `count` publishes, as far as confirms go.
+fn continues(run: Option<&ConfirmTo>, next: Option<(&Requester, u64)>, count: u64) -> bool {
+    match (run, next) {
+        (None, None) => true,
+        (Some(run), Some((to, number))) => {
+            run.to.channel == to.channel && run.first + count == number
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,358 @@
+//! The broker as a whole: started from a configuration, shut down cleanly, ended by an error.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use leveret_protocol::AmqpError;
+use leveret_storage::{
+    Backend, Gauge, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
+};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::clock::{Clock, SystemClock};
+use crate::command::{ConnectionEvent, Peer, Token};
+use crate::config::{Config, ConfigError, StorageKind};
+use crate::connection;
+use crate::mailbox::Mailbox;
+use crate::pressure::Pressure;
+use crate::recovery;
+use crate::vhost::VHost;
+
+/// Connections that the kernel completes before they are accepted.
+const BACKLOG: u32 = 1024;
+/// How long clients may take to answer the close on shutdown.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
+/// Pause after accepting failed, as it does when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a broker does not start. Each is one line.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Why a broker ended, or did not end well.
+#[derive(Clone, Debug, Error)]
+pub enum BrokerError {
+    #[error("storage failed, nothing further is confirmed: {0}")]
+    Storage(Arc<StorageError>),
+}
+
+/// What all parts of a broker share.
+pub struct Shared {
+    pub config: Config,
+    pub clock: Arc<dyn Clock>,
+    pub pressure: Arc<Pressure>,
+    vhosts: HashMap<Box<str>, Arc<VHost>>,
+    /// Open connections, so that a shutdown can tell them.
+    peers: Mutex<HashMap<u64, Arc<Peer>>>,
+    next_peer: AtomicU64,
+}
+
+impl Shared {
+    pub fn vhost(&self, name: &str) -> Option<Arc<VHost>> {
+        self.vhosts.get(name).cloned()
+    }
+
+    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How far the end has come.
+#[derive(Clone)]
+enum Stop {
+    Running,
+    Graceful,
+    Failed(Arc<StorageError>),
+    /// The broker was let go of without a shutdown.
+    Dropped,
+}
+
+/// A running broker. Two in one process know nothing of each other.
+///
+/// Dropped without [`Broker::shutdown`], it closes its sockets at once; what it has confirmed stays safe.
+pub struct Broker {
+    addresses: Vec<SocketAddr>,
+    store: Store<Token>,
+    stop: watch::Sender<Stop>,
+    listeners: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A broker to be started with other parts than the usual ones.
+pub struct Builder {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    gauge: Arc<Gauge>,
+    opened: Option<(Box<dyn Backend>, Recovered)>,
+}
+
+impl Builder {
+    /// Time as `clock` tells it.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
+        self.clock = clock;
+        self
+    }
+
+    /// An opened store in place of the one that the configuration names.
+    pub fn store(mut self, backend: Box<dyn Backend>, recovered: Recovered) -> Builder {
+        self.opened = Some((backend, recovered));
+        self
+    }
+
+    /// Starts the broker on the current tokio runtime (multi-thread).
+    pub async fn start(self) -> Result<Broker, StartError> {
+        let Builder {
+            config,
+            clock,
+            gauge,
+            opened,
+        } = self;
+        config.validate()?;
+        // Ports first: one in use must leave the data untouched. Nobody can connect before `listen`.
+        let sockets = config
+            .listen
+            .iter()
+            .map(|address| bind(*address))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (backend, recovered) = match opened {
+            Some(opened) => opened,
+            None => open(&config, &gauge)?,
+        };
+        let (stop, stopping) = watch::channel(Stop::Running);
+        let failed = stop.clone();
+        let store = Store::start(
+            backend,
+            StoreOptions::default(),
+            |tokens: &mut Vec<Token>| tokens.drain(..).for_each(Token::complete),
+            move |error| drop(failed.send(Stop::Failed(Arc::new(error)))),
+        )?;
+        let vhosts = recovery::vhosts(&config, recovered, &store)?;
+        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
+        let shared = Arc::new(Shared {
+            pressure: Pressure::new(gauge, limit, clock.clone()),
+            config,
+            clock,
+            vhosts,
+            peers: Mutex::default(),
+            next_peer: AtomicU64::new(1),
+        });
+        let mut addresses = Vec::new();
+        let mut listeners = Vec::new();
+        for (socket, address) in sockets {
+            let error = |source| StartError::Listen { address, source };
+            let listener = socket.listen(BACKLOG).map_err(error)?;
+            addresses.push(listener.local_addr().map_err(error)?);
+            listeners.push(tokio::spawn(accept(
+                listener,
+                shared.clone(),
+                stopping.clone(),
+            )));
+        }
+        Ok(Broker {
+            addresses,
+            store,
+            stop,
+            listeners: Mutex::new(listeners),
+        })
+    }
+}
+
+impl Broker {
+    /// Starts a broker as `config` says, on the current tokio runtime (multi-thread).
+    pub async fn start(config: Config) -> Result<Broker, StartError> {
+        Broker::builder(config).start().await
+    }
+
+    /// A broker whose clock or store is given by the caller.
+    pub fn builder(config: Config) -> Builder {
+        Builder {
+            config,
+            clock: Arc::new(SystemClock::default()),
+            gauge: Arc::default(),
+            opened: None,
+        }
+    }
+
+    /// Where it listens, in the order of the configuration; port 0 has become the port that was found.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops accepting, finishes pending confirms, closes every connection with 320, syncs the store.
+    ///
+    /// # Errors
+    /// When an error has ended the broker before, or the store cannot be closed.
+    pub async fn shutdown(&self) -> Result<(), BrokerError> {
+        self.stop.send_if_modified(|stop| {
+            let running = matches!(stop, Stop::Running);
+            if running {
+                *stop = Stop::Graceful;
+            }
+            running
+        });
+        let listeners = std::mem::take(
+            &mut *self
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for listener in listeners {
+            // A listener that panicked has nothing left to close.
+            let _ = listener.await;
+        }
+        let store = self.store.clone();
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        if let Stop::Failed(error) = &*self.stop.borrow() {
+            return Err(BrokerError::Storage(error.clone()));
+        }
+        match closed {
+            Ok(Err(error)) => Err(BrokerError::Storage(Arc::new(error))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until an error ends the broker, and returns it.
+    pub async fn failed(&self) -> BrokerError {
+        let mut stopping = self.stop.subscribe();
+        loop {
+            if let Stop::Failed(error) = &*stopping.borrow_and_update() {
+                return BrokerError::Storage(error.clone());
+            }
+            if stopping.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop.send_if_modified(|stop| {
+            let running = matches!(stop, Stop::Running);
+            if running {
+                *stop = Stop::Dropped;
+            }
+            running
+        });
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
+    let bind = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok((socket, address))
+    };
+    bind().map_err(|source| StartError::Listen { address, source })
+}
+
+fn open(
+    config: &Config,
+    gauge: &Arc<Gauge>,
+) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+    match config.storage {
+        StorageKind::Memory => open_memory(),
+        StorageKind::Sled => open_sled(&config.data_dir, gauge),
+    }
+}
+
+/// Accepts connections until the broker stops, and sees them through to their end.
+async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch::Receiver<Stop>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((io, from)) => {
+                    connections.spawn(serve(io, from, shared.clone(), stopping.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!("a connection ended by a defect; its messages were given back");
+                }
+            }
+            _ = stopping.changed() => break,
+        }
+    }
+    drop(listener);
+    let graceful = matches!(*stopping.borrow(), Stop::Graceful);
+    if graceful {
+        let peers: Vec<_> = shared.peers().values().cloned().collect();
+        for peer in peers {
+            let error = AmqpError::connection_forced(
+                "broker forced connection closure with reason 'shutdown'",
+            );
+            let _ = peer.mailbox.push(ConnectionEvent::Close(error));
+        }
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(SHUTDOWN_LIMIT, all).await.is_err() {
+            tracing::warn!("some clients did not answer the close in time");
+        }
+    }
+    connections.shutdown().await;
+}
+
+/// Serves one connection, known to the others while it lasts.
+async fn serve(
+    io: TcpStream,
+    from: SocketAddr,
+    shared: Arc<Shared>,
+    mut stopping: watch::Receiver<Stop>,
+) {
+    let id = shared.next_peer.fetch_add(1, Ordering::Relaxed);
+    let peer = Arc::new(Peer {
+        id,
+        mailbox: Mailbox::default(),
+    });
+    let stopped = async move {
+        // A handshake is not finished during a shutdown.
+        let _ = stopping
+            .wait_for(|stop| !matches!(stop, Stop::Running))
+            .await;
+    };
+    let registered = Registered::new(&shared, peer);
+    connection::serve(io, from, shared.clone(), registered.peer.clone(), stopped).await;
+}
+
+/// A place in the list of open connections, left when dropped.
+struct Registered<'a> {
+    shared: &'a Shared,
+    peer: Arc<Peer>,
+}
+
+impl<'a> Registered<'a> {
+    fn new(shared: &'a Shared, peer: Arc<Peer>) -> Registered<'a> {
+        shared.peers().insert(peer.id, peer.clone());
+        Registered { shared, peer }
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.shared.peers().remove(&self.peer.id);
+    }
+}

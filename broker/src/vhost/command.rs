@@ -1,0 +1,95 @@
+//! What the owner of a virtual host's topology is told.
+
+use leveret_protocol::amq::FieldTable;
+
+use crate::command::{Reply, Requester};
+
+/// `exchange.declare`, without the passive form, which needs no change.
+#[derive(Clone)]
+pub struct ExchangeDeclare {
+    pub name: Box<str>,
+    /// As the client wrote it.
+    pub kind: Box<str>,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: FieldTable,
+}
+
+/// `queue.declare`, active or passive. The name is the final one.
+#[derive(Clone)]
+pub struct QueueDeclare {
+    pub name: Box<str>,
+    pub passive: bool,
+    pub durable: bool,
+    pub exclusive: bool,
+    pub auto_delete: bool,
+    pub arguments: FieldTable,
+}
+
+/// What a binding leads to, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DestinationKind {
+    Queue,
+    Exchange,
+}
+
+/// A binding as a client names it.
+#[derive(Clone)]
+pub struct BindingSpec {
+    pub source: Box<str>,
+    pub kind: DestinationKind,
+    pub destination: Box<str>,
+    pub key: Box<[u8]>,
+    pub arguments: FieldTable,
+}
+
+pub enum TopologyCommand {
+    DeclareExchange {
+        from: Requester,
+        declare: ExchangeDeclare,
+    },
+    CheckExchange {
+        from: Requester,
+        name: Box<str>,
+    },
+    DeleteExchange {
+        from: Requester,
+        name: Box<str>,
+        if_unused: bool,
+    },
+    Bind {
+        from: Requester,
+        binding: BindingSpec,
+    },
+    Unbind {
+        from: Requester,
+        binding: BindingSpec,
+    },
+    DeclareQueue {
+        from: Requester,
+        declare: QueueDeclare,
+    },
+    DeleteQueue {
+        from: Requester,
+        name: Box<str>,
+        if_unused: bool,
+        if_empty: bool,
+    },
+    /// A queue has ended by itself; `then` is answered once nobody finds it any more.
+    QueueDead {
+        name: Box<str>,
+        id: u64,
+        then: Option<(Requester, Reply)>,
+    },
+    /// Answers behind everything that came before it.
+    Relay {
+        to: Requester,
+        reply: Reply,
+    },
+    /// The connection's exclusive queues go; then `from` is told.
+    ConnectionGone {
+        id: u64,
+        from: Option<Requester>,
+    },
+}

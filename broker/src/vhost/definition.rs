@@ -1,0 +1,146 @@
+//! Durable exchanges, queues and bindings as storage keeps them: a key that names the thing, a value that describes it.
+//!
+//! Key: kind (1 octet), virtual host, then the names, each with its length (u32, big-endian) before it. Value: one
+//! octet of flags, numbers big-endian, argument tables as on the wire.
+
+use leveret_protocol::amq::FieldTable;
+use leveret_protocol::value::{decode_table, encode_table};
+use thiserror::Error;
+
+use super::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare};
+
+/// A definition that cannot be read back.
+#[derive(Debug, Error)]
+#[error("a stored definition is damaged or of an unknown kind")]
+pub struct BadDefinition;
+
+/// What recovery finds.
+pub enum Definition {
+    Exchange(ExchangeDeclare),
+    Queue(u64, QueueDeclare),
+    Binding(BindingSpec),
+}
+
+const EXCHANGE: u8 = b'x';
+const QUEUE: u8 = b'q';
+const BINDING: u8 = b'b';
+
+pub type Key = Box<[u8]>;
+pub type Value = Box<[u8]>;
+
+pub fn exchange_key(vhost: &str, name: &str) -> Key {
+    key(EXCHANGE, &[vhost.as_bytes(), name.as_bytes()])
+}
+
+pub fn queue_key(vhost: &str, name: &str) -> Key {
+    key(QUEUE, &[vhost.as_bytes(), name.as_bytes()])
+}
+
+pub fn binding_key(vhost: &str, binding: &BindingSpec) -> Key {
+    let kind: &[u8] = match binding.kind {
+        DestinationKind::Queue => b"q",
+        DestinationKind::Exchange => b"x",
+    };
+    let arguments = encode_table(&binding.arguments);
+    key(
+        BINDING,
+        &[
+            vhost.as_bytes(),
+            binding.source.as_bytes(),
+            kind,
+            binding.destination.as_bytes(),
+            &binding.key,
+            &arguments,
+        ],
+    )
+}
+
+fn key(kind: u8, parts: &[&[u8]]) -> Key {
+    let mut key = vec![kind];
+    for part in parts {
+        key.extend_from_slice(&(part.len() as u32).to_be_bytes());
+        key.extend_from_slice(part);
+    }
+    key.into()
+}
+
+pub fn exchange_value(declare: &ExchangeDeclare) -> Value {
+    let mut value = vec![u8::from(declare.auto_delete) | u8::from(declare.internal) << 1];
+    value.extend_from_slice(&(declare.kind.len() as u32).to_be_bytes());
+    value.extend_from_slice(declare.kind.as_bytes());
+    value.extend_from_slice(&encode_table(&declare.arguments));
+    value.into()
+}
+
+pub fn queue_value(id: u64, declare: &QueueDeclare) -> Value {
+    let mut value = vec![u8::from(declare.auto_delete)];
+    value.extend_from_slice(&id.to_be_bytes());
+    value.extend_from_slice(&encode_table(&declare.arguments));
+    value.into()
+}
+
+/// The virtual host and the definition.
+pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDefinition> {
+    let (kind, mut rest) = key.split_first().ok_or(BadDefinition)?;
+    let vhost = text(part(&mut rest)?)?;
+    let definition = match *kind {
+        EXCHANGE => {
+            let name = text(part(&mut rest)?)?;
+            let (flags, mut value) = value.split_first().ok_or(BadDefinition)?;
+            Definition::Exchange(ExchangeDeclare {
+                name,
+                kind: text(part(&mut value)?)?,
+                durable: true,
+                auto_delete: flags & 1 != 0,
+                internal: flags & 2 != 0,
+                arguments: table(value)?,
+            })
+        }
+        QUEUE => {
+            let name = text(part(&mut rest)?)?;
+            let (flags, value) = value.split_first().ok_or(BadDefinition)?;
+            let (id, arguments) = value.split_first_chunk::<8>().ok_or(BadDefinition)?;
+            let declare = QueueDeclare {
+                name,
+                passive: false,
+                durable: true,
+                exclusive: false,
+                auto_delete: flags & 1 != 0,
+                arguments: table(arguments)?,
+            };
+            Definition::Queue(u64::from_be_bytes(*id), declare)
+        }
+        BINDING => Definition::Binding(BindingSpec {
+            source: text(part(&mut rest)?)?,
+            kind: match part(&mut rest)? {
+                b"q" => DestinationKind::Queue,
+                b"x" => DestinationKind::Exchange,
+                _ => return Err(BadDefinition),
+            },
+            destination: text(part(&mut rest)?)?,
+            key: part(&mut rest)?.into(),
+            arguments: table(part(&mut rest)?)?,
+        }),
+        _ => return Err(BadDefinition),
+    };
+    Ok((vhost, definition))
+}
+
+fn part<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], BadDefinition> {
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(BadDefinition)?;
+    let (part, rest) = rest
+        .split_at_checked(u32::from_be_bytes(*length) as usize)
+        .ok_or(BadDefinition)?;
+    *bytes = rest;
+    Ok(part)
+}
+
+fn text(bytes: &[u8]) -> Result<Box<str>, BadDefinition> {
+    std::str::from_utf8(bytes)
+        .map(Box::from)
+        .map_err(|_| BadDefinition)
+}
+
+fn table(bytes: &[u8]) -> Result<FieldTable, BadDefinition> {
+    decode_table(bytes).map_err(|_| BadDefinition)
+}

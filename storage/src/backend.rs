@@ -1,0 +1,156 @@
+//! The seam between the writer thread and what keeps the data: one blocking call per batch, none per message.
+//!
+//! Guarantees a backend gives:
+//! * A [`Batch`] is atomic: after a crash all of it is there or nothing is, and no later batch without it.
+//! * When [`commit`](Backend::commit) returns, the batch survives the death of the process.
+//! * When [`sync`](Backend::sync) returns, everything committed before survives the loss of power.
+//! * After any error the writer calls neither again: a second sync of the same data can report success for data
+//!   that the kernel has already dropped.
+//!
+//! Calls come from one thread, one at a time. So an append-only log fits behind this trait (a batch is one record
+//! of the log), and a replicated one too (`sync` waits for the followers).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::block::Run;
+use crate::error::StorageError;
+use crate::fold::Fold;
+use crate::marks::Marks;
+
+/// A key or a value of a definition, opaque to storage.
+pub type Bytes = Box<[u8]>;
+
+/// What the broker asks to have remembered.
+#[derive(Debug)]
+pub enum Op {
+    /// Stores a definition (exchange, queue, binding, …), in place of an older one with the same key.
+    PutDefinition { key: Bytes, value: Bytes },
+    /// Forgets a definition; nothing happens if there is none.
+    DeleteDefinition { key: Bytes },
+    /// Messages `first`, `first + 1`, … of a durable queue. Sequence numbers rise within a queue, with gaps;
+    /// they start at 1.
+    Insert { queue: u64, first: u64, run: Run },
+    /// Forgets messages `first .. first + count`; sequence numbers that are not stored are skipped.
+    Remove { queue: u64, first: u64, count: u64 },
+    /// Forgets all messages and the delivered mark of a queue. A dropped queue's id is not given to another.
+    DropQueue { queue: u64 },
+}
+
+/// What one commit writes: the net effect of the operations it was folded from.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Definitions by key; `None` deletes.
+    pub definitions: Vec<(Bytes, Option<Bytes>)>,
+    /// At most one entry per queue.
+    pub queues: Vec<QueueBatch>,
+}
+
+impl Batch {
+    /// The net effect of operations, in the order of submission: what was inserted and removed is not in it.
+    pub fn fold(ops: impl IntoIterator<Item = Op>) -> Batch {
+        let mut fold = Fold::default();
+        ops.into_iter().for_each(|op| fold.add(op));
+        fold.finish()
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.definitions.is_empty() && self.queues.is_empty()
+    }
+}
+
+/// The part of a batch that is about one queue. Applied in the order of the fields.
+#[derive(Debug, Default)]
+pub struct QueueBatch {
+    pub queue: u64,
+    /// Everything stored for the queue goes first.
+    pub dropped: bool,
+    /// (first, count): stored messages that go. A range may reach over numbers in `inserts` (a purge without end, and
+    /// a publish after it): those stay.
+    pub removals: Vec<(u64, u64)>,
+    /// (sequence number of the run's first message, run): ascending, not overlapping each other or what is stored.
+    pub inserts: Vec<(u64, Run)>,
+}
+
+/// A place that keeps batches. See the module for what it guarantees.
+pub trait Backend: Send {
+    /// Hands the batch to the kernel.
+    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError>;
+
+    /// Makes everything committed so far durable.
+    fn sync(&mut self) -> Result<(), StorageError>;
+
+    /// Remembers that everything was written and synced, so that the next opening can trust the marks, and gives
+    /// the place free. The writer has called `sync` before.
+    fn close(self: Box<Self>) -> Result<(), StorageError>;
+
+    /// How far each queue has been delivered.
+    fn marks(&self) -> &Marks;
+
+    /// What the backend calls itself in errors: its directory, or a name where there is none.
+    fn path(&self) -> PathBuf;
+}
+
+/// What an opened store held.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Every definition, ordered by key.
+    pub definitions: Vec<(Bytes, Bytes)>,
+    /// Every queue that has messages or a delivered mark, ordered by id. One that no definition names (a crash came
+    /// between its definition's deletion and its own) is to be dropped by the broker.
+    pub queues: Vec<RecoveredQueue>,
+    /// The last user closed the store; the marks are exact. True for a new store.
+    pub clean: bool,
+    /// How long opening and reading took.
+    pub duration: Duration,
+    /// Messages in `queues`.
+    pub messages: u64,
+    /// Bytes of those messages.
+    pub bytes: u64,
+    /// What could not be read and was put aside.
+    pub quarantined: Vec<Quarantined>,
+    /// Further things worth a line in the log.
+    pub notes: Vec<Note>,
+}
+
+/// One queue of a [`Recovered`] store.
+#[derive(Debug, Default)]
+pub struct RecoveredQueue {
+    pub queue: u64,
+    /// Messages up to and including this sequence number may have been delivered; 0: none was.
+    pub delivered_through: u64,
+    /// (sequence number of the first message, messages): ascending, each without gaps.
+    pub runs: Vec<(u64, Run)>,
+    /// Greater than every sequence number stored and than `delivered_through`.
+    pub next_sequence: u64,
+}
+
+/// A damaged entry: kept on disk, out of the way, and not among what was recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Quarantined {
+    /// A record of messages of `queue`, the first of which had the sequence number `first`.
+    Record { queue: u64, first: u64 },
+    /// Which messages of the record at `first` were already removed; all of them are given back.
+    Removals { queue: u64, first: u64 },
+    /// A definition.
+    Definition { key: Bytes },
+    /// An entry whose key means nothing to us.
+    Unknown { key: Bytes },
+}
+
+/// Something unusual that opening met and dealt with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Note {
+    /// A snapshot of the database's index was unreadable; moved aside, the index was rebuilt from the log.
+    #[error("an unreadable index snapshot was moved to {}", moved_to.display())]
+    SnapshotMovedAside { moved_to: PathBuf },
+    /// The machine went down without a clean stop: every stored message counts as possibly delivered.
+    #[error(
+        "the machine went down without a clean stop: recovered messages are marked redelivered"
+    )]
+    MarksRaised,
+    /// A directory whose creation had been cut short was completed.
+    #[error("the creation of the store had been interrupted and was completed")]
+    CreationCompleted,
+}

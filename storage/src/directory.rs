@@ -1,0 +1,249 @@
+//! The data directory: who has it, what format it is in, whether it was closed cleanly.
+//!
+//! ```text
+//! FORMAT      the format's version; written last when a store is created
+//! lock        held by the broker that has the directory (an operating-system lock: it dies with the process)
+//! clean       there only between a clean stop and the next start
+//! boot        the kernel's boot id under which the store was last opened
+//! delivered   how far each queue has been delivered (see `marks`)
+//! db/         the database
+//! quarantine/ what was moved aside because it could not be read
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{IoContext, StorageError};
+use crate::record::FORMAT_VERSION;
+
+const FORMAT: &str = "FORMAT";
+const LOCK: &str = "lock";
+const CLEAN: &str = "clean";
+const BOOT: &str = "boot";
+const DELIVERED: &str = "delivered";
+const DATABASE: &str = "db";
+const DATABASE_UNFINISHED: &str = "db.new";
+const QUARANTINE: &str = "quarantine";
+
+/// What may lie in a directory that has no `FORMAT` yet: our own beginnings, and what a fresh file system has.
+const BEGINNINGS: [&str; 11] = [
+    LOCK,
+    CLEAN,
+    BOOT,
+    DELIVERED,
+    DATABASE,
+    DATABASE_UNFINISHED,
+    QUARANTINE,
+    "FORMAT.new",
+    "boot.new",
+    "clean.new",
+    "lost+found",
+];
+
+/// A data directory that is ours until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Drop for Directory {
+    /// Closing the file would do, were it not for a child process being started just now: until it has executed its
+    /// program it holds a copy, and the lock with it.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, path = %self.path.display(), "cannot unlock the data directory");
+        }
+    }
+}
+
+/// What was found in it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// It has a `FORMAT`; without one, its creation has to be begun or completed.
+    pub complete: bool,
+    /// Left by a clean stop.
+    pub clean: bool,
+    /// The kernel has not been restarted since the store was last opened, so no page cache was lost.
+    pub same_boot: bool,
+}
+
+impl Directory {
+    /// Takes the directory, making it if need be. Nothing in it has changed yet, but for the file `lock`.
+    ///
+    /// # Errors
+    /// `UnknownFormat` (nothing was touched), `Locked`, `Io`.
+    pub fn open(path: &Path) -> Result<(Directory, Found), StorageError> {
+        create_directory(path)?;
+        // Looked at before locking, so that a foreign directory is not even given a lock file, and again after.
+        check_format(path)?;
+        let lock = lock(path)?;
+        let complete = check_format(path)?;
+        let directory = Directory {
+            path: path.to_owned(),
+            lock,
+        };
+        let found = Found {
+            complete,
+            clean: directory.file(CLEAN).exists(),
+            same_boot: directory.is_same_boot(),
+        };
+        Ok((directory, found))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn delivered(&self) -> PathBuf {
+        self.file(DELIVERED)
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.file(DATABASE)
+    }
+
+    /// Where a database is made before it is renamed to [`database`](Self::database).
+    pub fn unfinished_database(&self) -> PathBuf {
+        self.file(DATABASE_UNFINISHED)
+    }
+
+    /// Moves `file` out of the way, and says where to.
+    pub fn quarantine(&self, file: &Path) -> Result<PathBuf, StorageError> {
+        let place = self.file(QUARANTINE);
+        create_directory(&place)?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let target = (0u32..)
+            .map(|n| place.join(format!("{name}.{n}")))
+            .find(|p| !p.exists());
+        let target = target.unwrap_or_else(|| place.join(&*name));
+        fs::rename(file, &target).context("move aside", file)?;
+        sync_directory(&place)?;
+        Ok(target)
+    }
+
+    /// Declares the store complete: what it consists of is on the device.
+    pub fn complete(&self) -> Result<(), StorageError> {
+        self.put(FORMAT, &format!("leveret store {FORMAT_VERSION}\n"))
+    }
+
+    /// From here on a crash is a crash. What the marks say must be right for this boot and durable.
+    pub fn begin_use(&self) -> Result<(), StorageError> {
+        // In this order: between the two, the store still counts as cleanly closed, which it is.
+        self.put(BOOT, &boot_id().unwrap_or_default())?;
+        let clean = self.file(CLEAN);
+        match fs::remove_file(&clean) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(StorageError::io("remove", &clean, e)),
+            Ok(()) => self.sync(),
+        }
+    }
+
+    /// Everything is on the device.
+    pub fn end_use(&self) -> Result<(), StorageError> {
+        self.put(CLEAN, "")
+    }
+
+    /// Makes names in the directory durable.
+    pub fn sync(&self) -> Result<(), StorageError> {
+        sync_directory(&self.path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn is_same_boot(&self) -> bool {
+        match (fs::read_to_string(self.file(BOOT)), boot_id()) {
+            (Ok(then), Some(now)) => then == now,
+            _ => false,
+        }
+    }
+
+    /// Writes a whole file so that after a crash either the old or the new one is there.
+    fn put(&self, name: &str, content: &str) -> Result<(), StorageError> {
+        let (path, new) = (self.file(name), self.file(&format!("{name}.new")));
+        let mut file = File::create(&new).context("create", &new)?;
+        file.write_all(content.as_bytes()).context("write", &new)?;
+        file.sync_all().context("sync", &new)?;
+        fs::rename(&new, &path).context("rename", &new)?;
+        self.sync()
+    }
+}
+
+/// The id the kernel gave itself when it started. Where there is none, every crash counts as one of the machine.
+fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .filter(|id| !id.is_empty())
+}
+
+/// Whether there is a `FORMAT` of the version we know; none is fine where nothing foreign lies.
+fn check_format(path: &Path) -> Result<bool, StorageError> {
+    let format = path.join(FORMAT);
+    match fs::read(&format) {
+        Ok(content) if content == format!("leveret store {FORMAT_VERSION}\n").as_bytes() => {
+            Ok(true)
+        }
+        Ok(content) => Err(unknown(path, &content)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            for entry in fs::read_dir(path).context("read", path)? {
+                let name = entry.context("read", path)?.file_name();
+                if !BEGINNINGS.iter().any(|known| name == *known) {
+                    return Err(unknown(path, b"no FORMAT file, but others"));
+                }
+            }
+            Ok(false)
+        }
+        Err(e) => Err(StorageError::io("read", &format, e)),
+    }
+}
+
+fn unknown(path: &Path, content: &[u8]) -> StorageError {
+    let line = content.split(|&b| b == b'\n').next().unwrap_or_default();
+    StorageError::UnknownFormat {
+        path: path.to_owned(),
+        found: String::from_utf8_lossy(line)
+            .chars()
+            .take(60)
+            .flat_map(char::escape_default)
+            .collect(),
+    }
+}
+
+fn lock(path: &Path) -> Result<File, StorageError> {
+    let name = path.join(LOCK);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&name)
+        .context("open", &name)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StorageError::Locked {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(e)) => Err(StorageError::io("lock", &name, e)),
+    }
+}
+
+/// Makes `path`, and those above it, with durable names.
+fn create_directory(path: &Path) -> Result<(), StorageError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).context("create", path)?;
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_directory(Path::new(".")),
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .context("sync", path)
+}

@@ -1,0 +1,467 @@
+//! The first backend: sled 0.34. The only file that names one of its types.
+//!
+//! What has to be known about it (measured; the issue numbers are upstream's):
+//! * `flush` hands the log to the kernel but syncs neither the device's cache nor the file's metadata (1351, 1452), and
+//!   its own flusher only logs a failing sync. So [`Backend::sync`] syncs the file `db` on a handle of our own, to
+//!   which the kernel reports every write error since it was opened.
+//! * A page above a quarter of a segment becomes a file that is never synced and hardly ever removed. A page is a leaf
+//!   of up to some 26 values, so segments are large and values are cut ([`SledOptions`]).
+//! * A batch is atomic within one tree only: there is one tree.
+//! * Without `flush_every_ms` the log is never cleaned.
+//! * An unreadable snapshot of the index makes opening fail (1527), though the log alone suffices.
+//! * Its file lock can outlive the database for a moment; ours decides who has the directory.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Batch, Note, QueueBatch, Recovered};
+use crate::block::{Gauge, Run};
+use crate::directory::{Directory, sync_directory};
+use crate::error::{IoContext, StorageError};
+use crate::index::{Entry, Fate, Index, Touched};
+use crate::load::Loader;
+use crate::marks::Marks;
+use crate::record::{self, FORMAT_KEY, FORMAT_VERSION, RecordBuilder, Removed};
+
+/// How long sled may keep its lock after it was dropped.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sizes. The defaults were chosen by `benches/layout.rs`.
+#[derive(Clone, Debug)]
+pub struct SledOptions {
+    /// Bytes of a segment of the log, a power of two up to 16 MiB. Fixed when a directory is created.
+    pub segment_bytes: usize,
+    /// Bytes of a value: larger ones are cut. Some 26 of them have to fit in a quarter of a segment.
+    pub chunk_bytes: usize,
+    /// Bytes of pages kept in memory.
+    pub cache_bytes: u64,
+}
+
+impl Default for SledOptions {
+    fn default() -> SledOptions {
+        SledOptions {
+            segment_bytes: 8 << 20,
+            chunk_bytes: 64 << 10,
+            cache_bytes: 32 << 20,
+        }
+    }
+}
+
+/// Opens the store in `dir`, or makes one, and reads everything it holds. The blocks of what it held count in `gauge`.
+///
+/// # Errors
+/// `Locked`, `UnknownFormat` (nothing was touched in either case), `Corrupt`, `Full`, `Io`.
+pub fn open_sled(
+    dir: &Path,
+    gauge: &Arc<Gauge>,
+) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+    open_sled_with(dir, gauge, &SledOptions::default())
+}
+
+/// [`open_sled`] with other sizes.
+pub fn open_sled_with(
+    dir: &Path,
+    gauge: &Arc<Gauge>,
+    options: &SledOptions,
+) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+    let start = Instant::now();
+    let (directory, found) = Directory::open(dir)?;
+    let mut notes = Vec::new();
+    let created = !found.complete && create(&directory, options, &mut notes)?;
+    let (db, file) = open_database(&directory, options, &mut notes)?;
+    let marks_lost = !directory.delivered().exists();
+    let marks = Marks::open(&directory.delivered())?;
+    if !found.complete {
+        directory.complete()?;
+    }
+    let mut store = SledStore {
+        db,
+        file,
+        marks,
+        chunk_bytes: options.chunk_bytes,
+        index: Index::default(),
+        definition_chunks: HashMap::new(),
+        directory,
+    };
+    let mut recovered = store.load(gauge)?;
+    let exact = created || (!marks_lost && (found.clean || found.same_boot));
+    store.settle_marks(exact, &mut recovered, &mut notes)?;
+    store.directory.begin_use()?;
+    recovered.clean = created || found.clean;
+    recovered.notes = notes;
+    recovered.duration = start.elapsed();
+    Ok((Box::new(store), recovered))
+}
+
+struct SledStore {
+    db: sled::Db,
+    /// The file `db`, opened by ourselves: see the module.
+    file: File,
+    marks: Marks,
+    chunk_bytes: usize,
+    index: Index,
+    /// Of definitions that lie under more than one key.
+    definition_chunks: HashMap<Box<[u8]>, u32>,
+    /// Last, so that its lock goes after the database.
+    directory: Directory,
+}
+
+impl Backend for SledStore {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
+        let mut out = Changes::default();
+        for (key, value) in &batch.definitions {
+            self.define(key, value.as_deref(), &mut out);
+        }
+        let mut touched = Touched::new();
+        for queue in &batch.queues {
+            self.change(queue, &mut touched, &mut out);
+        }
+        for (queue, first) in touched {
+            self.settle(queue, first, &mut out);
+        }
+        if out.count == 0 {
+            return Ok(());
+        }
+        let path = self.directory.path();
+        self.db
+            .apply_batch(out.batch)
+            .and_then(|()| self.db.flush())
+            .map_err(|e| failure("write", path, e))?;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.file
+            .sync_data()
+            .context("sync", &self.directory.database())
+    }
+
+    fn close(self: Box<Self>) -> Result<(), StorageError> {
+        let SledStore {
+            db,
+            file,
+            marks,
+            directory,
+            ..
+        } = *self;
+        db.flush()
+            .map_err(|e| failure("write", directory.path(), e))?;
+        drop(db);
+        file.sync_all().context("sync", &directory.database())?;
+        marks.sync()?;
+        directory.end_use()
+    }
+
+    fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+}
+
+/// A batch, and how much is in it.
+#[derive(Default)]
+struct Changes {
+    batch: sled::Batch,
+    count: usize,
+}
+
+impl Changes {
+    fn put(&mut self, key: impl AsRef<[u8]>, value: Vec<u8>) {
+        self.count += 1;
+        self.batch.insert(key.as_ref(), value);
+    }
+
+    fn delete(&mut self, key: impl AsRef<[u8]>) {
+        self.count += 1;
+        self.batch.remove(key.as_ref());
+    }
+}
+
+impl SledStore {
+    fn define(&mut self, key: &[u8], value: Option<&[u8]>, out: &mut Changes) {
+        let before = self.definition_chunks.remove(key).unwrap_or(1);
+        let now = match value {
+            None => 0,
+            Some(value) => {
+                let chunk_key = |chunk| record::definition_key(key, chunk);
+                record::put_chunks(&[value], self.chunk_bytes, chunk_key, |k, v| out.put(k, v))
+            }
+        };
+        for chunk in now..before {
+            out.delete(record::definition_key(key, chunk));
+        }
+        if now > 1 {
+            self.definition_chunks.insert(key.into(), now);
+        }
+    }
+
+    fn change(&mut self, batch: &QueueBatch, touched: &mut Touched, out: &mut Changes) {
+        if batch.dropped {
+            for entry in self.index.drop_queue(batch.queue) {
+                delete_record(batch.queue, &entry, out);
+            }
+        }
+        for &(first, count) in &batch.removals {
+            self.index.remove(batch.queue, first, count, touched);
+        }
+        self.insert(batch.queue, &batch.inserts, out);
+    }
+
+    /// Packs messages into records.
+    fn insert(&mut self, queue: u64, runs: &[(u64, Run)], out: &mut Changes) {
+        let mut builder = RecordBuilder::default();
+        for (first, run) in runs {
+            for (sequence, (body, meta)) in (*first..).zip(run.messages()) {
+                if !builder.has_room(body.len(), self.chunk_bytes) {
+                    self.put_record(queue, std::mem::take(&mut builder), out);
+                }
+                builder.push(sequence, meta, body);
+            }
+        }
+        if !builder.is_empty() {
+            self.put_record(queue, builder, out);
+        }
+    }
+
+    fn put_record(&mut self, queue: u64, builder: RecordBuilder, out: &mut Changes) {
+        let (sequences, head, bodies) = builder.finish();
+        let first = sequences.first();
+        let key = |chunk| record::record_key(queue, first, chunk);
+        let chunks = record::put_chunks(&[&head, &bodies], self.chunk_bytes, key, |k, v| {
+            out.put(k, v)
+        });
+        let entry = Entry {
+            sequences,
+            chunks,
+            removed: Removed::default(),
+            removals_stored: false,
+        };
+        self.index.add(queue, entry);
+    }
+
+    /// Writes what has become of a record that messages were removed from.
+    fn settle(&mut self, queue: u64, first: u64, out: &mut Changes) {
+        match self.index.settle(queue, first) {
+            Some(Fate::Gone(entry)) => delete_record(queue, &entry, out),
+            Some(Fate::Partly(removals)) => {
+                let key = record::removals_key(queue, first);
+                out.put(key, record::seal(&key, removals));
+            }
+            None => {}
+        }
+    }
+
+    /// Reads everything; moves what is damaged out of the way.
+    fn load(&mut self, gauge: &Arc<Gauge>) -> Result<Recovered, StorageError> {
+        let path = self.directory.path();
+        let mut loader = Loader::new(gauge);
+        for pair in self.db.iter() {
+            let (key, value) = pair.map_err(|e| failure("read", path, e))?;
+            loader.add(&key, &value);
+        }
+        let loaded = loader.finish();
+        if !loaded.damaged.is_empty() {
+            let mut out = Changes::default();
+            for key in &loaded.damaged {
+                if let Some(value) = self.db.get(key).map_err(|e| failure("read", path, e))? {
+                    out.put(record::quarantine_key(key), value.to_vec());
+                }
+                out.delete(key);
+            }
+            self.db
+                .apply_batch(out.batch)
+                .and_then(|()| self.db.flush())
+                .map_err(|e| failure("write", path, e))?;
+        }
+        self.index = loaded.index;
+        self.definition_chunks = loaded.definition_chunks;
+        Ok(loaded.recovered)
+    }
+
+    /// Joins the marks to what was recovered. Where a power cut may have taken some, every stored message counts as
+    /// delivered, on disk as well: the next crash may find the same boot again.
+    fn settle_marks(
+        &self,
+        exact: bool,
+        recovered: &mut Recovered,
+        notes: &mut Vec<Note>,
+    ) -> Result<(), StorageError> {
+        let mut raised = false;
+        for (queue, through) in self.marks.all() {
+            crate::load::queue(&mut recovered.queues, queue).delivered_through = through;
+        }
+        for queue in &mut recovered.queues {
+            let last = queue
+                .runs
+                .last()
+                .map_or(0, |(first, run)| first + u64::from(run.count()) - 1);
+            if !exact && last > queue.delivered_through {
+                self.marks.mark(queue.queue).delivered_through(last)?;
+                queue.delivered_through = last;
+                raised = true;
+            }
+            queue.next_sequence = queue
+                .next_sequence
+                .max(queue.delivered_through.saturating_add(1));
+        }
+        if raised {
+            notes.push(Note::MarksRaised);
+            self.marks.sync()?;
+        }
+        Ok(())
+    }
+}
+
+fn delete_record(queue: u64, entry: &Entry, out: &mut Changes) {
+    let first = entry.sequences.first();
+    for chunk in 0..entry.chunks {
+        out.delete(record::record_key(queue, first, chunk));
+    }
+    if entry.removals_stored {
+        out.delete(record::removals_key(queue, first));
+    }
+}
+
+fn config(path: &Path, options: &SledOptions) -> sled::Config {
+    sled::Config::new()
+        .path(path)
+        .segment_size(options.segment_bytes)
+        .cache_capacity(options.cache_bytes)
+        .flush_every_ms(Some(200))
+        .mode(sled::Mode::LowSpace)
+}
+
+/// Makes a database beside its place and moves it there when it is on the device, so that a database in its place is
+/// always whole. One that is there already was finished before a crash: then there is nothing to make (false).
+fn create(
+    directory: &Directory,
+    options: &SledOptions,
+    notes: &mut Vec<Note>,
+) -> Result<bool, StorageError> {
+    let (database, unfinished) = (directory.database(), directory.unfinished_database());
+    if database.exists() {
+        notes.push(Note::CreationCompleted);
+        return Ok(false);
+    }
+    if unfinished.exists() {
+        notes.push(Note::CreationCompleted);
+        fs::remove_dir_all(&unfinished).context("remove", &unfinished)?;
+    }
+    let db = open_patiently(&unfinished, options)?;
+    let version = record::seal(FORMAT_KEY, FORMAT_VERSION.to_be_bytes().to_vec());
+    db.insert(FORMAT_KEY, version)
+        .and_then(|_| db.flush())
+        .map_err(|e| failure("write", &unfinished, e))?;
+    drop(db);
+    for file in fs::read_dir(&unfinished).context("read", &unfinished)? {
+        let file = file.context("read", &unfinished)?.path();
+        File::open(&file)
+            .and_then(|f| f.sync_all())
+            .context("sync", &file)?;
+    }
+    sync_directory(&unfinished)?;
+    fs::rename(&unfinished, &database).context("rename", &unfinished)?;
+    directory.sync()?;
+    Ok(true)
+}
+
+fn open_database(
+    directory: &Directory,
+    options: &SledOptions,
+    notes: &mut Vec<Note>,
+) -> Result<(sled::Db, File), StorageError> {
+    let path = directory.database();
+    let name = path.join("db");
+    if !name.exists() {
+        return Err(StorageError::corrupt(
+            directory.path(),
+            "its database is missing",
+        ));
+    }
+    let db = loop {
+        match (open_patiently(&path, options), newest_snapshot(&path)) {
+            (Ok(db), _) => break db,
+            (Err(StorageError::Corrupt { .. }), Some(snapshot)) => {
+                let moved_to = directory.quarantine(&snapshot)?;
+                notes.push(Note::SnapshotMovedAside { moved_to });
+            }
+            (Err(error), _) => return Err(error),
+        }
+    };
+    check_version(&db, directory.path())?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&name)
+        .context("open", &name)?;
+    // Opening may have written a new snapshot and removed the old one.
+    sync_directory(&path)?;
+    Ok((db, file))
+}
+
+/// sled's own lock may still be held by the threads of a database just dropped in this process.
+fn open_patiently(path: &Path, options: &SledOptions) -> Result<sled::Db, StorageError> {
+    let start = Instant::now();
+    loop {
+        // It panics on some kinds of damage.
+        let opened = panic::catch_unwind(AssertUnwindSafe(|| config(path, options).open()));
+        match opened {
+            Ok(Ok(db)) => return Ok(db),
+            Ok(Err(sled::Error::Io(e))) if is_lock(&e) && start.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Ok(Err(e)) => return Err(failure("open", path, e)),
+            Err(_) => return Err(StorageError::corrupt(path, "sled panicked when opening it")),
+        }
+    }
+}
+
+fn is_lock(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::Other
+        && error.to_string().contains("could not acquire lock")
+}
+
+fn newest_snapshot(database: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(database).ok()?;
+    let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    snapshots
+        .filter(|p| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with("snap."))
+        })
+        .max()
+}
+
+/// The database says itself what is in it, for it may have been moved.
+fn check_version(db: &sled::Db, path: &Path) -> Result<(), StorageError> {
+    let value = db.get(FORMAT_KEY).map_err(|e| failure("read", path, e))?;
+    let value =
+        value.ok_or_else(|| StorageError::corrupt(path, "its database has no format version"))?;
+    let version = record::unseal(FORMAT_KEY, &value)
+        .and_then(|v| v.try_into().ok())
+        .map(u32::from_be_bytes)
+        .ok_or_else(|| StorageError::corrupt(path, "its format version is damaged"))?;
+    if version == FORMAT_VERSION {
+        return Ok(());
+    }
+    Err(StorageError::UnknownFormat {
+        path: path.to_owned(),
+        found: format!("database version {version}").into(),
+    })
+}
+
+fn failure(action: &'static str, path: &Path, error: sled::Error) -> StorageError {
+    match error {
+        // Copies of the error that sled makes for other threads keep its kind, not its number.
+        sled::Error::Io(e) => StorageError::io(action, path, e),
+        other => StorageError::corrupt(path, other),
+    }
+}

@@ -1,0 +1,199 @@
+//! The writer: takes all that has come, folds it, commits it as one batch, syncs if somebody waits for that.
+//!
+//! ```text
+//!            entries                     somebody waits, or enough, or long enough
+//!  idle ───────────────► gathering ──────────────────────────────────────────────► commit ──► idle
+//!   │                                                                          │
+//!   └── unsynced for long enough: sync                 a notification wants it: sync
+//! ```
+//!
+//! Batches come from draining: while one is written and synced the next one piles up, so nobody waits for a timer
+//! who waits for a notification. Only operations without one are held back a little, to be folded.
+
+use std::mem;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::Backend;
+use crate::error::StorageError;
+use crate::fold::Fold;
+use crate::store::{Entry, Level, Shared, StoreOptions};
+
+pub(crate) struct Writer<T, C> {
+    shared: Arc<Shared<T>>,
+    backend: Box<dyn Backend>,
+    options: StoreOptions,
+    complete: C,
+    gathered: Gathered<T>,
+    /// When the oldest operation that was committed and not synced came.
+    unsynced: Option<Instant>,
+    /// Swapped with the inbox, so that neither allocates.
+    taken: Vec<Entry<T>>,
+}
+
+/// What the next commit will take.
+struct Gathered<T> {
+    fold: Fold,
+    bytes: usize,
+    /// When the first operation came; `None`: there is none.
+    since: Option<Instant>,
+    written: Vec<T>,
+    synced: Vec<T>,
+}
+
+impl<T> Default for Gathered<T> {
+    fn default() -> Gathered<T> {
+        Gathered {
+            fold: Fold::default(),
+            bytes: 0,
+            since: None,
+            written: Vec::new(),
+            synced: Vec::new(),
+        }
+    }
+}
+
+impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
+    pub fn new(
+        shared: Arc<Shared<T>>,
+        backend: Box<dyn Backend>,
+        options: StoreOptions,
+        complete: C,
+    ) -> Writer<T, C> {
+        Writer {
+            shared,
+            backend,
+            options,
+            complete,
+            gathered: Gathered::default(),
+            unsynced: None,
+            taken: Vec::new(),
+        }
+    }
+
+    /// The thread's whole life. However it ends, nobody who submits afterwards is kept waiting or lied to.
+    pub fn run(self, failed: impl FnOnce(StorageError)) {
+        let shared = self.shared.clone();
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.serve()));
+        let error = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => StorageError::Panicked {
+                path: shared.path.clone(),
+            },
+        };
+        let mut inbox = shared.inbox();
+        inbox.failure = Some(error.clone());
+        let dropped = mem::take(&mut inbox.entries);
+        drop(inbox);
+        shared.settle(dropped.iter().map(Entry::bytes).sum());
+        drop(dropped);
+        tracing::error!(%error, "the store failed");
+        // A panic here has nobody left to tell; the failure is recorded.
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| failed(error)));
+    }
+
+    fn serve(mut self) -> Result<(), StorageError> {
+        loop {
+            let closing = self.take();
+            let now = Instant::now();
+            self.gather(now);
+            if closing || self.commit_is_due(now) {
+                self.commit()?;
+            }
+            if closing || self.sync_is_due(Instant::now()) {
+                self.sync()?;
+            }
+            if closing {
+                return self.backend.close();
+            }
+        }
+    }
+
+    /// Waits until there is something to do; takes everything that has come. True: it was the last.
+    fn take(&mut self) -> bool {
+        let mut inbox = self.shared.inbox();
+        while inbox.entries.is_empty() && !inbox.closing {
+            let timeout = match self.deadline() {
+                None => None,
+                Some(at) => match at.checked_duration_since(Instant::now()) {
+                    Some(left) if !left.is_zero() => Some(left),
+                    _ => break,
+                },
+            };
+            inbox = self.shared.wait(inbox, timeout);
+        }
+        mem::swap(&mut inbox.entries, &mut self.taken);
+        inbox.closing
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let commit = self.gathered.since.map(|t| t + self.options.fold_wait);
+        let sync = self.unsynced.map(|t| t + self.options.sync_within);
+        commit.into_iter().chain(sync).min()
+    }
+
+    fn gather(&mut self, now: Instant) {
+        for entry in self.taken.drain(..) {
+            self.gathered.bytes += entry.bytes();
+            match entry {
+                Entry::Op(op) => {
+                    self.gathered.since.get_or_insert(now);
+                    self.gathered.fold.add(op);
+                }
+                Entry::Notify(Level::Written, token) => self.gathered.written.push(token),
+                Entry::Notify(Level::Synced, token) => self.gathered.synced.push(token),
+            }
+        }
+    }
+
+    fn commit_is_due(&self, now: Instant) -> bool {
+        let gathered = &self.gathered;
+        let waited_for = !gathered.written.is_empty() || !gathered.synced.is_empty();
+        let long_enough = gathered
+            .since
+            .is_some_and(|t| now >= t + self.options.fold_wait);
+        waited_for || long_enough || gathered.bytes >= self.options.fold_bytes
+    }
+
+    fn sync_is_due(&self, now: Instant) -> bool {
+        self.unsynced
+            .is_some_and(|t| now >= t + self.options.sync_within)
+    }
+
+    /// Commits what was gathered, syncs if somebody waits for it, and tells who waits.
+    fn commit(&mut self) -> Result<(), StorageError> {
+        let mut gathered = mem::take(&mut self.gathered);
+        let batch = gathered.fold.finish();
+        if !batch.is_empty() {
+            self.backend.commit(&batch)?;
+            if self.unsynced.is_none() {
+                self.unsynced = gathered.since;
+            }
+            // Not before: a queue that comes back because its drop was not written must find its mark.
+            for queue in batch.queues.iter().filter(|q| q.dropped) {
+                self.backend.marks().forget(queue.queue)?;
+            }
+        }
+        drop(batch);
+        if !gathered.written.is_empty() {
+            (self.complete)(&mut gathered.written);
+        }
+        if !gathered.synced.is_empty() {
+            self.sync()?;
+            (self.complete)(&mut gathered.synced);
+        }
+        self.shared.settle(gathered.bytes);
+        Ok(())
+    }
+
+    /// Syncs, if there is anything that is not.
+    fn sync(&mut self) -> Result<(), StorageError> {
+        if self.unsynced.is_some() {
+            self.backend.sync()?;
+            self.unsynced = None;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,315 @@
+//! A broker for the tests.
+
+use crate::binary::binary;
+use crate::peer::{Login, Peer};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long a broker may take to listen, even on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a broker may take to end after SIGTERM, with room for a busy machine above the promised 10 s.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A broker: a child process of this test, or the one that `LEVERET_AGAINST=HOST:PORT` names.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    arguments: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Server {
+    /// The broker that all tests of this process share, in memory: names must be [`unique`].
+    pub fn start() -> &'static Server {
+        static SHARED: OnceLock<Server> = OnceLock::new();
+        SHARED.get_or_init(|| match given() {
+            Some(address) => Server {
+                address,
+                arguments: Vec::new(),
+                process: None,
+            },
+            None => Server::start_with(&["--storage", "memory"]),
+        })
+    }
+
+    /// A broker of one's own with its data in `dir`.
+    pub fn start_durable(dir: &Path) -> Server {
+        Server::start_with(&["--data-dir", dir.to_str().expect("a path in UTF-8")])
+    }
+
+    /// A broker of one's own with these arguments, on a free port.
+    pub fn start_with(arguments: &[&str]) -> Server {
+        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        let process = Process::spawn(&arguments);
+        Server {
+            address: process.address,
+            arguments,
+            process: Some(process),
+        }
+    }
+
+    /// True when the broker under test is one that these tests can't stop and start.
+    pub fn is_given() -> bool {
+        given().is_some()
+    }
+
+    /// Where to connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A new connection, logged in as guest on `/`, with channel 1 open.
+    #[track_caller]
+    pub fn peer(&self) -> Peer {
+        let mut peer = self.peer_with(&Login::default());
+        peer.open_channel(1);
+        peer
+    }
+
+    /// A new connection, logged in like this; no channel is open yet.
+    #[track_caller]
+    pub fn peer_with(&self, login: &Login) -> Peer {
+        let mut peer = Peer::connect(self.address);
+        peer.handshake(login);
+        peer
+    }
+
+    /// Ends the broker with SIGKILL.
+    pub fn kill9(&mut self) {
+        drop(self.process.take());
+    }
+
+    /// Ends the broker with SIGTERM and tells how it went.
+    ///
+    /// # Panics
+    /// If it is still there after [`STOP_LIMIT`].
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut process = self
+            .process
+            .take()
+            .expect("a broker of this test's own that runs");
+        process.signal("TERM");
+        process.wait()
+    }
+
+    /// Starts the broker again with the same arguments, on another free port.
+    pub fn restart(&mut self) {
+        assert!(self.process.is_none(), "the broker still runs");
+        let process = Process::spawn(&self.arguments);
+        self.address = process.address;
+        self.process = Some(process);
+    }
+
+    /// Sends a signal, by the name that kill(1) knows.
+    pub fn signal(&self, name: &str) {
+        self.running().signal(name);
+    }
+
+    /// The broker's resident memory now, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.running().child.id());
+        let status = std::fs::read_to_string(path).expect("a running process has a status");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("VmRSS");
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+            .expect("a number of kB")
+    }
+
+    /// What the broker has logged so far.
+    pub fn log(&self) -> String {
+        self.running().log.lines().join("\n")
+    }
+
+    fn running(&self) -> &Process {
+        self.process
+            .as_ref()
+            .expect("a broker of this test's own that runs")
+    }
+}
+
+fn given() -> Option<SocketAddr> {
+    let name = std::env::var("LEVERET_AGAINST").ok()?;
+    let mut addresses = name
+        .to_socket_addrs()
+        .expect("LEVERET_AGAINST is HOST:PORT");
+    addresses.next()
+}
+
+/// A name that no other test, and no other run against the same broker, uses.
+pub fn unique(name: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static RUN: OnceLock<u64> = OnceLock::new();
+    let run = RUN.get_or_init(|| {
+        let now = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970");
+        now.as_millis() as u64 ^ u64::from(std::process::id()) << 44
+    });
+    format!("{name}-{run:x}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A child broker, which doesn't outlive this value, nor this process however it ends.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Log>,
+    watchdog: Watchdog,
+}
+
+impl Process {
+    fn spawn(arguments: &[String]) -> Process {
+        let mut child = Command::new(binary())
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .current_dir(std::env::temp_dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the broker's binary can be run");
+        let watchdog = Watchdog::over(child.id());
+        let log = Arc::new(Log::default());
+        log.follow(child.stdout.take().expect("a piped stdout"));
+        log.follow(child.stderr.take().expect("a piped stderr"));
+        let address = log.wait_for_address(&mut child);
+        Process {
+            child,
+            address,
+            log,
+            watchdog,
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let command = format!("kill -s {name} {}", self.child.id());
+        let status = Command::new("sh")
+            .args(["-c", &command])
+            .status()
+            .expect("a shell");
+        assert!(status.success(), "{command}: {status}");
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        while start.elapsed() < STOP_LIMIT {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!(
+            "the broker still runs {STOP_LIMIT:?} after SIGTERM; its log:\n{}",
+            self.log.lines().join("\n")
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The watchdog goes first: afterwards the pid may belong to somebody else.
+        self.watchdog.call_off();
+        // Both fail only if the child has already been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the broker's log:\n{}", self.log.lines().join("\n"));
+        }
+    }
+}
+
+/// A shell that kills a process when the pipe to it closes, which happens however this process ends.
+#[derive(Debug)]
+struct Watchdog {
+    shell: Child,
+    leash: Option<ChildStdin>,
+}
+
+impl Watchdog {
+    fn over(pid: u32) -> Watchdog {
+        let mut shell = Command::new("sh")
+            .args(["-c", &format!("read _; kill -9 {pid}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        let leash = shell.stdin.take();
+        Watchdog { shell, leash }
+    }
+
+    fn call_off(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+        self.leash = None;
+    }
+}
+
+/// The lines that a broker has written, from both of its outputs.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        self.lines
+            .lock()
+            .expect("no reader of the log panics")
+            .clone()
+    }
+
+    fn follow(self: &Arc<Self>, output: impl Read + Send + 'static) {
+        let log = Arc::clone(self);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                log.lines
+                    .lock()
+                    .expect("no reader of the log panics")
+                    .push(line);
+                log.more.notify_all();
+            }
+            log.more.notify_all();
+        });
+    }
+
+    /// The first address of the first line that says `listening on`.
+    fn wait_for_address(&self, child: &mut Child) -> SocketAddr {
+        let start = Instant::now();
+        let mut lines = self.lines.lock().expect("no reader of the log panics");
+        loop {
+            if let Some(address) = lines.iter().find_map(|line| listening_address(line)) {
+                return address;
+            }
+            let ended = child.try_wait().expect("a child can be waited for");
+            if ended.is_some() || start.elapsed() > START_LIMIT {
+                panic!(
+                    "the broker doesn't listen ({ended:?}); it said:\n{}",
+                    lines.join("\n")
+                );
+            }
+            let tick = Duration::from_millis(100);
+            lines = self
+                .more
+                .wait_timeout(lines, tick)
+                .expect("no reader of the log panics")
+                .0;
+        }
+    }
+}
+
+fn listening_address(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("listening on ")?;
+    let address = rest
+        .split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\u{1b}'))
+        .next()?;
+    address.parse().ok()
+}
