@@ -275,7 +275,10 @@ impl Peer {
         }
     }
 
-    fn remember(&mut self, line: String) {
+    fn remember(&mut self, mut line: String) {
+        if let Some((end, _)) = line.char_indices().nth(300) {
+            line.truncate(end);
+        }
         if self.conversation.len() == REMEMBERED {
             self.conversation.pop_front();
         }

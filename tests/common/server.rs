@@ -87,14 +87,21 @@ impl Server {
     /// Ends the broker with SIGTERM and tells how it went.
     ///
     /// # Panics
-    /// If it is still there after [`STOP_LIMIT`].
+    /// If it is still there after 20 s.
     pub fn stop(&mut self) -> ExitStatus {
-        let mut process = self
-            .process
+        self.signal("TERM");
+        self.wait_for_end()
+    }
+
+    /// Waits for the broker to end and tells how it went.
+    ///
+    /// # Panics
+    /// If it is still there after 20 s.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        self.process
             .take()
-            .expect("a broker of this test's own that runs");
-        process.signal("TERM");
-        process.wait()
+            .expect("a broker of this test's own that runs")
+            .wait()
     }
 
     /// Starts the broker again with the same arguments, on another free port.
@@ -197,7 +204,7 @@ impl Process {
         assert!(status.success(), "{command}: {status}");
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    fn wait(mut self) -> ExitStatus {
         let start = Instant::now();
         while start.elapsed() < STOP_LIMIT {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
