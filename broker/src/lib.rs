@@ -13,6 +13,8 @@
 //! * `recovery`: from what storage held to virtual hosts that serve.
 //! * [`config`], `auth`, [`clock`], `names`, `methods`: what the rest is made with.
 
+#![recursion_limit = "256"] // the persistent maps of a snapshot nest deeply
+
 mod auth;
 pub mod clock;
 mod command;

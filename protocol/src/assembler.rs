@@ -1,7 +1,7 @@
 //! Joins `basic.publish`, content header and body into messages (laid out as [`crate::message`] says).
 //!
-//! [`whole`] is for what lies complete in the read buffer, which under load is nearly everything: no copy, no state. All else, errors
-//! included, goes frame by frame through the channel's [`Assembler`]:
+//! [`whole`] is for what lies complete in the read buffer, which under load is nearly everything: no copy, no
+//! state. All else, errors included, goes frame by frame through the channel's [`Assembler`]:
 //!
 //! ```text
 //!          start            header, size > 0          body … last body
@@ -45,9 +45,10 @@ impl<'a> Whole<'a> {
     }
 }
 
-/// The message that `buffer` begins with, when it is there from the first octet of its `basic.publish` to the last of its body, in
-/// frames of one channel that follow each other directly and have no irregularity. `None` says nothing more than that the frames have to
-/// be taken one by one. The properties are not checked, nor is the body's size compared with any limit of the broker.
+/// The message that `buffer` begins with, when it is there from the first octet of its `basic.publish` to the
+/// last of its body, in frames of one channel that follow each other directly and have no irregularity. `None`
+/// says nothing more than that the frames have to be taken one by one. The properties are not checked, nor is
+/// the body's size compared with any limit of the broker.
 #[inline]
 pub fn whole(buffer: &[u8], frame_max: u32) -> Option<Whole<'_>> {
     let max = if frame_max == 0 { u32::MAX } else { frame_max };
@@ -83,7 +84,8 @@ pub fn whole(buffer: &[u8], frame_max: u32) -> Option<Whole<'_>> {
     })
 }
 
-/// Channel and payload of the frame that `buffer` begins with, and what follows it; `None` when it is not whole or not as wanted.
+/// Channel and payload of the frame that `buffer` begins with, and what follows it; `None` when it is not whole
+/// or not as wanted.
 #[inline(always)]
 fn next(buffer: &[u8], kind: u8, max: u32) -> Option<([u8; 2], &[u8], &[u8])> {
     let (&[k, c0, c1, s0, s1, s2, s3], rest) = buffer.split_first_chunk::<PREFIX>()?;
@@ -135,8 +137,8 @@ pub enum Progress {
 /// A message whose last octet has come.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Complete {
-    /// The message with its frames on channel 0 and the body cut into frames as large as allowed, none of them empty. Its
-    /// body is missing if it was too large.
+    /// The message with its frames on channel 0 and the body cut into frames as large as allowed, none of them
+    /// empty. Its body is missing if it was too large.
     pub message: Vec<u8>,
     /// Octets of the body.
     pub body_size: u64,
@@ -176,8 +178,8 @@ impl Assembler {
         matches!(self.state, State::Idle)
     }
 
-    /// Takes a `basic.publish`; `bits` is the octet of its flags. Only when idle: otherwise the method is the error that
-    /// [`Assembler::unexpected`] describes, and what had come of a message is dropped.
+    /// Takes a `basic.publish`; `bits` is the octet of its flags. Only when idle: otherwise the method is the
+    /// error that [`Assembler::unexpected`] describes, and what had come of a message is dropped.
     pub fn start(&mut self, publish: &Publish<'_>, bits: u8) {
         self.message.clear();
         self.message.extend_from_slice(publish.address);
@@ -194,7 +196,8 @@ impl Assembler {
     /// Takes a header frame's payload; `limit` is the largest body that is kept, in octets.
     ///
     /// # Errors
-    /// 505 when no header is expected, its class is not 60 or its weight not 0; 501 when the body would exceed [`MAX_BODY`].
+    /// 505 when no header is expected, its class is not 60 or its weight not 0; 501 when the body would exceed
+    /// [`MAX_BODY`].
     pub fn header(&mut self, payload: &[u8], limit: u64) -> Result<Progress, AmqpError> {
         let fields = header(payload);
         if !matches!(self.state, State::WantHeader) || fields.weight != 0 {
@@ -286,8 +289,9 @@ impl Assembler {
         error
     }
 
-    /// The 505 for a frame of type `kind` that is not the one this channel has to send next: content when idle, a method or
-    /// the wrong content within content. A method is never wrong when idle; asking for that is our own failure, 541.
+    /// The 505 for a frame of type `kind` that is not the one this channel has to send next: content when idle,
+    /// a method or the wrong content within content. A method is never wrong when idle; asking for that is our
+    /// own failure, 541.
     pub fn unexpected(&self, kind: u8) -> AmqpError {
         match self.state {
             State::Idle if kind == METHOD => AmqpError::internal_error(""),

@@ -1,13 +1,15 @@
-//! Writing content: `basic.deliver`, `basic.get-ok` and `basic.return` with the header and body frames a publisher sent.
+//! Writing content: `basic.deliver`, `basic.get-ok` and `basic.return` with the header and body frames a
+//! publisher sent.
 //!
-//! *Content* is a content header frame followed by its body frames, whole frames back to back. They are copied as they
-//! are and only their channel numbers changed; the body is cut anew where the receiver's frames must be
-//! smaller than the publisher's. Content comes from [`crate::assembler`]; octets that are not whole frames are copied as they are.
+//! *Content* is a content header frame followed by its body frames, whole frames back to back. They are copied
+//! as they are and only their channel numbers changed; the body is cut anew where the receiver's frames must be
+//! smaller than the publisher's. Content comes from [`crate::assembler`]; octets that are not whole frames are
+//! copied as they are.
 
 use crate::frame::{BODY, FRAME_END, METHOD, OVERHEAD, PREFIX, max_payload, prefix, size_of};
 
-/// Appends content for `channel`, in body frames of at most `frame_max` octets. A header frame is never cut: it goes out whole even
-/// when it is larger, as RabbitMQ does it.
+/// Appends content for `channel`, in body frames of at most `frame_max` octets. A header frame is never cut: it
+/// goes out whole even when it is larger, as RabbitMQ does it.
 #[inline]
 pub fn content(out: &mut Vec<u8>, channel: u16, content: &[u8], frame_max: u32) {
     let start = out.len();
@@ -22,8 +24,8 @@ pub fn content(out: &mut Vec<u8>, channel: u16, content: &[u8], frame_max: u32) 
     }
 }
 
-/// Appends a `basic.deliver` with its content. `consumer_tag` goes without its length octet and has at most 255 octets; `address` is
-/// exchange and routing key as short strings.
+/// Appends a `basic.deliver` with its content. `consumer_tag` goes without its length octet and has at most 255
+/// octets; `address` is exchange and routing key as short strings.
 #[inline]
 #[allow(
     clippy::too_many_arguments,

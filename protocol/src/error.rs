@@ -1,4 +1,5 @@
-//! Protocol errors as a peer sees them: reply code, reply text, and whether the channel or the connection goes down.
+//! Protocol errors as a peer sees them: reply code, reply text, and whether the channel or the connection goes
+//! down.
 
 use std::fmt::{self, Write};
 
@@ -104,7 +105,8 @@ impl AmqpError {
         self
     }
 
-    /// Marks the stream as unreadable from here on; see [`AmqpError::fatal`](struct.AmqpError.html#structfield.fatal).
+    /// Marks the stream as unreadable from here on; see
+    /// [`AmqpError::fatal`](struct.AmqpError.html#structfield.fatal).
     pub fn fatal(mut self) -> Self {
         self.fatal = true;
         self
@@ -150,8 +152,8 @@ fn cut_reply_text(mut text: String) -> String {
 }
 
 /// Octets as RabbitMQ's texts show them, which is Erlang's way: `<<"abcd">>` when all are printable ASCII,
-/// `<<0,20>>` otherwise, `<<>>` when there are none. Of more than 256 octets only the first 256 are shown, which is
-/// more than a reply text can hold.
+/// `<<0,20>>` otherwise, `<<>>` when there are none. Of more than 256 octets only the first 256 are shown,
+/// which is more than a reply text can hold.
 pub fn octets(bytes: &[u8]) -> String {
     let bytes = bytes.get(..MAX_SHOWN_OCTETS).unwrap_or(bytes);
     let mut text = String::from("<<");

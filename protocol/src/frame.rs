@@ -49,13 +49,13 @@ pub fn max_payload(frame_max: u32) -> usize {
 
 /// The first whole frame of `buffer`, or `None` when more octets are needed to tell.
 ///
-/// A payload of up to `frame_max` octets is accepted, 8 more than strictly legal, as RabbitMQ does. Method frames
-/// have at least the 4 octets of their ids and header frames at least 12.
+/// A payload of up to `frame_max` octets is accepted, 8 more than strictly legal, as RabbitMQ does. Method
+/// frames have at least the 4 octets of their ids and header frames at least 12.
 ///
 /// # Errors
-/// 501 for a frame too large (seen from its first 7 octets already) or a wrong end octet, both fatal; 501
-/// for an unknown type, a method or header frame too short and a heartbeat with a payload; 505 for a heartbeat on a channel
-/// and for content on channel 0. All name class 0, method 0.
+/// 501 for a frame too large (seen from its first 7 octets already) or a wrong end octet, both fatal; 501 for
+/// an unknown type, a method or header frame too short and a heartbeat with a payload; 505 for a heartbeat on a
+/// channel and for content on channel 0. All name class 0, method 0.
 #[inline]
 pub fn split(buffer: &[u8], frame_max: u32) -> Result<Option<Frame<'_>>, AmqpError> {
     let Some((&[kind, c0, c1, s0, s1, s2, s3], rest)) = buffer.split_first_chunk::<PREFIX>() else {
@@ -82,37 +82,38 @@ pub fn split(buffer: &[u8], frame_max: u32) -> Result<Option<Frame<'_>>, AmqpErr
         channel: u16::from_be_bytes([c0, c1]),
         payload,
     };
-    check(&frame)?;
-    Ok(Some(frame))
+    if is_well_formed(&frame) && is_in_place(&frame) {
+        Ok(Some(frame))
+    } else {
+        Err(refuse(&frame))
+    }
 }
 
-#[inline]
-fn check(frame: &Frame<'_>) -> Result<(), AmqpError> {
-    let expected = match frame.kind {
-        METHOD => {
-            return if frame.payload.len() >= 4 {
-                Ok(())
-            } else {
-                Err(unknown(frame))
-            };
-        }
-        HEADER => frame.payload.len() >= 12 && frame.channel != 0,
-        BODY => frame.channel != 0,
-        HEARTBEAT => frame.payload.is_empty() && frame.channel == 0,
-        _ => false,
-    };
-    if expected { Ok(()) } else { Err(refuse(frame)) }
-}
-
-#[cold]
-fn refuse(frame: &Frame<'_>) -> AmqpError {
-    let known = match frame.kind {
+/// A known type, with a payload that such a frame can have.
+#[inline(always)]
+fn is_well_formed(frame: &Frame<'_>) -> bool {
+    match frame.kind {
+        METHOD => frame.payload.len() >= 4,
         HEADER => frame.payload.len() >= 12,
         BODY => true,
         HEARTBEAT => frame.payload.is_empty(),
         _ => false,
-    };
-    if known {
+    }
+}
+
+/// Content belongs on channels, heartbeats on channel 0, methods on either.
+#[inline(always)]
+fn is_in_place(frame: &Frame<'_>) -> bool {
+    match frame.kind {
+        METHOD => true,
+        HEARTBEAT => frame.channel == 0,
+        _ => frame.channel != 0,
+    }
+}
+
+#[cold]
+fn refuse(frame: &Frame<'_>) -> AmqpError {
+    if is_well_formed(frame) {
         unexpected(frame)
     } else {
         unknown(frame)

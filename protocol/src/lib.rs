@@ -16,6 +16,7 @@
 pub mod assembler;
 pub mod content;
 pub mod deliver;
+mod edit;
 pub mod error;
 pub mod frame;
 pub mod hot;
@@ -27,9 +28,11 @@ pub mod value;
 
 pub use assembler::{Assembler, Complete, Progress, Whole};
 pub use content::{ContentHeader, Properties};
-pub use error::{AmqpError, Scope};
+pub use error::{AmqpError, Scope, octets, text_of};
+pub use frame::Frame;
+pub use hot::{Publish, Settle};
 pub use message::{ADDRESS_GAP, Message};
-pub use table::{Table, TableError, Value};
+pub use table::{Array, Table, TableError, Value};
 
 /// The types and rarely used methods, which are amq-protocol's.
 pub mod amq {

@@ -5,8 +5,8 @@
 //! `------------ address ----------------´  `--- ADDRESS_GAP ---´  `------- content --------´
 //! ```
 //!
-//! That is just how a `basic.publish` and its content lie in a read buffer, so a whole message, or many in a row, is kept with one
-//! copy. The frames have any channel number.
+//! That is just how a `basic.publish` and its content lie in a read buffer, so a whole message, or many in a
+//! row, is kept with one copy. The frames have any channel number.
 
 use crate::{
     content::{ContentHeader, header},
@@ -114,7 +114,8 @@ pub fn address(exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A message the broker itself writes: `header` is a header frame's payload (its body size must be that of `body`).
+/// A message the broker itself writes: `header` is a header frame's payload (its body size must be that of
+/// `body`).
 pub fn build(address: &[u8], header: &[u8], body: &[u8], frame_max: u32) -> Vec<u8> {
     let mut out =
         Vec::with_capacity(address.len() + header.len() + body.len() + 4 * frame::OVERHEAD);

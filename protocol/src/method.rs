@@ -1,8 +1,8 @@
 //! Methods other than the hot ones, as amq-protocol's types.
 //!
-//! amq-protocol decodes them, but its errors are all alike, it knows no limit of nesting, and it wants UTF-8
-//! in table keys. So a payload is checked here first, argument by argument, against a table of all methods; after that nothing
-//! is left for it to refuse.
+//! amq-protocol decodes them, but its errors are all alike, it knows no limit of nesting, and it wants UTF-8 in
+//! table keys. So a payload is checked here first, argument by argument, against a table of all methods; after
+//! that nothing is left for it to refuse.
 
 use crate::{
     error::AmqpError,
@@ -151,8 +151,8 @@ pub fn is_known(class: u16, method: u16) -> bool {
 }
 
 /// Whether only a server sends this method, so that from a client on an open channel it is answered with
-/// [`unimplemented`]. A client that gets such a thing wrong is no better with `channel.close-ok`, `channel.flow-ok` or
-/// `basic.cancel-ok`, which a server never waits for on a channel it has open.
+/// [`unimplemented()`]. A client that gets such a thing wrong is no better with `channel.close-ok`,
+/// `channel.flow-ok` or `basic.cancel-ok`, which a server never waits for on a channel it has open.
 pub fn is_server_method(class: u16, method: u16) -> bool {
     matches!((class, method), (20, 21) | (20, 41) | (60, 31))
         || schema(class, method).is_some_and(|schema| schema.sender == Sender::Server)
@@ -165,13 +165,14 @@ pub fn unimplemented(class: u16, method: u16) -> AmqpError {
 
 /// Reads the payload of a method frame, ids included.
 ///
-/// Table keys that are not UTF-8 are taken as Latin-1, and of duplicate keys the first counts. A `basic.publish` whose strings are not UTF-8 is refused
-/// here, since these types cannot hold it: read it with [`crate::hot::publish`].
+/// Table keys that are not UTF-8 are taken as Latin-1, and of duplicate keys the first counts. A
+/// `basic.publish` whose strings are not UTF-8 is refused here, since these types cannot hold it: read it with
+/// [`crate::hot::publish`].
 ///
 /// # Errors
-/// 503 for unknown ids; 501 `cannot decode` for arguments too short, too long, or with a table that does not fit the frame; 501
-/// `Malformed UTF-8 in shortstr` (naming no method); 502 for a damaged table, an unknown field type, or more
-/// than [`crate::table::MAX_DEPTH`] levels.
+/// 503 for unknown ids; 501 `cannot decode` for arguments too short, too long, or with a table that does not
+/// fit the frame; 501 `Malformed UTF-8 in shortstr` (naming no method); 502 for a damaged table, an unknown
+/// field type, or more than [`crate::table::MAX_DEPTH`] levels.
 pub fn decode(payload: &[u8]) -> Result<AMQPClass, AmqpError> {
     let (class, method) = ids(payload);
     let schema = schema(class, method).ok_or_else(|| {
@@ -224,8 +225,8 @@ fn check(payload: &[u8], args: &[Arg]) -> Option<Found> {
     reader.is_empty().then_some(found)
 }
 
-/// The payload with its table written anew from our own reading, which takes any octets as keys and keeps the first of
-/// duplicates; `None` when the table is empty and may stay.
+/// The payload with its table written anew from our own reading, which takes any octets as keys and keeps the
+/// first of duplicates; `None` when the table is empty and may stay.
 fn rewrite(payload: &[u8], (start, end): (usize, usize)) -> Result<Option<Vec<u8>>, TableError> {
     let table = Table::parse(payload.get(start..end).unwrap_or_default())?;
     if table.is_empty() {
@@ -240,7 +241,8 @@ fn rewrite(payload: &[u8], (start, end): (usize, usize)) -> Result<Option<Vec<u8
 
 /// Appends a whole method frame.
 ///
-/// The caller keeps it within the peer's `frame_max`: only tables and long strings of its own making could exceed it.
+/// The caller keeps it within the peer's `frame_max`: only tables and long strings of its own making could
+/// exceed it.
 pub fn encode(out: &mut Vec<u8>, channel: u16, method: &AMQPClass) {
     // Writing to memory fails only for a table above 4 GiB, which nobody here makes.
     if let Ok(written) = gen_class(method)(WriteContext::from(Vec::with_capacity(64))) {

@@ -1,12 +1,12 @@
 //! Raw field tables: checked once from end to end, then read in place, entry by entry, as often as needed.
 //!
-//! A table decoded into a map and encoded again loses its order, its duplicates and the width of its numbers; the
-//! bytes a publisher sent do not. The tags are RabbitMQ's (`s` is a 16-bit number, `L` is signed).
+//! A table decoded into a map and encoded again loses its order, its duplicates and the width of its numbers;
+//! the bytes a publisher sent do not. The tags are RabbitMQ's (`s` is a 16-bit number, `L` is signed).
 
 use crate::reader::Reader;
 
-/// How many tables and arrays may stand inside one another, the outermost included. RabbitMQ has no limit; code that
-/// walks a table needs one, or a single frame could exhaust the stack.
+/// How many tables and arrays may stand inside one another, the outermost included. RabbitMQ has no limit; code
+/// that walks a table needs one, or a single frame could exhaust the stack.
 pub const MAX_DEPTH: usize = 128;
 
 /// What is wrong with a field table.
@@ -83,7 +83,8 @@ impl<'a> Table<'a> {
     /// Checks a table given without the four octets of its length.
     ///
     /// # Errors
-    /// When the entries do not end where the table ends, a tag is unknown, or the nesting exceeds [`MAX_DEPTH`].
+    /// When the entries do not end where the table ends, a tag is unknown, or the nesting exceeds
+    /// [`MAX_DEPTH`].
     pub fn parse(bytes: &'a [u8]) -> Result<Table<'a>, TableError> {
         check(bytes)?;
         Ok(Table { bytes })

@@ -58,8 +58,8 @@ pub fn as_integer(value: &AMQPValue) -> Option<i64> {
     }
 }
 
-/// A value as reply texts show it: `10`, `true`, `100.0`, a string's text, `undefined` for void; tables and arrays
-/// in brackets.
+/// A value as reply texts show it: `10`, `true`, `100.0`, a string's text, `undefined` for void; tables and
+/// arrays in brackets.
 pub fn show(value: &AMQPValue) -> String {
     let mut text = String::new();
     push_value(&mut text, value);
@@ -115,12 +115,36 @@ fn push_list<T>(
     text.push(']');
 }
 
-/// A float always has a point and a digit after it: `100.0`, `1.0e20`.
+/// The shortest digits that give back the number, with a point and a digit after it, and with an exponent where
+/// that is shorter, as Erlang does it: `100.0`, `1.0e3`, `0.001`.
 fn show_float(number: f64) -> String {
-    let text = format!("{number:?}");
-    match text.split_once('e') {
-        Some((digits, exponent)) if !digits.contains('.') => format!("{digits}.0e{exponent}"),
-        _ => text,
+    let scientific = format!("{number:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else {
+        return scientific;
+    };
+    let (sign, digits) = digits
+        .strip_prefix('-')
+        .map_or(("", digits), |digits| ("-", digits));
+    let digits = digits.replace('.', "");
+    let count = digits.len() as i32;
+    // The digits before the point; as many zeros after it as this is below 0.
+    let place = exponent.parse::<i32>().unwrap_or_default() + 1;
+    let with_exponent = exponent.len() as i32 + if count == 1 { 3 } else { 2 };
+    let zeros = |count: i32| "0".repeat(usize::try_from(count).unwrap_or_default());
+    match usize::try_from(place) {
+        Ok(0) => format!("{sign}0.{digits}"),
+        Ok(before) if place < count => format!("{sign}{}.{}", &digits[..before], &digits[before..]),
+        Ok(_) if place - count + 2 <= with_exponent => {
+            format!("{sign}{digits}{}.0", zeros(place - count))
+        }
+        Err(_) if 2 - place <= with_exponent => format!("{sign}0.{}{digits}", zeros(-place)),
+        _ => {
+            let (first, rest) = digits.split_at(1);
+            format!(
+                "{sign}{first}.{}e{exponent}",
+                if rest.is_empty() { "0" } else { rest }
+            )
+        }
     }
 }
 
@@ -199,11 +223,27 @@ mod tests {
         assert_eq!(show(&AMQPValue::Boolean(true)), "true");
         assert_eq!(show(&AMQPValue::Double(100.0)), "100.0");
         assert_eq!(show(&AMQPValue::Float(0.5)), "0.5");
-        assert_eq!(show(&AMQPValue::Double(1e30)), "1.0e30");
         assert_eq!(show(&AMQPValue::LongString("text".into())), "text");
         assert_eq!(show(&AMQPValue::Void), "undefined");
         let array = AMQPValue::FieldArray(vec![AMQPValue::LongInt(1), AMQPValue::Void].into());
         assert_eq!(show(&array), "[{signedint,1},{void,undefined}]");
+    }
+
+    #[test]
+    fn floats_are_shown_as_erlang_shows_them() {
+        let shown = |number| show(&AMQPValue::Double(number));
+        let plain = [
+            "0.0", "1.0", "-1.5", "100.0", "12345.0", "1234.5", "0.1", "0.001", "0.0125",
+        ];
+        for text in plain {
+            assert_eq!(shown(text.parse().expect("a number")), text);
+        }
+        assert_eq!(
+            [shown(1000.0), shown(-1e30), shown(1.25e30)],
+            ["1.0e3", "-1.0e30", "1.25e30"]
+        );
+        assert_eq!([shown(1e-7), shown(1.25e-20)], ["1.0e-7", "1.25e-20"]);
+        assert_eq!([shown(f64::NAN), shown(f64::INFINITY)], ["NaN", "inf"]);
     }
 
     #[test]

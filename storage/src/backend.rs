@@ -150,6 +150,11 @@ pub enum Note {
         "the machine went down without a clean stop: recovered messages are marked redelivered"
     )]
     MarksRaised,
+    /// Less was found than the last clean stop left: the end of the log, or a part of it, is damaged.
+    #[error(
+        "{messages} messages and {definitions} definitions that the last clean stop left are missing"
+    )]
+    Missing { messages: u64, definitions: u64 },
     /// A directory whose creation had been cut short was completed.
     #[error("the creation of the store had been interrupted and was completed")]
     CreationCompleted,

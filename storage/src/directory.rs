@@ -3,7 +3,7 @@
 //! ```text
 //! FORMAT      the format's version; written last when a store is created
 //! lock        held by the broker that has the directory (an operating-system lock: it dies with the process)
-//! clean       there only between a clean stop and the next start
+//! clean       there only between a clean stop and the next start; says how much there was
 //! boot        the kernel's boot id under which the store was last opened
 //! delivered   how far each queue has been delivered (see `marks`)
 //! db/         the database
@@ -58,6 +58,13 @@ impl Drop for Directory {
     }
 }
 
+/// How much a store held when it was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub messages: u64,
+    pub definitions: u64,
+}
+
 /// What was found in it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Found {
@@ -65,6 +72,8 @@ pub(crate) struct Found {
     pub complete: bool,
     /// Left by a clean stop.
     pub clean: bool,
+    /// What it held then.
+    pub held: Option<Held>,
     /// The kernel has not been restarted since the store was last opened, so no page cache was lost.
     pub same_boot: bool,
 }
@@ -87,6 +96,7 @@ impl Directory {
         let found = Found {
             complete,
             clean: directory.file(CLEAN).exists(),
+            held: directory.held(),
             same_boot: directory.is_same_boot(),
         };
         Ok((directory, found))
@@ -140,9 +150,18 @@ impl Directory {
         }
     }
 
-    /// Everything is on the device.
-    pub fn end_use(&self) -> Result<(), StorageError> {
-        self.put(CLEAN, "")
+    /// Everything is on the device, and this is how much.
+    pub fn end_use(&self, held: Held) -> Result<(), StorageError> {
+        self.put(CLEAN, &format!("{} {}\n", held.messages, held.definitions))
+    }
+
+    fn held(&self) -> Option<Held> {
+        let content = fs::read_to_string(self.file(CLEAN)).ok()?;
+        let (messages, definitions) = content.trim_end().split_once(' ')?;
+        Some(Held {
+            messages: messages.parse().ok()?,
+            definitions: definitions.parse().ok()?,
+        })
     }
 
     /// Makes names in the directory durable.

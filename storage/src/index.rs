@@ -35,6 +35,14 @@ pub(crate) enum Fate {
 }
 
 impl Index {
+    /// How many messages are stored.
+    pub fn messages(&self) -> u64 {
+        let entries = self.queues.values().flat_map(BTreeMap::values);
+        entries
+            .map(|entry| u64::from(entry.sequences.count() - entry.removed.count()))
+            .sum()
+    }
+
     pub fn add(&mut self, queue: u64, entry: Entry) {
         self.queues
             .entry(queue)

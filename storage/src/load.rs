@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::backend::{Quarantined, Recovered, RecoveredQueue};
+use crate::backend::{Bytes, Quarantined, Recovered, RecoveredQueue};
 use crate::block::Gauge;
 use crate::index::{Entry, Index};
 use crate::record::{self, Joiner, Key, RECORD_MESSAGES, Record, Removed};
@@ -12,7 +12,8 @@ use crate::record::{self, Joiner, Key, RECORD_MESSAGES, Record, Removed};
 pub(crate) struct Loaded {
     pub recovered: Recovered,
     pub index: Index,
-    pub definition_chunks: HashMap<Box<[u8]>, u32>,
+    /// Under how many keys each definition lies.
+    pub definitions: HashMap<Bytes, u32>,
     /// Keys whose values are damaged or senseless.
     pub damaged: Vec<Vec<u8>>,
 }
@@ -35,7 +36,7 @@ struct Open {
 
 #[derive(PartialEq)]
 enum What {
-    Definition(Box<[u8]>),
+    Definition(Bytes),
     Record { queue: u64, first: u64 },
 }
 
@@ -46,7 +47,7 @@ impl<'a> Loader<'a> {
             loaded: Loaded {
                 recovered: Recovered::default(),
                 index: Index::default(),
-                definition_chunks: HashMap::new(),
+                definitions: HashMap::new(),
                 damaged: Vec::new(),
             },
             removals: HashMap::new(),
@@ -111,9 +112,7 @@ impl<'a> Loader<'a> {
         match what {
             What::Definition(key) => match joined {
                 Some((value, chunks)) => {
-                    if chunks > 1 {
-                        self.loaded.definition_chunks.insert(key.clone(), chunks);
-                    }
+                    self.loaded.definitions.insert(key.clone(), chunks);
                     self.loaded.recovered.definitions.push((key, value.into()));
                 }
                 None => self.damaged(keys, Quarantined::Definition { key }),

@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Batch, Note, QueueBatch, Recovered};
+use crate::backend::{Backend, Batch, Bytes, Note, QueueBatch, Recovered};
 use crate::block::{Gauge, Run};
-use crate::directory::{Directory, sync_directory};
+use crate::directory::{Directory, Held, sync_directory};
 use crate::error::{IoContext, StorageError};
 use crate::index::{Entry, Fate, Index, Touched};
 use crate::load::Loader;
@@ -45,8 +45,8 @@ pub struct SledOptions {
 impl Default for SledOptions {
     fn default() -> SledOptions {
         SledOptions {
-            segment_bytes: 8 << 20,
-            chunk_bytes: 64 << 10,
+            segment_bytes: 2 << 20,
+            chunk_bytes: 16 << 10,
             cache_bytes: 32 << 20,
         }
     }
@@ -69,6 +69,16 @@ pub fn open_sled_with(
     gauge: &Arc<Gauge>,
     options: &SledOptions,
 ) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+    // sled panics on some kinds of damage, when opening and when reading.
+    let opened = panic::catch_unwind(AssertUnwindSafe(|| open_all(dir, gauge, options)));
+    opened.unwrap_or_else(|_| Err(StorageError::corrupt(dir, "sled panicked when reading it")))
+}
+
+fn open_all(
+    dir: &Path,
+    gauge: &Arc<Gauge>,
+    options: &SledOptions,
+) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     let start = Instant::now();
     let (directory, found) = Directory::open(dir)?;
     let mut notes = Vec::new();
@@ -85,7 +95,7 @@ pub fn open_sled_with(
         marks,
         chunk_bytes: options.chunk_bytes,
         index: Index::default(),
-        definition_chunks: HashMap::new(),
+        definitions: HashMap::new(),
         directory,
     };
     let mut recovered = store.load(gauge)?;
@@ -93,6 +103,16 @@ pub fn open_sled_with(
     store.settle_marks(exact, &mut recovered, &mut notes)?;
     store.directory.begin_use()?;
     recovered.clean = created || found.clean;
+    let now = Held {
+        messages: recovered.messages,
+        definitions: recovered.definitions.len() as u64,
+    };
+    if let Some(before) = found.held.filter(|&before| before != now) {
+        notes.push(Note::Missing {
+            messages: before.messages.saturating_sub(now.messages),
+            definitions: before.definitions.saturating_sub(now.definitions),
+        });
+    }
     recovered.notes = notes;
     recovered.duration = start.elapsed();
     Ok((Box::new(store), recovered))
@@ -105,8 +125,8 @@ struct SledStore {
     marks: Marks,
     chunk_bytes: usize,
     index: Index,
-    /// Of definitions that lie under more than one key.
-    definition_chunks: HashMap<Box<[u8]>, u32>,
+    /// Under how many keys each definition lies.
+    definitions: HashMap<Bytes, u32>,
     /// Last, so that its lock goes after the database.
     directory: Directory,
 }
@@ -124,15 +144,8 @@ impl Backend for SledStore {
         for (queue, first) in touched {
             self.settle(queue, first, &mut out);
         }
-        if out.count == 0 {
-            return Ok(());
-        }
         let path = self.directory.path();
-        self.db
-            .apply_batch(out.batch)
-            .and_then(|()| self.db.flush())
-            .map_err(|e| failure("write", path, e))?;
-        Ok(())
+        out.write(&self.db).map_err(|e| failure("write", path, e))
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {
@@ -147,14 +160,20 @@ impl Backend for SledStore {
             file,
             marks,
             directory,
+            index,
+            definitions,
             ..
         } = *self;
+        let held = Held {
+            messages: index.messages(),
+            definitions: definitions.len() as u64,
+        };
         db.flush()
             .map_err(|e| failure("write", directory.path(), e))?;
         drop(db);
         file.sync_all().context("sync", &directory.database())?;
         marks.sync()?;
-        directory.end_use()
+        directory.end_use(held)
     }
 
     fn marks(&self) -> &Marks {
@@ -166,28 +185,46 @@ impl Backend for SledStore {
     }
 }
 
-/// A batch, and how much is in it.
+/// Keys to be set or deleted at once.
 #[derive(Default)]
-struct Changes {
-    batch: sled::Batch,
-    count: usize,
-}
+struct Changes(Vec<(sled::IVec, Option<sled::IVec>)>);
 
 impl Changes {
     fn put(&mut self, key: impl AsRef<[u8]>, value: Vec<u8>) {
-        self.count += 1;
-        self.batch.insert(key.as_ref(), value);
+        self.0.push((key.as_ref().into(), Some(value.into())));
     }
 
     fn delete(&mut self, key: impl AsRef<[u8]>) {
-        self.count += 1;
-        self.batch.remove(key.as_ref());
+        self.0.push((key.as_ref().into(), None));
+    }
+
+    /// Hands everything to the kernel.
+    fn write(mut self, db: &sled::Db) -> sled::Result<()> {
+        // A single change is atomic anyhow. As a batch it would be written in two steps, each waiting for the disk,
+        // and a lone message with a confirm is what waiting is felt with.
+        if self.0.len() <= 1 {
+            match self.0.pop() {
+                None => return Ok(()),
+                Some((key, Some(value))) => db.insert(key, value)?,
+                Some((key, None)) => db.remove(key)?,
+            };
+        } else {
+            let mut batch = sled::Batch::default();
+            for (key, value) in self.0 {
+                match value {
+                    Some(value) => batch.insert(key, value),
+                    None => batch.remove(key),
+                }
+            }
+            db.apply_batch(batch)?;
+        }
+        db.flush().map(|_| ())
     }
 }
 
 impl SledStore {
     fn define(&mut self, key: &[u8], value: Option<&[u8]>, out: &mut Changes) {
-        let before = self.definition_chunks.remove(key).unwrap_or(1);
+        let before = self.definitions.remove(key).unwrap_or(0);
         let now = match value {
             None => 0,
             Some(value) => {
@@ -198,8 +235,8 @@ impl SledStore {
         for chunk in now..before {
             out.delete(record::definition_key(key, chunk));
         }
-        if now > 1 {
-            self.definition_chunks.insert(key.into(), now);
+        if now > 0 {
+            self.definitions.insert(key.into(), now);
         }
     }
 
@@ -276,13 +313,10 @@ impl SledStore {
                 }
                 out.delete(key);
             }
-            self.db
-                .apply_batch(out.batch)
-                .and_then(|()| self.db.flush())
-                .map_err(|e| failure("write", path, e))?;
+            out.write(&self.db).map_err(|e| failure("write", path, e))?;
         }
         self.index = loaded.index;
-        self.definition_chunks = loaded.definition_chunks;
+        self.definitions = loaded.definitions;
         Ok(loaded.recovered)
     }
 
@@ -411,7 +445,7 @@ fn open_database(
 fn open_patiently(path: &Path, options: &SledOptions) -> Result<sled::Db, StorageError> {
     let start = Instant::now();
     loop {
-        // It panics on some kinds of damage.
+        // Caught here too, for without its snapshot it may well open.
         let opened = panic::catch_unwind(AssertUnwindSafe(|| config(path, options).open()));
         match opened {
             Ok(Ok(db)) => return Ok(db),

@@ -73,28 +73,25 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     }
 
     /// The thread's whole life. However it ends, nobody who submits afterwards is kept waiting or lied to.
-    pub fn run(self, failed: impl FnOnce(StorageError)) {
+    pub fn run(mut self, failed: impl FnOnce(StorageError)) {
         let shared = self.shared.clone();
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| self.serve()));
-        let error = match outcome {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
-            Err(_) => StorageError::Panicked {
-                path: shared.path.clone(),
-            },
+        let served = caught(&shared, || self.serve());
+        let (outcome, broken) = match served {
+            Ok(()) => {
+                let backend = self.backend;
+                (caught(&shared, || backend.close()), None)
+            }
+            Err(error) => (Err(error), Some(self)),
         };
-        let mut inbox = shared.inbox();
-        inbox.failure = Some(error.clone());
-        let dropped = mem::take(&mut inbox.entries);
-        drop(inbox);
-        shared.settle(dropped.iter().map(Entry::bytes).sum());
-        drop(dropped);
-        tracing::error!(%error, "the store failed");
-        // A panic here has nobody left to tell; the failure is recorded.
-        let _ = panic::catch_unwind(AssertUnwindSafe(|| failed(error)));
+        if let Err(error) = outcome {
+            give_up(&shared, error, failed);
+        }
+        // Last, for a backend whose disk fails may take its time to go.
+        drop(broken);
     }
 
-    fn serve(mut self) -> Result<(), StorageError> {
+    /// Until the store is closed.
+    fn serve(&mut self) -> Result<(), StorageError> {
         loop {
             let closing = self.take();
             let now = Instant::now();
@@ -106,7 +103,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
                 self.sync()?;
             }
             if closing {
-                return self.backend.close();
+                return Ok(());
             }
         }
     }
@@ -195,5 +192,35 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
             self.unsynced = None;
         }
         Ok(())
+    }
+}
+
+/// Runs `work`; a panic is an error like any other.
+fn caught<T, R>(
+    shared: &Shared<T>,
+    work: impl FnOnce() -> Result<R, StorageError>,
+) -> Result<R, StorageError> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(StorageError::Panicked {
+            path: shared.path.clone(),
+        })
+    })
+}
+
+/// Drops what has come and will come, remembers why, and says so once.
+fn give_up<T>(shared: &Shared<T>, error: StorageError, failed: impl FnOnce(StorageError)) {
+    let mut inbox = shared.inbox();
+    inbox.failure = Some(error.clone());
+    let dropped = mem::take(&mut inbox.entries);
+    drop(inbox);
+    shared.settle(dropped.iter().map(Entry::bytes).sum());
+    drop(dropped);
+    tracing::error!(%error, "the store failed");
+    let told = caught(shared, || {
+        failed(error);
+        Ok(())
+    });
+    if told.is_err() {
+        tracing::error!("whoever was told of the store's failure panicked");
     }
 }

@@ -93,8 +93,8 @@ pub struct Publishing {
 }
 
 impl Channel {
-    pub fn new(key: ChannelKey) -> Box<Channel> {
-        Box::new(Channel {
+    pub fn new(key: ChannelKey) -> Channel {
+        Channel {
             key,
             state: State::Open,
             assembler: Assembler::default(),
@@ -108,7 +108,7 @@ impl Channel {
             last_queue: None,
             unstored: Vec::new(),
             deferred: Vec::new(),
-        })
+        }
     }
 
     pub fn is_open(&self) -> bool {
@@ -132,7 +132,7 @@ impl Channel {
 /// The channels of a connection by number. Clients use few numbers, low ones, and the same one many times in a row.
 #[derive(Default)]
 pub struct Channels {
-    sorted: Vec<Box<Channel>>,
+    sorted: Vec<Channel>,
     last: usize,
 }
 
@@ -148,7 +148,7 @@ impl Channels {
                 .binary_search_by_key(&number, |channel| channel.key.number)
                 .ok()?;
         }
-        self.sorted.get_mut(self.last).map(|channel| &mut **channel)
+        self.sorted.get_mut(self.last)
     }
 
     /// The channel, unless its number has been opened anew since.
@@ -156,7 +156,7 @@ impl Channels {
         self.get(key.number).filter(|channel| channel.key == key)
     }
 
-    pub fn insert(&mut self, channel: Box<Channel>) {
+    pub fn insert(&mut self, channel: Channel) {
         if let Err(index) = self
             .sorted
             .binary_search_by_key(&channel.key.number, |other| other.key.number)
@@ -165,7 +165,7 @@ impl Channels {
         }
     }
 
-    pub fn remove(&mut self, number: u16) -> Option<Box<Channel>> {
+    pub fn remove(&mut self, number: u16) -> Option<Channel> {
         let index = self
             .sorted
             .binary_search_by_key(&number, |channel| channel.key.number)
@@ -178,6 +178,6 @@ impl Channels {
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Channel> {
-        self.sorted.iter_mut().map(|channel| &mut **channel)
+        self.sorted.iter_mut()
     }
 }

@@ -39,9 +39,6 @@ impl Connection {
         }
         if left == 0 {
             self.channel_released(number);
-        } else {
-            // The answers are often here already.
-            self.take_events();
         }
     }
 
@@ -130,35 +127,24 @@ impl Connection {
             return;
         };
         self.consumers.retain(|_, consumer| consumer.channel != key);
-        match error {
+        // What the client has sent on is looked at next: behind its own close the number may be in use again, and
+        // behind the broker's there may be the client's.
+        let deferred = match error {
             Some(error) => {
-                let deferred = self
-                    .channels
-                    .get(number)
-                    .map(|c| std::mem::take(&mut c.deferred))
-                    .unwrap_or_default();
-                self.deferred -= deferred.len();
                 self.send(number, &methods::channel_close(&error));
-                // What the client had sent on is looked through for its own close.
-                self.resume_with(number, deferred);
+                self.channels
+                    .get(number)
+                    .map(|channel| std::mem::take(&mut channel.deferred))
             }
             None => {
-                let channel = self.channels.remove(number);
                 self.send(number, &methods::channel_close_ok());
-                // The number may be in use again already.
-                let deferred = channel.map(|c| c.deferred).unwrap_or_default();
-                self.deferred -= deferred.len();
-                self.carry_first(deferred);
+                self.channels.remove(number).map(|channel| channel.deferred)
             }
-        }
-    }
-
-    /// Input that comes before what is still to be read.
-    fn carry_first(&mut self, input: Vec<u8>) {
-        if !input.is_empty() {
-            let consumed = self.process(&input, None);
-            self.carry.splice(0..0, input[consumed..].iter().copied());
-        }
+        };
+        let deferred = deferred.unwrap_or_default();
+        self.deferred -= deferred.len();
+        self.unread |= !deferred.is_empty();
+        self.first.extend_from_slice(&deferred);
     }
 
     // The connection

@@ -232,7 +232,7 @@ impl Step<'_> {
         within(
             "frame_max",
             ok.frame_max,
-            crate::config::LEAST_FRAME_MAX_ACCEPTED,
+            crate::config::FRAME_MIN,
             config.frame_max,
         )?;
         within(

@@ -22,7 +22,7 @@ impl Connection {
     pub(super) fn process(&mut self, input: &[u8], only: Option<u16>) -> usize {
         let mut at = 0;
         self.outbox.reserve(input.len());
-        while at < input.len() && self.reads() {
+        while at < input.len() && self.takes_input() {
             if only.is_some_and(|number| self.channels.get(number).is_some_and(|c| !c.is_open())) {
                 break;
             }
@@ -55,6 +55,7 @@ impl Connection {
             }
         }
         self.flush();
+        self.unread |= at < input.len() && !self.takes_input();
         at
     }
 
@@ -132,7 +133,7 @@ impl Connection {
             if self.channels.get(number).is_some() {
                 self.defer(number, &input[consumed..]);
             } else {
-                self.carry.splice(0..0, input[consumed..].iter().copied());
+                self.first.extend_from_slice(&input[consumed..]);
             }
         }
     }

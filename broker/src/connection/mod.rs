@@ -113,6 +113,10 @@ pub struct Connection {
     written: usize,
     /// A frame that has not come whole yet, or input that must wait.
     carry: Vec<u8>,
+    /// Frames of channels that have just ended: they come before `carry`.
+    first: Vec<u8>,
+    /// `first` or `carry` has whole frames that could not be looked at when they came.
+    unread: bool,
     /// Bytes in all channels' deferred frames.
     deferred: usize,
     /// The client has published while memory was short: it is not read until the gate opens.
@@ -156,7 +160,6 @@ pub async fn serve(
     let Some(session) = session else { return };
     tracing::debug!(client = %from, user = &*session.user, "connection open");
     let mut connection = Connection::new(io, session, shared, peer);
-    connection.start();
     poll_fn(|cx| connection.poll(cx)).await;
     tracing::debug!(client = %from, "connection closed");
 }
@@ -185,6 +188,8 @@ impl Connection {
             output: Vec::new(),
             written: 0,
             carry: session.left_over,
+            first: Vec::new(),
+            unread: true,
             deferred: 0,
             parked: false,
             told_blocked: false,
@@ -198,16 +203,13 @@ impl Connection {
         }
     }
 
-    fn start(&mut self) {
-        self.read_carry();
-    }
-
     /// One turn of the task.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             let mut progress = self.take_events();
             progress |= self.unpark(cx);
             progress |= self.resume_deferred();
+            progress |= self.resume_unread();
             progress |= self.read(cx);
             self.emit_confirms();
             progress |= self.write(cx);
@@ -257,15 +259,17 @@ impl Connection {
             self.full = None;
             progress = true;
         }
-        if progress {
-            self.read_carry();
-        }
         progress
+    }
+
+    /// Whether the next frame of input that has come may be looked at.
+    fn takes_input(&self) -> bool {
+        self.first.is_empty() && self.reads()
     }
 
     /// Reads once and takes apart what came. True when something did.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.reads() {
+        if !self.takes_input() {
             return false;
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -299,14 +303,23 @@ impl Connection {
         })
     }
 
-    /// Goes on with input that had to wait.
-    fn read_carry(&mut self) {
-        if self.carry.is_empty() || !self.reads() {
-            return;
+    /// Goes on with input that could not be looked at before. True when there was some.
+    fn resume_unread(&mut self) -> bool {
+        if !self.unread || !self.reads() {
+            return false;
         }
-        let input = std::mem::take(&mut self.carry);
-        let consumed = self.process(&input, None);
-        self.carry = input[consumed.min(input.len())..].to_vec();
+        self.unread = false;
+        let first = std::mem::take(&mut self.first);
+        let consumed = self.process(&first, None);
+        // Another channel's end may have put its own frames in front.
+        self.first.extend_from_slice(&first[consumed..]);
+        if self.takes_input() {
+            let carry = std::mem::take(&mut self.carry);
+            let consumed = self.process(&carry, None);
+            self.carry = carry[consumed..].to_vec();
+        }
+        self.unread |= !self.first.is_empty();
+        true
     }
 
     /// Writes what waits. True when something was written.

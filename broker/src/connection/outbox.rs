@@ -1,6 +1,7 @@
 //! What one turn of a connection has for the queues: its publishes as one block, its acknowledgements folded into
 //! ranges, each queue's share in the order in which the client sent it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use leveret_storage::{Gauge, Run};
@@ -19,6 +20,8 @@ const KEPT: usize = 16;
 pub struct Outbox {
     block: BlockBuilder,
     targets: Vec<Target>,
+    /// Where each queue, by id, is in `targets`.
+    places: HashMap<u64, usize>,
     last: usize,
     commands: Vec<QueueCommand>,
 }
@@ -127,25 +130,19 @@ impl Outbox {
     }
 
     fn pending(&mut self, queue: &Arc<Queue>) -> &mut Vec<Pending> {
-        if !self
+        if self
             .targets
             .get(self.last)
-            .is_some_and(|target| Arc::ptr_eq(&target.queue, queue))
+            .is_none_or(|target| target.queue.id != queue.id)
         {
-            self.last = match self
-                .targets
-                .iter()
-                .position(|target| Arc::ptr_eq(&target.queue, queue))
-            {
-                Some(index) => index,
-                None => {
-                    self.targets.push(Target {
-                        queue: queue.clone(),
-                        pending: Vec::new(),
-                    });
-                    self.targets.len() - 1
-                }
-            };
+            let next = self.targets.len();
+            self.last = *self.places.entry(queue.id).or_insert(next);
+            if self.last == next {
+                self.targets.push(Target {
+                    queue: queue.clone(),
+                    pending: Vec::new(),
+                });
+            }
         }
         &mut self.targets[self.last].pending
     }
@@ -205,6 +202,7 @@ impl Outbox {
         }
         if self.targets.len() > KEPT {
             self.targets.clear();
+            self.places.clear();
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use amq_protocol::types::{AMQPValue, FieldTable};
+use leveret_protocol::error::octets;
 use leveret_protocol::table::{Table, TableError, Value};
 use leveret_protocol::value::{encode_table, show, type_word};
 
@@ -41,7 +42,7 @@ impl Mode {
             Some(AMQPValue::ByteArray(bytes)) => {
                 return Err(BindingError::MatchType {
                     kind: "binary",
-                    value: binary_term(bytes.as_slice()),
+                    value: octets(bytes.as_slice()),
                 });
             }
             Some(other) => {
@@ -56,7 +57,7 @@ impl Mode {
             b"any" => (true, false),
             b"all-with-x" => (false, true),
             b"any-with-x" => (true, true),
-            other => return Err(BindingError::MatchValue(binary_term(other))),
+            other => return Err(BindingError::MatchValue(octets(other))),
         };
         Ok(Self { any, with_x })
     }
@@ -68,31 +69,6 @@ impl Mode {
             !name.starts_with(b"x-")
         }
     }
-}
-
-/// A byte string as Erlang prints it: `<<"text">>` if all of it is printable Latin-1, else `<<1,2,3>>`.
-fn binary_term(bytes: &[u8]) -> String {
-    let printable = |octet: &u8| matches!(octet, 8..=13 | 27 | 32..=126 | 160..=255);
-    if bytes.is_empty() || !bytes.iter().all(printable) {
-        let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
-        return format!("<<{}>>", numbers.join(","));
-    }
-    let mut text = String::new();
-    for octet in bytes {
-        match octet {
-            b'"' => text.push_str("\\\""),
-            b'\\' => text.push_str("\\\\"),
-            8 => text.push_str("\\b"),
-            b'\t' => text.push_str("\\t"),
-            b'\n' => text.push_str("\\n"),
-            11 => text.push_str("\\v"),
-            12 => text.push_str("\\f"),
-            b'\r' => text.push_str("\\r"),
-            27 => text.push_str("\\e"),
-            other => text.push(char::from(*other)),
-        }
-    }
-    format!("<<\"{text}\">>")
 }
 
 /// What the arguments of one binding ask for.

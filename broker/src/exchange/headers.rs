@@ -25,6 +25,7 @@ pub(super) struct HeadersTable<D> {
 }
 
 /// The bindings with one set of arguments, told apart by key.
+#[derive(Clone)]
 struct Group<D> {
     criteria: Arc<Criteria>,
     filed: Filed,
@@ -37,16 +38,6 @@ enum Filed {
     Always,
     UnderAll,
     Under(usize),
-}
-
-impl<D: Destination> Clone for Group<D> {
-    fn clone(&self) -> Self {
-        Self {
-            criteria: self.criteria.clone(),
-            filed: self.filed,
-            bindings: self.bindings.clone(),
-        }
-    }
 }
 
 impl<D: Destination> HeadersTable<D> {
@@ -183,5 +174,56 @@ impl Filed {
             Self::Under(at) => at..at + 1,
         };
         criteria.list[range].iter().map(|criterion| criterion.key())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use amq_protocol::types::AMQPValue;
+
+    use super::*;
+
+    /// Arguments `x-match`, a, b, c and d with the numbers given.
+    fn arguments(mode: &str, numbers: &[i32]) -> FieldTable {
+        let mut table = FieldTable::default();
+        table.insert("x-match".into(), AMQPValue::LongString(mode.into()));
+        for (name, number) in ["a", "b", "c", "d"].into_iter().zip(numbers) {
+            table.insert(name.into(), AMQPValue::LongInt(*number));
+        }
+        table
+    }
+
+    #[test]
+    fn nothing_is_left_in_the_index_when_the_last_binding_goes() {
+        let mut router = HeadersTable::new();
+        let all: Vec<FieldTable> = ["all", "any"]
+            .iter()
+            .flat_map(|mode| {
+                (0..20).map(|n| arguments(mode, &[1, n % 2, n, 20 - n][..n as usize % 5]))
+            })
+            .collect();
+        for (to, table) in all.iter().enumerate() {
+            assert!(router.bind(b"", table, to));
+        }
+        for (to, table) in all.iter().enumerate() {
+            assert!(router.unbind(b"", table, to));
+        }
+        assert!(router.is_empty());
+        assert!(router.by_criterion.is_empty());
+        assert!(router.always.is_empty());
+    }
+
+    #[test]
+    fn a_binding_is_filed_where_the_fewest_others_are() {
+        let mut router = HeadersTable::new();
+        for to in 0..100 {
+            router.bind(b"", &arguments("all", &[1, to]), to);
+        }
+        let longest = router
+            .by_criterion
+            .values()
+            .map(|groups| groups.len())
+            .max();
+        assert_eq!(longest, Some(1), "none looks at another's bindings");
     }
 }

@@ -84,13 +84,13 @@ impl<D: Destination> TopicTable<D> {
         for word in words(key) {
             if count == MOST {
                 let all: Vec<&[u8]> = words(key).collect();
-                return Walk { words: &all, found }.from::<Wide>(&self.root, 0);
+                return Walk { words: &all, found }.at::<Wide>(&self.root, 0);
             }
             short[count] = word;
             count += 1;
         }
         let words = &short[..count];
-        Walk { words, found }.from::<u64>(&self.root, 0);
+        Walk { words, found }.at::<u64>(&self.root, 0);
     }
 }
 
@@ -167,15 +167,15 @@ struct Walk<'a, D> {
 
 impl<D: Destination> Walk<'_, D> {
     /// `node` with a single position: `words[at..]` is what its patterns have left to match.
-    fn from<P: Positions>(&mut self, node: &Node<D>, at: usize) {
+    fn at<P: Positions>(&mut self, node: &Node<D>, at: usize) {
         match self.words.get(at) {
             None => node.bindings.each(self.found),
             Some(word) => {
                 if let Some(child) = node.literals.get(*word) {
-                    self.from::<P>(child, at + 1);
+                    self.at::<P>(child, at + 1);
                 }
                 if let Some(child) = &node.star {
-                    self.from::<P>(child, at + 1);
+                    self.at::<P>(child, at + 1);
                 }
             }
         }
@@ -189,12 +189,12 @@ impl<D: Destination> Walk<'_, D> {
         if node.is_leaf() {
             node.bindings.each(self.found);
         } else {
-            self.from_all(node, P::range(first, self.words.len()));
+            self.at_all(node, P::range(first, self.words.len()));
         }
     }
 
     /// `node` with a set of positions, not empty.
-    fn from_all<P: Positions>(&mut self, node: &Node<D>, at: P) {
+    fn at_all<P: Positions>(&mut self, node: &Node<D>, at: P) {
         let end = self.words.len();
         if at.contains(end) {
             node.bindings.each(self.found);
@@ -206,7 +206,7 @@ impl<D: Destination> Walk<'_, D> {
             let mut next = P::none(end);
             at.each_below(end, |position| next.insert(position + 1));
             if next.first_from(0).is_some() {
-                self.from_all(child, next);
+                self.at_all(child, next);
             }
         }
         if let (Some(child), Some(first)) = (&node.hash, at.first_from(0)) {
@@ -230,7 +230,7 @@ impl<D: Destination> Walk<'_, D> {
                     }
                     same = open.first_from(place + 1);
                 }
-                self.from_all(child, next);
+                self.at_all(child, next);
             }
             from = position + 1;
         }

@@ -1,60 +1,45 @@
 //! The truth about bindings: found by their identity, by source and by destination.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{Hash, Hasher};
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
-use leveret_protocol::value::encode_table;
-
 use super::command::{BindingSpec, DestinationKind};
+use super::definition::binding_key;
 use super::snapshot::Destination;
 
-/// A binding as it exists. Its identity is source, destination, key and arguments, these as a set of (name, type,
-/// value): tables are kept sorted by name, so their encoding tells.
+/// A binding as it exists.
 pub struct Bound {
     pub spec: BindingSpec,
     pub to: Destination,
     pub durable: bool,
-    arguments: Vec<u8>,
+    /// Source, destination, key and arguments, these as a set of (name, type, value): tables are kept sorted by name,
+    /// so their encoding tells. Also the binding's key in storage.
+    pub identity: Arc<[u8]>,
 }
 
 impl Bound {
-    pub fn new(spec: BindingSpec, to: Destination, durable: bool) -> Bound {
+    pub fn new(vhost: &str, spec: BindingSpec, to: Destination, durable: bool) -> Bound {
+        let identity = binding_key(vhost, &spec).into();
         Bound {
-            arguments: encode_table(&spec.arguments),
             spec,
             to,
             durable,
+            identity,
         }
     }
 
-    fn identity(&self) -> (&str, DestinationKind, &str, &[u8], &[u8]) {
-        let spec = &self.spec;
-        (
-            &spec.source,
-            spec.kind,
-            &spec.destination,
-            &spec.key,
-            &self.arguments,
-        )
+    fn destination(&self) -> (DestinationKind, Box<[u8]>) {
+        (self.spec.kind, self.spec.destination.as_bytes().into())
+    }
+
+    fn source(&self) -> Box<[u8]> {
+        self.spec.source.as_bytes().into()
     }
 }
 
-impl PartialEq for Bound {
-    fn eq(&self, other: &Bound) -> bool {
-        self.identity() == other.identity()
-    }
-}
-
-impl Eq for Bound {}
-
-impl Hash for Bound {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.identity().hash(state);
-    }
-}
-
-type Set = HashSet<Arc<Bound>>;
+/// Bindings by identity.
+type Set = HashMap<Arc<[u8]>, Arc<Bound>>;
 
 #[derive(Default)]
 pub struct Bindings {
@@ -65,33 +50,27 @@ pub struct Bindings {
 impl Bindings {
     pub fn add(&mut self, bound: Bound) {
         let bound = Arc::new(bound);
-        let source = bound.spec.source.as_bytes().into();
+        let identity = &bound.identity;
         self.by_source
-            .entry(source)
+            .entry(bound.source())
             .or_default()
-            .insert(bound.clone());
+            .insert(identity.clone(), bound.clone());
         self.by_destination
-            .entry(destination(&bound))
+            .entry(bound.destination())
             .or_default()
-            .insert(bound);
+            .insert(identity.clone(), bound);
     }
 
-    pub fn find(&self, spec: &BindingSpec) -> Option<Arc<Bound>> {
-        // Only the identity is looked at.
-        let like = Bound::new(spec.clone(), Destination::Exchange(Arc::new([])), false);
+    pub fn find(&self, vhost: &str, spec: &BindingSpec) -> Option<Arc<Bound>> {
         self.by_source
             .get(spec.source.as_bytes())?
-            .get(&like)
+            .get(&*binding_key(vhost, spec))
             .cloned()
     }
 
     pub fn remove(&mut self, bound: &Bound) {
-        remove(
-            &mut self.by_source,
-            &Box::from(bound.spec.source.as_bytes()),
-            bound,
-        );
-        remove(&mut self.by_destination, &destination(bound), bound);
+        remove(&mut self.by_source, &bound.source(), bound);
+        remove(&mut self.by_destination, &bound.destination(), bound);
     }
 
     pub fn has_source(&self, name: &[u8]) -> bool {
@@ -99,38 +78,30 @@ impl Bindings {
     }
 
     /// Takes all bindings from an exchange off the lists.
-    pub fn take_source(&mut self, name: &[u8]) -> Set {
+    pub fn take_source(&mut self, name: &[u8]) -> Vec<Arc<Bound>> {
         let gone = self.by_source.remove(name).unwrap_or_default();
-        for bound in &gone {
-            remove(&mut self.by_destination, &destination(bound), bound);
+        for bound in gone.values() {
+            remove(&mut self.by_destination, &bound.destination(), bound);
         }
-        gone
+        gone.into_values().collect()
     }
 
     /// Takes all bindings to a queue or an exchange off the lists.
-    pub fn take_destination(&mut self, kind: DestinationKind, name: &[u8]) -> Set {
+    pub fn take_destination(&mut self, kind: DestinationKind, name: &[u8]) -> Vec<Arc<Bound>> {
         let gone = self
             .by_destination
             .remove(&(kind, name.into()))
             .unwrap_or_default();
-        for bound in &gone {
-            remove(
-                &mut self.by_source,
-                &Box::from(bound.spec.source.as_bytes()),
-                bound,
-            );
+        for bound in gone.values() {
+            remove(&mut self.by_source, &bound.source(), bound);
         }
-        gone
+        gone.into_values().collect()
     }
-}
-
-fn destination(bound: &Bound) -> (DestinationKind, Box<[u8]>) {
-    (bound.spec.kind, bound.spec.destination.as_bytes().into())
 }
 
 fn remove<K: Eq + Hash>(map: &mut HashMap<K, Set>, key: &K, bound: &Bound) {
     if let Some(set) = map.get_mut(key) {
-        set.remove(bound);
+        set.remove(&bound.identity);
         if set.is_empty() {
             map.remove(key);
         }

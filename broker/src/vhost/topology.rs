@@ -402,13 +402,14 @@ impl TopologyOwner {
                 value: Box::default(),
             }));
         }
-        self.bindings.add(Bound::new(binding, to, durable));
+        self.bindings
+            .add(Bound::new(&self.name, binding, to, durable));
     }
 
     fn unbind(&mut self, from: &Requester, binding: BindingSpec) -> Result<(), AmqpError> {
         not_default(&binding.source)?;
         let ok = methods::unbind_ok(binding.kind);
-        let Some(bound) = self.bindings.find(&binding) else {
+        let Some(bound) = self.bindings.find(&self.name, &binding) else {
             self.answer(from, ok);
             return Ok(());
         };
@@ -438,7 +439,7 @@ impl TopologyOwner {
             );
         }
         if bound.durable {
-            let key = definition::binding_key(&self.name, &bound.spec);
+            let key = (&*bound.identity).into();
             self.entries.push(Entry::Op(Op::DeleteDefinition { key }));
         }
     }

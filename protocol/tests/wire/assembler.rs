@@ -318,3 +318,49 @@ proptest! {
         prop_assert_eq!(content::header(made.parts().expect("whole").header), made.header());
     }
 }
+
+#[test]
+fn irregular_messages_are_left_to_the_slow_path() {
+    let regular = Published {
+        channel: 3,
+        exchange: b"x".to_vec(),
+        routing_key: b"k".to_vec(),
+        bits: 0,
+        flags_and_properties: vec![0, 0],
+        bodies: vec![b"ab".to_vec(), b"c".to_vec()],
+    };
+    assert!(whole(&regular.frames(), 4096).is_some());
+    let changed = |change: fn(&mut Published)| {
+        let mut message = regular.clone();
+        change(&mut message);
+        whole(&message.frames(), 4096).is_none()
+    };
+    assert!(changed(|message| message.channel = 0), "channel 0");
+    assert!(
+        changed(|message| message.bodies.insert(1, Vec::new())),
+        "an empty body frame"
+    );
+    assert!(
+        changed(|message| message.flags_and_properties = vec![0, 1]),
+        "a flag without meaning"
+    );
+    assert!(
+        changed(|message| message.flags_and_properties.clear()),
+        "no flags"
+    );
+
+    let mut heartbeat_between = regular.frames();
+    let header_at = 7 + 4 + 2 + 4 + 1 + 1;
+    heartbeat_between.splice(header_at..header_at, frame::heartbeat());
+    assert!(
+        whole(&heartbeat_between, 4096).is_none(),
+        "another frame between"
+    );
+    let mut other_channel = regular.frames();
+    other_channel[header_at + 2] = 4;
+    assert!(
+        whole(&other_channel, 4096).is_none(),
+        "a header of another channel"
+    );
+    assert!(whole(&regular.frames(), 13).is_none(), "a frame too large");
+}

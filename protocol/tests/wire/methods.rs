@@ -7,7 +7,7 @@ use leveret_protocol::{
 };
 use proptest::prelude::*;
 
-/// Every method and its arguments in wire order, neighbouring bits as one octet (contract, appendix A).
+/// Every method and its arguments in wire order, neighbouring bits as one octet: AMQP 0-9-1 with RabbitMQ's extensions.
 const METHODS: &str = "
     10,10 u8 u8 table long long    10,11 table short long short    10,20 long    10,21 long
     10,30 u16 u32 u16    10,31 u16 u32 u16    10,40 short short bits    10,41 short
@@ -79,7 +79,7 @@ pub fn payload() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn exactly_the_methods_of_the_contract_are_known() {
+fn exactly_the_methods_listed_are_known() {
     let listed: Vec<_> = methods().into_iter().map(|(ids, _)| ids).collect();
     assert_eq!(method::known_ids().collect::<Vec<_>>(), listed);
 }

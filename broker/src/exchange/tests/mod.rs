@@ -12,6 +12,9 @@ use super::{ExchangeType, Headers, Router};
 
 type Small = Router<u32>;
 
+/// What an unroutable message reaches.
+const NOWHERE: [u32; 0] = [];
+
 fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in entries {
