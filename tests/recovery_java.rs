@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -166,14 +167,11 @@ impl Broker {
     fn left(&self) -> u32 {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
+            let url = self.url();
             let connection =
-                lapin::Connection::connect(&self.url(), lapin::ConnectionProperties::default());
-            let channel = connection
-                .await
-                .expect("a connection")
-                .create_channel()
-                .await
-                .expect("a channel");
+                lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
+            let connection = connection.await.expect("a connection");
+            let channel = connection.create_channel().await.expect("a channel");
             let options = lapin::options::QueueDeclareOptions::durable().passive();
             let queue = channel
                 .queue_declare(QUEUE.into(), options, lapin::types::FieldTable::default())
@@ -185,8 +183,10 @@ impl Broker {
 
 /// A port below those that the kernel gives to others while the broker is down.
 fn free_port() -> u16 {
-    let first = 20_000 + (std::process::id() % 5_000) as u16;
-    (first..first + 5_000)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id() % 8_000;
+    (0..8_000)
+        .map(|_| 20_000 + ((start + NEXT.fetch_add(1, Ordering::Relaxed)) % 8_000) as u16)
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free port")
 }

@@ -155,10 +155,9 @@ impl Worker {
     }
 
     fn signal(&self, name: &str) -> Outcome {
-        let status = Command::new("kill")
-            .args(["-s", name, &self.0.id().to_string()])
-            .status()?;
-        ensure(status.success(), format!("kill -s {name}: {status}"))
+        let kill = format!("kill -s {name} {}", self.0.id());
+        let status = Command::new("sh").args(["-c", &kill]).status()?;
+        ensure(status.success(), format!("{kill}: {status}"))
     }
 }
 
