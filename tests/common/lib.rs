@@ -6,10 +6,11 @@
 //! - [`talk`]: the exchanges of frames that nearly every conversation has, one line each.
 //! - [`say`]: methods as a client says them.
 //! - [`method`]: methods as values, and a builder of octets for everything malformed.
+//! - [`java`]: Java programs, compiled and run.
 //! - [`reference`]: the tests in which the broker is meant to differ from the RabbitMQ they were tried against.
 
 pub mod binary;
-pub mod durable;
+pub mod java;
 pub mod method;
 pub mod peer;
 pub mod reference;
