@@ -21,13 +21,7 @@ fn after_a_clean_stop_the_redelivered_flag_is_exact() {
     // With one slot free the requeued message comes back at once.
     assert!(peer.expect_deliveries(1, &["3"])[0].redelivered);
     let mut peer = broker.again(End::Stop);
-    let expected = [
-        ("1", true),
-        ("3", true),
-        ("4", true),
-        ("5", true),
-        ("6", false),
-    ];
+    let expected = [("1", true), ("3", true), ("4", true), ("5", true), ("6", false)];
     let expected = expected.map(|(body, again)| (body.to_owned(), again));
     assert_eq!(peer.drain(1, "q"), expected);
 }
@@ -46,10 +40,7 @@ fn a_never_delivered_message_stays_new_over_many_clean_stops() {
     let mut peer = broker.again(End::Stop);
     assert!(!peer.get(1, "q").0.redelivered);
     let mut peer = broker.again(End::Stop);
-    assert_eq!(
-        peer.drain(1, "q"),
-        [("1".to_owned(), true), ("2".to_owned(), false)]
-    );
+    assert_eq!(peer.drain(1, "q"), [("1".to_owned(), true), ("2".to_owned(), false)]);
 }
 
 #[test]
@@ -71,22 +62,12 @@ fn after_a_kill_what_may_have_been_delivered_is_redelivered() {
     let mut peer = broker.again(End::Kill);
     for (name, delivered) in [("pushed", 10), ("pulled", 3)] {
         let messages = peer.drain(1, name);
-        assert_eq!(
-            messages.len(),
-            100,
-            "everything confirmed and not acked is there once"
-        );
+        assert_eq!(messages.len(), 100, "everything confirmed and not acked is there once");
         for (index, (body, again)) in messages.iter().enumerate() {
             assert_eq!(*body, (index + 1).to_string(), "in order");
-            assert!(
-                *again || index >= delivered,
-                "{body} of {name} was delivered, and comes as new"
-            );
+            assert!(*again || index >= delivered, "{body} of {name} was delivered, and comes as new");
         }
-        assert!(
-            !messages[99].1,
-            "the last of {name} was certainly never delivered"
-        );
+        assert!(!messages[99].1, "the last of {name} was certainly never delivered");
     }
 }
 
@@ -227,11 +208,7 @@ fn an_ack_in_one_queue_leaves_the_copy_in_another() {
     }
     peer.select_confirms(1);
     for body in ["1", "2"] {
-        peer.publish_content(
-            1,
-            say::publish("amq.fanout", ""),
-            &Content::persistent(body),
-        );
+        peer.publish_content(1, say::publish("amq.fanout", ""), &Content::persistent(body));
     }
     peer.expect_confirms(1, 2);
     peer.get(1, "one");

@@ -10,8 +10,7 @@ fn durable_exchanges_queues_and_bindings_survive_a_kill() {
         return;
     };
     let mut peer = broker.server.peer();
-    let durable =
-        |kind: &'static str| say::exchange_with(kind, kind, |declare| declare.durable = true);
+    let durable = |kind: &'static str| say::exchange_with(kind, kind, |declare| declare.durable = true);
     for kind in ["direct", "fanout", "topic", "headers"] {
         peer.ask::<exchange::DeclareOk>(1, durable(kind));
         declare(&mut peer, &format!("q-{kind}"));
@@ -19,16 +18,8 @@ fn durable_exchanges_queues_and_bindings_survive_a_kill() {
     peer.bind(1, "q-direct", "direct", "key");
     peer.bind(1, "q-fanout", "fanout", "");
     peer.bind(1, "q-topic", "topic", "a.#");
-    let arguments = Octets::new()
-        .entry_str("x-match", "any")
-        .entry_str("colour", "red")
-        .entry_str("size", "small");
-    let bind = Octets::method(50, 20)
-        .u16(0)
-        .shortstr("q-headers")
-        .shortstr("headers")
-        .shortstr("")
-        .u8(0);
+    let arguments = Octets::new().entry_str("x-match", "any").entry_str("colour", "red").entry_str("size", "small");
+    let bind = Octets::method(50, 20).u16(0).shortstr("q-headers").shortstr("headers").shortstr("").u8(0);
     peer.send_payload(1, bind.longstr(arguments));
     peer.expect::<queue::BindOk>(1);
     let mut peer = broker.again(End::Kill);
@@ -56,10 +47,7 @@ fn deletions_and_unbindings_survive_a_kill() {
     let mut peer = broker.server.peer();
     for name in ["stays", "deleted"] {
         declare(&mut peer, name);
-        peer.ask::<exchange::DeclareOk>(
-            1,
-            say::exchange_with(name, "fanout", |declare| declare.durable = true),
-        );
+        peer.ask::<exchange::DeclareOk>(1, say::exchange_with(name, "fanout", |declare| declare.durable = true));
         peer.bind(1, name, "amq.direct", name);
     }
     peer.bind(1, "stays", "stays", "");
@@ -69,12 +57,7 @@ fn deletions_and_unbindings_survive_a_kill() {
     peer.ask::<exchange::DeleteOk>(1, say::delete_exchange("deleted"));
     let mut peer = broker.again(End::Kill);
     peer.expect_no_queue(1, "deleted");
-    peer.refused(
-        1,
-        say::exchange_passive("deleted"),
-        404,
-        "NOT_FOUND - no exchange 'deleted' in vhost '/'",
-    );
+    peer.refused(1, say::exchange_passive("deleted"), 404, "NOT_FOUND - no exchange 'deleted' in vhost '/'");
     peer.open_channel(1);
     declare(&mut peer, "deleted");
     peer.publish(1, "amq.direct", "stays", "unbound");
@@ -93,14 +76,8 @@ fn transient_queues_and_their_bindings_are_gone() {
         let mut peer = broker.server.peer();
         peer.ask::<queue::DeclareOk>(1, say::declare("transient"));
         peer.bind(1, "transient", "amq.fanout", "");
-        peer.publish_content(
-            1,
-            say::publish("", "transient"),
-            &Content::persistent("lost"),
-        );
-        let exclusive = say::declare_with("exclusive", |declare| {
-            (declare.durable, declare.exclusive) = (true, true)
-        });
+        peer.publish_content(1, say::publish("", "transient"), &Content::persistent("lost"));
+        let exclusive = say::declare_with("exclusive", |declare| (declare.durable, declare.exclusive) = (true, true));
         peer.ask::<queue::DeclareOk>(1, exclusive);
         let mut peer = broker.again(end);
         peer.expect_no_queue(1, "transient");
@@ -133,11 +110,7 @@ fn transient_messages_are_gone_even_from_a_durable_queue() {
         let mut peer = broker.server.peer();
         declare(&mut peer, "q");
         peer.publish(1, "", "q", "without a mode");
-        peer.publish_content(
-            1,
-            say::publish("", "q"),
-            &Content::with(1 << 12, [1], "mode 1"),
-        );
+        peer.publish_content(1, say::publish("", "q"), &Content::with(1 << 12, [1], "mode 1"));
         publish_confirmed(&mut peer, "q", &["mode 2"]);
         let mut peer = broker.again(end);
         peer.expect_contents(1, "q", &["mode 2"]);
@@ -151,16 +124,8 @@ fn properties_and_bodies_come_back_byte_for_byte() {
     };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
-    let headers = Octets::new()
-        .entry_str("z", "1")
-        .entry_str("a", "2")
-        .entry_str("z", "3")
-        .entry("L", b'L', [0xFF; 8]);
-    let properties = Octets::new()
-        .shortstr("type")
-        .longstr(headers)
-        .u8(2)
-        .shortstr([0xFF]);
+    let headers = Octets::new().entry_str("z", "1").entry_str("a", "2").entry_str("z", "3").entry("L", b'L', [0xFF; 8]);
+    let properties = Octets::new().shortstr("type").longstr(headers).u8(2).shortstr([0xFF]);
     let large: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     let contents = [
         Content::with(1 << 15 | 1 << 13 | 1 << 12 | 1 << 10, properties, "small"),
@@ -191,18 +156,11 @@ fn a_message_remembers_its_exchange_and_key() {
     declare(&mut peer, "q");
     peer.bind(1, "q", "amq.topic", "#");
     peer.select_confirms(1);
-    peer.publish_content(
-        1,
-        say::publish("amq.topic", "some.key"),
-        &Content::persistent("x"),
-    );
+    peer.publish_content(1, say::publish("amq.topic", "some.key"), &Content::persistent("x"));
     peer.expect_confirms(1, 1);
     let mut peer = broker.again(End::Kill);
     let ok = peer.take(1, "q", "x");
-    assert_eq!(
-        (ok.exchange.as_str(), ok.routing_key.as_str()),
-        ("amq.topic", "some.key")
-    );
+    assert_eq!((ok.exchange.as_str(), ok.routing_key.as_str()), ("amq.topic", "some.key"));
 }
 
 #[test]
@@ -227,9 +185,7 @@ fn an_auto_delete_durable_queue_comes_back_and_goes_with_its_next_last_consumer(
         return;
     };
     let mut peer = broker.server.peer();
-    let auto = say::declare_with("auto", |declare| {
-        (declare.durable, declare.auto_delete) = (true, true)
-    });
+    let auto = say::declare_with("auto", |declare| (declare.durable, declare.auto_delete) = (true, true));
     peer.ask::<queue::DeclareOk>(1, auto);
     publish_confirmed(&mut peer, "auto", &["1"]);
     let mut peer = broker.again(End::Stop);
@@ -252,21 +208,13 @@ fn bindings_between_durable_exchanges_survive_a_kill() {
         peer.ask::<exchange::DeclareOk>(1, fanout(name));
     }
     declare(&mut peer, "q");
-    let bind = exchange::Bind {
-        destination: "inner".into(),
-        source: "outer".into(),
-        ..Default::default()
-    };
+    let bind = exchange::Bind { destination: "inner".into(), source: "outer".into(), ..Default::default() };
     peer.ask::<exchange::BindOk>(1, bind);
     peer.bind(1, "q", "inner", "");
     let mut peer = broker.again(End::Kill);
     peer.publish(1, "outer", "", "through both");
     peer.expect_contents(1, "q", &["through both"]);
-    let unbind = exchange::Unbind {
-        destination: "inner".into(),
-        source: "outer".into(),
-        ..Default::default()
-    };
+    let unbind = exchange::Unbind { destination: "inner".into(), source: "outer".into(), ..Default::default() };
     peer.ask::<exchange::UnbindOk>(1, unbind);
     let mut peer = broker.again(End::Kill);
     peer.publish(1, "outer", "", "nowhere");
@@ -325,9 +273,7 @@ fn several_publishers_and_consumers_over_kills_lose_and_double_nothing_that_was_
                 })
             })
             .collect();
-        let joined = workers
-            .into_iter()
-            .map(|worker| worker.join().expect("a worker"));
+        let joined = workers.into_iter().map(|worker| worker.join().expect("a worker"));
         expected = joined.collect();
         peer = broker.again(End::Kill);
     }
@@ -370,26 +316,12 @@ fn what_was_not_confirmed_at_the_kill_is_there_at_most_once_and_in_order() {
             peer.publish_content(1, say::publish("", &name), &Content::persistent(body));
         }
         let first: basic::Ack = peer.expect(1);
-        let confirmed = if first.multiple {
-            first.delivery_tag
-        } else {
-            0
-        };
+        let confirmed = if first.multiple { first.delivery_tag } else { 0 };
         let mut peer = broker.again(End::Kill);
         let found = peer.drain(1, &name);
-        let found: Vec<u64> = found
-            .into_iter()
-            .map(|(body, _)| body.parse().expect("a number"))
-            .collect();
-        assert!(
-            found.len() as u64 >= confirmed,
-            "{confirmed} were confirmed, {} are there",
-            found.len()
-        );
-        assert!(
-            found.iter().copied().eq(1..=found.len() as u64),
-            "a beginning of what was sent: {found:?}"
-        );
+        let found: Vec<u64> = found.into_iter().map(|(body, _)| body.parse().expect("a number")).collect();
+        assert!(found.len() as u64 >= confirmed, "{confirmed} were confirmed, {} are there", found.len());
+        assert!(found.iter().copied().eq(1..=found.len() as u64), "a beginning of what was sent: {found:?}");
     }
 }
 
@@ -402,9 +334,7 @@ fn many_kills_lose_and_double_nothing() {
     declare(&mut peer, "q");
     let (mut next_in, mut next_out) = (1, 1);
     for round in 0..10 {
-        let bodies: Vec<String> = (next_in..next_in + 30)
-            .map(|n: u64| n.to_string())
-            .collect();
+        let bodies: Vec<String> = (next_in..next_in + 30).map(|n: u64| n.to_string()).collect();
         publish_confirmed(&mut peer, "q", &as_strs(&bodies));
         next_in += 30;
         for _ in 0..20 {

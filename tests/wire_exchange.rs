@@ -21,21 +21,12 @@ fn inequivalent(argument: &str, name: &str, received: &str, current: &str) -> St
 }
 
 fn bind_with(peer: &mut Peer, queue: &str, exchange: &str, key: &str, arguments: &Octets) {
-    let bind = Octets::method(50, 20)
-        .u16(0)
-        .shortstr(queue)
-        .shortstr(exchange)
-        .shortstr(key)
-        .u8(0);
+    let bind = Octets::method(50, 20).u16(0).shortstr(queue).shortstr(exchange).shortstr(key).u8(0);
     peer.send_payload(1, bind.longstr(arguments));
 }
 
 fn unbind_with(peer: &mut Peer, queue: &str, exchange: &str, key: &str, arguments: &Octets) {
-    let unbind = Octets::method(50, 50)
-        .u16(0)
-        .shortstr(queue)
-        .shortstr(exchange)
-        .shortstr(key);
+    let unbind = Octets::method(50, 50).u16(0).shortstr(queue).shortstr(exchange).shortstr(key);
     peer.send_payload(1, unbind.longstr(arguments));
     peer.expect::<queue::UnbindOk>(1);
 }
@@ -50,10 +41,7 @@ fn the_predeclared_exchanges_are_durable_and_of_their_types() {
         ("amq.headers", "headers"),
         ("amq.match", "headers"),
     ] {
-        peer.ask::<exchange::DeclareOk>(
-            1,
-            say::exchange_with(name, kind, |declare| declare.durable = true),
-        );
+        peer.ask::<exchange::DeclareOk>(1, say::exchange_with(name, kind, |declare| declare.durable = true));
         peer.ask::<exchange::DeclareOk>(1, say::exchange_passive(name));
     }
 }
@@ -93,16 +81,9 @@ fn an_unknown_type_is_refused() {
         let mut peer = peer();
         peer.send(1, say::exchange(&unique("exchange"), kind));
         let close: amq_protocol::protocol::channel::Close = peer.expect(1);
-        assert_eq!(
-            (close.reply_code, close.class_id, close.method_id),
-            (406, 40, 10)
-        );
-        let texts = ["unknown", "invalid"]
-            .map(|word| format!("PRECONDITION_FAILED - {word} exchange type '{kind}'"));
-        assert!(
-            texts.iter().any(|text| text == close.reply_text.as_str()),
-            "{close:?}"
-        );
+        assert_eq!((close.reply_code, close.class_id, close.method_id), (406, 40, 10));
+        let texts = ["unknown", "invalid"].map(|word| format!("PRECONDITION_FAILED - {word} exchange type '{kind}'"));
+        assert!(texts.iter().any(|text| text == close.reply_text.as_str()), "{close:?}");
     }
 }
 
@@ -184,12 +165,7 @@ fn declaring_an_equal_exchange_again_is_fine() {
 fn another_type_is_406() {
     let mut peer = peer();
     let name = peer.exchange(1, "fanout");
-    peer.refused(
-        1,
-        say::exchange(&name, "direct"),
-        406,
-        &inequivalent("type", &name, "direct", "fanout"),
-    );
+    peer.refused(1, say::exchange(&name, "direct"), 406, &inequivalent("type", &name, "direct", "fanout"));
 }
 
 #[test]
@@ -197,56 +173,23 @@ fn another_flag_is_406_and_the_first_mismatch_wins() {
     let mut peer = peer();
     let name = peer.exchange(1, "fanout");
     let internal = say::exchange_with(&name, "fanout", |declare| declare.internal = true);
-    peer.refused(
-        1,
-        internal.clone(),
-        406,
-        &inequivalent("internal", &name, "true", "false"),
-    );
+    peer.refused(1, internal.clone(), 406, &inequivalent("internal", &name, "true", "false"));
     peer.open_channel(1);
-    let auto_delete = exchange::Declare {
-        auto_delete: true,
-        ..internal
-    };
-    peer.refused(
-        1,
-        auto_delete.clone(),
-        406,
-        &inequivalent("auto_delete", &name, "true", "false"),
-    );
+    let auto_delete = exchange::Declare { auto_delete: true, ..internal };
+    peer.refused(1, auto_delete.clone(), 406, &inequivalent("auto_delete", &name, "true", "false"));
     peer.open_channel(1);
-    let durable = exchange::Declare {
-        durable: true,
-        ..auto_delete
-    };
-    peer.refused(
-        1,
-        durable.clone(),
-        406,
-        &inequivalent("durable", &name, "true", "false"),
-    );
+    let durable = exchange::Declare { durable: true, ..auto_delete };
+    peer.refused(1, durable.clone(), 406, &inequivalent("durable", &name, "true", "false"));
     peer.open_channel(1);
-    let direct = exchange::Declare {
-        kind: "direct".into(),
-        ..durable
-    };
-    peer.refused(
-        1,
-        direct,
-        406,
-        &inequivalent("type", &name, "direct", "fanout"),
-    );
+    let direct = exchange::Declare { kind: "direct".into(), ..durable };
+    peer.refused(1, direct, 406, &inequivalent("type", &name, "direct", "fanout"));
 }
 
 #[test]
 fn unknown_arguments_never_matter() {
     let mut peer = peer();
     let name = unique("arguments");
-    let declare = Octets::method(40, 10)
-        .u16(0)
-        .shortstr(&name)
-        .shortstr("direct")
-        .u8(0);
+    let declare = Octets::method(40, 10).u16(0).shortstr(&name).shortstr("direct").u8(0);
     let arguments = Octets::new().entry("x-mine", b'I', [0, 0, 0, 1]);
     peer.send_payload(1, declare.longstr(arguments));
     peer.expect::<exchange::DeclareOk>(1);
@@ -257,12 +200,8 @@ fn unknown_arguments_never_matter() {
 fn publishing_to_an_internal_exchange_is_403() {
     let mut peer = peer();
     let name = unique("internal");
-    peer.ask::<exchange::DeclareOk>(
-        1,
-        say::exchange_with(&name, "fanout", |declare| declare.internal = true),
-    );
-    let text =
-        format!("ACCESS_REFUSED - cannot publish to internal exchange '{name}' in vhost '/'");
+    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&name, "fanout", |declare| declare.internal = true));
+    let text = format!("ACCESS_REFUSED - cannot publish to internal exchange '{name}' in vhost '/'");
     refused_publish(&name, 403, &text);
 }
 
@@ -277,10 +216,7 @@ fn an_auto_delete_exchange_goes_with_its_last_binding() {
     let mut peer = peer();
     let name = unique("auto");
     let queue = peer.queue(1, "bound");
-    peer.ask::<exchange::DeclareOk>(
-        1,
-        say::exchange_with(&name, "direct", |declare| declare.auto_delete = true),
-    );
+    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&name, "direct", |declare| declare.auto_delete = true));
     peer.bind(1, &queue, &name, "a");
     peer.bind(1, &queue, &name, "b");
     peer.ask::<queue::UnbindOk>(1, say::unbind(&queue, &name, "a"));
@@ -294,10 +230,7 @@ fn an_auto_delete_exchange_goes_with_its_last_queue() {
     let mut peer = peer();
     let name = unique("auto");
     let queue = peer.queue(1, "bound");
-    peer.ask::<exchange::DeclareOk>(
-        1,
-        say::exchange_with(&name, "fanout", |declare| declare.auto_delete = true),
-    );
+    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&name, "fanout", |declare| declare.auto_delete = true));
     peer.bind(1, &queue, &name, "");
     peer.ask::<queue::DeleteOk>(1, say::delete(&queue));
     peer.refused(1, say::exchange_passive(&name), 404, &no_exchange(&name));
@@ -308,10 +241,7 @@ fn an_auto_delete_exchange_that_never_had_a_binding_stays() {
     let mut peer = peer();
     let name = unique("auto");
     let queue = peer.queue(1, "unbound");
-    peer.ask::<exchange::DeclareOk>(
-        1,
-        say::exchange_with(&name, "fanout", |declare| declare.auto_delete = true),
-    );
+    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&name, "fanout", |declare| declare.auto_delete = true));
     peer.ask::<queue::UnbindOk>(1, say::unbind(&queue, &name, "never bound"));
     peer.ask::<exchange::DeclareOk>(1, say::exchange_passive(&name));
     peer.ask::<exchange::DeleteOk>(1, say::delete_exchange(&name));
@@ -334,10 +264,7 @@ fn delete_if_unused_of_a_bound_exchange_is_406() {
     let (name, queue) = (peer.exchange(1, "fanout"), peer.queue(1, "bound"));
     peer.bind(1, &queue, &name, "");
     let text = format!("PRECONDITION_FAILED - exchange '{name}' in vhost '/' in use");
-    let delete = exchange::Delete {
-        if_unused: true,
-        ..say::delete_exchange(&name)
-    };
+    let delete = exchange::Delete { if_unused: true, ..say::delete_exchange(&name) };
     peer.refused(1, delete.clone(), 406, &text);
     peer.open_channel(1);
     peer.ask::<queue::UnbindOk>(1, say::unbind(&queue, &name, ""));
@@ -372,12 +299,7 @@ fn binding_a_missing_queue_is_404() {
 #[test]
 fn with_both_missing_the_exchange_is_named() {
     let name = unique("missing");
-    peer().refused(
-        1,
-        say::bind(&unique("missing"), &name, ""),
-        404,
-        &no_exchange(&name),
-    );
+    peer().refused(1, say::bind(&unique("missing"), &name, ""), 404, &no_exchange(&name));
 }
 
 #[test]
@@ -405,15 +327,9 @@ fn a_queue_bound_twice_gets_one_copy() {
 fn bindings_with_other_arguments_are_other_bindings() {
     let mut peer = peer();
     let (queue, direct) = (peer.queue(1, "arguments"), peer.exchange(1, "direct"));
-    let long = Octets::new()
-        .entry("a", b'l', [0, 0, 0, 0, 0, 0, 0, 1])
-        .entry_str("b", "2");
-    let int = Octets::new()
-        .entry("a", b'I', [0, 0, 0, 1])
-        .entry_str("b", "2");
-    let swapped = Octets::new()
-        .entry_str("b", "2")
-        .entry("a", b'l', [0, 0, 0, 0, 0, 0, 0, 1]);
+    let long = Octets::new().entry("a", b'l', [0, 0, 0, 0, 0, 0, 0, 1]).entry_str("b", "2");
+    let int = Octets::new().entry("a", b'I', [0, 0, 0, 1]).entry_str("b", "2");
+    let swapped = Octets::new().entry_str("b", "2").entry("a", b'l', [0, 0, 0, 0, 0, 0, 0, 1]);
     bind_with(&mut peer, &queue, &direct, "key", &long);
     peer.expect::<queue::BindOk>(1);
     // Another type of the same number: not this binding.
@@ -472,11 +388,7 @@ fn a_bound_exchange_routes_the_same_message_with_the_same_key() {
     peer.publish(1, &source, "a.c", "only the outer matches");
     peer.publish(1, &source, "b.b", "none matches");
     let ok = peer.take(1, &queue, "both match");
-    assert_eq!(
-        ok.exchange.as_str(),
-        source,
-        "the exchange it was published to"
-    );
+    assert_eq!(ok.exchange.as_str(), source, "the exchange it was published to");
     peer.expect_contents(1, &queue, &[]);
 }
 
@@ -488,10 +400,7 @@ fn exchange_unbind_ok_is_method_51_and_ends_the_routing() {
     peer.bind(1, &queue, &inner, "");
     peer.ask::<exchange::BindOk>(1, bind_exchange(&inner, &source, ""));
     peer.send(1, unbind_exchange(&inner, &source, ""));
-    assert_eq!(
-        peer.expect_frame(leveret_suite::peer::kind::METHOD, 1),
-        [0, 40, 0, 51]
-    );
+    assert_eq!(peer.expect_frame(leveret_suite::peer::kind::METHOD, 1), [0, 40, 0, 51]);
     peer.publish(1, &source, "", "not routed");
     peer.expect_contents(1, &queue, &[]);
 }
@@ -513,15 +422,8 @@ fn a_cycle_of_exchanges_is_walked_once() {
 #[test]
 fn an_internal_exchange_is_reached_through_a_binding() {
     let mut peer = peer();
-    let (source, inner, queue) = (
-        peer.exchange(1, "fanout"),
-        unique("internal"),
-        peer.queue(1, "inner"),
-    );
-    peer.ask::<exchange::DeclareOk>(
-        1,
-        say::exchange_with(&inner, "fanout", |declare| declare.internal = true),
-    );
+    let (source, inner, queue) = (peer.exchange(1, "fanout"), unique("internal"), peer.queue(1, "inner"));
+    peer.ask::<exchange::DeclareOk>(1, say::exchange_with(&inner, "fanout", |declare| declare.internal = true));
     peer.ask::<exchange::BindOk>(1, bind_exchange(&inner, &source, ""));
     peer.bind(1, &queue, &inner, "");
     peer.publish(1, &source, "", "inside");
@@ -533,26 +435,11 @@ fn exchange_bind_names_the_missing_exchange() {
     let mut peer = peer();
     let (there, missing) = (peer.exchange(1, "fanout"), unique("missing"));
     let other = unique("other");
-    peer.refused(
-        1,
-        bind_exchange(&missing, &there, ""),
-        404,
-        &no_exchange(&missing),
-    );
+    peer.refused(1, bind_exchange(&missing, &there, ""), 404, &no_exchange(&missing));
     peer.open_channel(1);
-    peer.refused(
-        1,
-        bind_exchange(&there, &missing, ""),
-        404,
-        &no_exchange(&missing),
-    );
+    peer.refused(1, bind_exchange(&there, &missing, ""), 404, &no_exchange(&missing));
     peer.open_channel(1);
-    peer.refused(
-        1,
-        bind_exchange(&other, &missing, ""),
-        404,
-        &no_exchange(&missing),
-    );
+    peer.refused(1, bind_exchange(&other, &missing, ""), 404, &no_exchange(&missing));
     peer.open_channel(1);
     peer.refused(1, bind_exchange("", &there, ""), 403, DEFAULT);
     peer.open_channel(1);
@@ -567,10 +454,7 @@ fn auto_delete_cascades_upstream() {
     let names: Vec<String> = (0..3).map(|_| unique("chain")).collect();
     let queue = peer.queue(1, "end");
     for name in &names {
-        peer.ask::<exchange::DeclareOk>(
-            1,
-            say::exchange_with(name, "fanout", |declare| declare.auto_delete = true),
-        );
+        peer.ask::<exchange::DeclareOk>(1, say::exchange_with(name, "fanout", |declare| declare.auto_delete = true));
     }
     peer.ask::<exchange::BindOk>(1, bind_exchange(&names[1], &names[0], ""));
     peer.ask::<exchange::BindOk>(1, bind_exchange(&names[2], &names[1], ""));
@@ -587,10 +471,7 @@ fn a_bound_exchange_is_in_use() {
     let mut peer = peer();
     let (source, inner) = (peer.exchange(1, "fanout"), peer.exchange(1, "fanout"));
     peer.ask::<exchange::BindOk>(1, bind_exchange(&inner, &source, ""));
-    let delete = |name: &str| exchange::Delete {
-        if_unused: true,
-        ..say::delete_exchange(name)
-    };
+    let delete = |name: &str| exchange::Delete { if_unused: true, ..say::delete_exchange(name) };
     let text = format!("PRECONDITION_FAILED - exchange '{source}' in vhost '/' in use");
     peer.refused(1, delete(&source), 406, &text);
     peer.open_channel(1);
@@ -605,16 +486,8 @@ fn a_name_that_is_not_utf_8_is_shown_as_latin_1() {
         return;
     }
     let mut peer = peer();
-    peer.send_payload(
-        1,
-        Octets::method(60, 40)
-            .u16(0)
-            .shortstr([0xFF, 0xFE])
-            .shortstr("")
-            .u8(0),
-    );
-    let header =
-        leveret_suite::Frame::new(leveret_suite::peer::kind::HEADER, 1, Octets::header(0, 0));
+    peer.send_payload(1, Octets::method(60, 40).u16(0).shortstr([0xFF, 0xFE]).shortstr("").u8(0));
+    let header = leveret_suite::Frame::new(leveret_suite::peer::kind::HEADER, 1, Octets::header(0, 0));
     peer.send_frame(header);
     peer.expect_channel_close(1, 404, &no_exchange("ÿþ"), (60, 40));
 }

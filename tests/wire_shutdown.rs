@@ -32,11 +32,7 @@ fn sigterm_does_not_wait_for_clients_that_stay_silent() {
     declare(&mut peer, "q");
     let start = Instant::now();
     assert!(broker.server.stop().success());
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(10), "took {:?}", start.elapsed());
 }
 
 #[test]
@@ -87,9 +83,7 @@ fn recovery_says_what_it_found() {
     declare(&mut peer, "q");
     publish_confirmed(&mut peer, "q", &["1", "2", "3"]);
     broker.again(End::Kill).close();
-    let log = broker
-        .server
-        .log_until("Server startup complete; 0 plugins started.");
+    let log = broker.server.log_until("Server startup complete; 0 plugins started.");
     let recovered = log.lines().find(|line| line.contains("recovered"));
     let recovered = recovered.unwrap_or_else(|| panic!("no line about recovery in\n{log}"));
     assert!(recovered.contains("3 messages"), "{recovered}");

@@ -28,11 +28,7 @@ impl Server {
     pub fn start() -> &'static Server {
         static SHARED: OnceLock<Server> = OnceLock::new();
         SHARED.get_or_init(|| match given() {
-            Some(address) => Server {
-                address,
-                arguments: Vec::new(),
-                process: None,
-            },
+            Some(address) => Server { address, arguments: Vec::new(), process: None },
             None => Server::start_with(&["--storage", "memory"]),
         })
     }
@@ -46,11 +42,7 @@ impl Server {
     pub fn start_with(arguments: &[&str]) -> Server {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let process = Process::spawn(&arguments);
-        Server {
-            address: process.address,
-            arguments,
-            process: Some(process),
-        }
+        Server { address: process.address, arguments, process: Some(process) }
     }
 
     /// True when the broker under test is one that these tests can't stop and start.
@@ -98,10 +90,7 @@ impl Server {
     /// # Panics
     /// If it is still there after 20 s.
     pub fn wait_for_end(&mut self) -> ExitStatus {
-        self.process
-            .take()
-            .expect("a broker of this test's own that runs")
-            .wait()
+        self.process.take().expect("a broker of this test's own that runs").wait()
     }
 
     /// Starts the broker again with the same arguments, on another free port.
@@ -121,14 +110,8 @@ impl Server {
     pub fn resident_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", self.running().child.id());
         let status = std::fs::read_to_string(path).expect("a running process has a status");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("VmRSS");
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-            .expect("a number of kB")
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of kB")
     }
 
     /// What the broker has logged up to a line that contains this text, which is waited for.
@@ -140,17 +123,13 @@ impl Server {
     }
 
     fn running(&self) -> &Process {
-        self.process
-            .as_ref()
-            .expect("a broker of this test's own that runs")
+        self.process.as_ref().expect("a broker of this test's own that runs")
     }
 }
 
 fn given() -> Option<SocketAddr> {
     let name = std::env::var("LEVERET_AGAINST").ok()?;
-    let mut addresses = name
-        .to_socket_addrs()
-        .expect("LEVERET_AGAINST is HOST:PORT");
+    let mut addresses = name.to_socket_addrs().expect("LEVERET_AGAINST is HOST:PORT");
     addresses.next()
 }
 
@@ -192,20 +171,12 @@ impl Process {
         log.follow(child.stdout.take().expect("a piped stdout"));
         log.follow(child.stderr.take().expect("a piped stderr"));
         let address = log.wait_for_address(&mut child);
-        Process {
-            child,
-            address,
-            log,
-            watchdog,
-        }
+        Process { child, address, log, watchdog }
     }
 
     fn signal(&self, name: &str) {
         let command = format!("kill -s {name} {}", self.child.id());
-        let status = Command::new("sh")
-            .args(["-c", &command])
-            .status()
-            .expect("a shell");
+        let status = Command::new("sh").args(["-c", &command]).status().expect("a shell");
         assert!(status.success(), "{command}: {status}");
     }
 
@@ -217,10 +188,7 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        panic!(
-            "the broker still runs {STOP_LIMIT:?} after SIGTERM; its log:\n{}",
-            self.log.lines().join("\n")
-        );
+        panic!("the broker still runs {STOP_LIMIT:?} after SIGTERM; its log:\n{}", self.log.lines().join("\n"));
     }
 }
 
@@ -273,20 +241,14 @@ struct Log {
 
 impl Log {
     fn lines(&self) -> Vec<String> {
-        self.lines
-            .lock()
-            .expect("no reader of the log panics")
-            .clone()
+        self.lines.lock().expect("no reader of the log panics").clone()
     }
 
     fn follow(self: &Arc<Self>, output: impl Read + Send + 'static) {
         let log = Arc::clone(self);
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                log.lines
-                    .lock()
-                    .expect("no reader of the log panics")
-                    .push(line);
+                log.lines.lock().expect("no reader of the log panics").push(line);
                 log.more.notify_all();
             }
             log.more.notify_all();
@@ -301,16 +263,8 @@ impl Log {
                 return lines.join("\n");
             }
             let left = STOP_LIMIT.saturating_sub(start.elapsed());
-            assert!(
-                !left.is_zero(),
-                "no line with {text:?} in the log:\n{}",
-                lines.join("\n")
-            );
-            lines = self
-                .more
-                .wait_timeout(lines, left)
-                .expect("no reader of the log panics")
-                .0;
+            assert!(!left.is_zero(), "no line with {text:?} in the log:\n{}", lines.join("\n"));
+            lines = self.more.wait_timeout(lines, left).expect("no reader of the log panics").0;
         }
     }
 
@@ -324,25 +278,16 @@ impl Log {
             }
             let ended = child.try_wait().expect("a child can be waited for");
             if ended.is_some() || start.elapsed() > START_LIMIT {
-                panic!(
-                    "the broker doesn't listen ({ended:?}); it said:\n{}",
-                    lines.join("\n")
-                );
+                panic!("the broker doesn't listen ({ended:?}); it said:\n{}", lines.join("\n"));
             }
             let tick = Duration::from_millis(100);
-            lines = self
-                .more
-                .wait_timeout(lines, tick)
-                .expect("no reader of the log panics")
-                .0;
+            lines = self.more.wait_timeout(lines, tick).expect("no reader of the log panics").0;
         }
     }
 }
 
 fn listening_address(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("listening on ")?;
-    let address = rest
-        .split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\u{1b}'))
-        .next()?;
+    let address = rest.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\u{1b}')).next()?;
     address.parse().ok()
 }
