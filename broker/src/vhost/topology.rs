@@ -182,7 +182,7 @@ impl TopologyOwner {
             TopologyCommand::Remember { exchange, messages } => {
                 return self.histories.remember(&exchange, messages);
             }
-            TopologyCommand::Relay { to, reply } => return self.replies.push((to, reply)),
+            TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
         };
         if let Err(error) = outcome {
@@ -383,7 +383,11 @@ impl TopologyOwner {
         self.changed = true;
         if durable && store {
             let key = definition::binding_key(&self.name, &binding);
-            self.entries.push(Entry::Op(Op::PutDefinition { key, value: Box::default() }));
+            // Queues are numbered by the same counter, which recovery sets beyond both.
+            let ordered = exchange.spec.kind == ExchangeType::ConsistentHash;
+            let order = ordered.then(|| self.next_id.fetch_add(1, Ordering::Relaxed));
+            let value = definition::binding_value(order);
+            self.entries.push(Entry::Op(Op::PutDefinition { key, value }));
         }
         (self.histories).recall(&self.snapshot, binding.source.as_bytes(), &to);
         self.bindings.add(Bound::new(&self.name, binding, to, durable));
@@ -540,8 +544,14 @@ impl TopologyOwner {
             // Removed already, or a new one of that name.
             _ => false,
         };
-        let Some((to, reply)) = then else { return };
-        if durable {
+        if let Some((to, reply)) = then {
+            self.reply_as(durable, to, reply);
+        }
+    }
+
+    /// Answers at once, or once everything submitted so far is on disk.
+    fn reply_as(&mut self, stored: bool, to: Requester, reply: Reply) {
+        if stored {
             self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to, reply }));
         } else {
             self.replies.push((to, reply));
