@@ -3,8 +3,7 @@
 mod support;
 
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation};
@@ -29,38 +28,17 @@ async fn main() -> Outcome {
 
     let connection = connect(&format!("amqp://guest:guest@{address}/%2f"), "embedded").await?;
     let channel = connection.create_channel().await?;
-    let queue = channel
-        .queue_declare(
-            "".into(),
-            QueueDeclareOptions::exclusive(),
-            FieldTable::default(),
-        )
-        .await?;
+    let queue = channel.queue_declare("".into(), QueueDeclareOptions::exclusive(), FieldTable::default()).await?;
     let queue = queue.name();
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let options = BasicConsumeOptions::default();
-    let mut consumer = channel
-        .basic_consume(queue.clone(), "".into(), options, FieldTable::default())
-        .await?;
+    let mut consumer = channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()).await?;
     for n in 1..=10 {
         let (options, body) = (BasicPublishOptions::default(), format!("message {n}"));
         let properties = BasicProperties::default();
-        let published = channel
-            .basic_publish(
-                "".into(),
-                queue.clone(),
-                options,
-                body.as_bytes(),
-                properties,
-            )
-            .await?;
+        let published = channel.basic_publish("".into(), queue.clone(), options, body.as_bytes(), properties).await?;
         let confirm = timeout(PATIENCE, published).await??;
-        ensure(
-            confirm == Confirmation::Ack(None),
-            format!("{body} is confirmed"),
-        )?;
+        ensure(confirm == Confirmation::Ack(None), format!("{body} is confirmed"))?;
     }
     for n in 1..=10 {
         let delivery = next(&mut consumer).await?;
@@ -73,10 +51,7 @@ async fn main() -> Outcome {
     let began = Instant::now();
     broker.shutdown().await?;
     let stop = began.elapsed();
-    ensure(
-        TcpStream::connect(address).await.is_err(),
-        "nobody listens any more",
-    )?;
+    ensure(TcpStream::connect(address).await.is_err(), "nobody listens any more")?;
     println!("start took {start:.1?}, stop took {stop:.1?}");
     Ok(())
 }

@@ -13,9 +13,8 @@ mod hang;
 
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ExchangeKind};
@@ -58,86 +57,38 @@ async fn gather() -> Outcome {
     let collecting = tokio::spawn(collect(gathered));
 
     let replaced = supervise(consume(&channel, heartbeats.as_str(), true).await?).await?;
-    ensure(
-        replaced.keys().copied().eq(HANGS.map(|(name, _)| name)),
-        "exactly those that hung were replaced",
-    )?;
+    ensure(replaced.keys().copied().eq(HANGS.map(|(name, _)| name)), "exactly those that hung were replaced")?;
 
     let received = timeout(PATIENCE, collecting).await???;
     for name in 0..PRODUCERS {
         let numbers = received.get(&name).map(Vec::as_slice).unwrap_or_default();
-        ensure(
-            numbers.iter().copied().eq(1..=QUOTA),
-            format!("producer {name}, all of it in order: {numbers:?}"),
-        )?;
+        ensure(numbers.iter().copied().eq(1..=QUOTA), format!("producer {name}, all of it in order: {numbers:?}"))?;
     }
     // Whatever came too often would be here now.
-    let left = channel
-        .queue_delete(GATHERED.into(), QueueDeleteOptions::default())
-        .await?;
+    let left = channel.queue_delete(GATHERED.into(), QueueDeleteOptions::default()).await?;
     ensure(left == 0, format!("{left} messages were left in the queue"))?;
-    channel
-        .exchange_delete(EXCHANGE.into(), ExchangeDeleteOptions::default())
-        .await?;
-    println!(
-        "gathered {} messages of {PRODUCERS} producers",
-        PRODUCERS * QUOTA
-    );
+    channel.exchange_delete(EXCHANGE.into(), ExchangeDeleteOptions::default()).await?;
+    println!("gathered {} messages of {PRODUCERS} producers", PRODUCERS * QUOTA);
     Ok(())
 }
 
 /// The exchange, the queue of everything, and the supervisor's queue of heartbeats.
 async fn declare(channel: &Channel) -> Outcome<String> {
-    channel
-        .queue_delete(GATHERED.into(), QueueDeleteOptions::default())
-        .await?;
-    channel
-        .exchange_delete(EXCHANGE.into(), ExchangeDeleteOptions::default())
-        .await?;
+    channel.queue_delete(GATHERED.into(), QueueDeleteOptions::default()).await?;
+    channel.exchange_delete(EXCHANGE.into(), ExchangeDeleteOptions::default()).await?;
     let (options, none) = (ExchangeDeclareOptions::default(), FieldTable::default());
-    channel
-        .exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, options, none.clone())
-        .await?;
-    channel
-        .queue_declare(
-            GATHERED.into(),
-            QueueDeclareOptions::durable(),
-            none.clone(),
-        )
-        .await?;
-    let heartbeats = channel
-        .queue_declare("".into(), QueueDeclareOptions::exclusive(), none.clone())
-        .await?;
+    channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, options, none.clone()).await?;
+    channel.queue_declare(GATHERED.into(), QueueDeclareOptions::durable(), none.clone()).await?;
+    let heartbeats = channel.queue_declare("".into(), QueueDeclareOptions::exclusive(), none.clone()).await?;
     let bind = QueueBindOptions::default();
-    channel
-        .queue_bind(
-            GATHERED.into(),
-            EXCHANGE.into(),
-            "data.*".into(),
-            bind,
-            none.clone(),
-        )
-        .await?;
-    channel
-        .queue_bind(
-            heartbeats.name().clone(),
-            EXCHANGE.into(),
-            "heartbeat.*".into(),
-            bind,
-            none,
-        )
-        .await?;
+    channel.queue_bind(GATHERED.into(), EXCHANGE.into(), "data.*".into(), bind, none.clone()).await?;
+    channel.queue_bind(heartbeats.name().clone(), EXCHANGE.into(), "heartbeat.*".into(), bind, none).await?;
     Ok(heartbeats.name().to_string())
 }
 
 async fn consume(channel: &Channel, queue: &str, no_ack: bool) -> Outcome<Consumer> {
-    let options = BasicConsumeOptions {
-        no_ack,
-        ..BasicConsumeOptions::default()
-    };
-    Ok(channel
-        .basic_consume(queue.into(), "".into(), options, FieldTable::default())
-        .await?)
+    let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
+    Ok(channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?)
 }
 
 /// The one consumer: takes what comes until it has everything that all producers together have to send.
@@ -159,11 +110,7 @@ async fn collect(mut gathered: Consumer) -> Outcome<BTreeMap<u32, Vec<u32>>> {
 }
 
 fn name_in_key(delivery: &Delivery) -> Outcome<u32> {
-    let (_, name) = delivery
-        .routing_key
-        .as_str()
-        .split_once('.')
-        .ok_or("a key of two words")?;
+    let (_, name) = delivery.routing_key.as_str().split_once('.').ok_or("a key of two words")?;
     Ok(name.parse()?)
 }
 
@@ -172,10 +119,7 @@ fn name_in_key(delivery: &Delivery) -> Outcome<u32> {
 async fn supervise(mut heartbeats: Consumer) -> Outcome<BTreeMap<u32, u32>> {
     let mut producers = BTreeMap::new();
     for name in 0..PRODUCERS {
-        let hangs_at = HANGS
-            .iter()
-            .find(|(hanging, _)| *hanging == name)
-            .map(|(_, at)| *at);
+        let hangs_at = HANGS.iter().find(|(hanging, _)| *hanging == name).map(|(_, at)| *at);
         producers.insert(name, Producer::start(name, Arc::default(), hangs_at).await?);
     }
     let mut replaced = BTreeMap::new();
@@ -192,18 +136,12 @@ async fn supervise(mut heartbeats: Consumer) -> Outcome<BTreeMap<u32, u32>> {
             }
         }
         let silent = |producer: &Producer| producer.last_heartbeat.elapsed() > TIME_TO_LIVE;
-        let given_up: Vec<u32> = producers
-            .iter()
-            .filter(|(_, p)| silent(p))
-            .map(|(name, _)| *name)
-            .collect();
+        let given_up: Vec<u32> = producers.iter().filter(|(_, p)| silent(p)).map(|(name, _)| *name).collect();
         for name in given_up {
             let old = producers.remove(&name).ok_or("just seen")?;
             let sent = old.cancel().await;
             let count = sent.load(Ordering::SeqCst);
-            println!(
-                "producer {name} fell silent after {count} messages: cancelled, and a new one started"
-            );
+            println!("producer {name} fell silent after {count} messages: cancelled, and a new one started");
             producers.insert(name, Producer::start(name, sent, None).await?);
             *replaced.entry(name).or_default() += 1;
         }
@@ -222,11 +160,7 @@ impl Producer {
     async fn start(name: u32, sent: Arc<AtomicU32>, hangs_at: Option<u32>) -> Outcome<Producer> {
         let connection = connect(&address(), &format!("fan_in: producer {name}")).await?;
         let running = tokio::spawn(produce(connection, name, Arc::clone(&sent), hangs_at));
-        Ok(Producer {
-            last_heartbeat: Instant::now(),
-            sent,
-            running,
-        })
+        Ok(Producer { last_heartbeat: Instant::now(), sent, running })
     }
 
     async fn cancel(self) -> Arc<AtomicU32> {
@@ -238,12 +172,7 @@ impl Producer {
 }
 
 /// Sends what is still to be sent, and heartbeats meanwhile, until it hangs.
-async fn produce(
-    connection: Connection,
-    name: u32,
-    sent: Arc<AtomicU32>,
-    hangs_at: Option<u32>,
-) -> Outcome {
+async fn produce(connection: Connection, name: u32, sent: Arc<AtomicU32>, hangs_at: Option<u32>) -> Outcome {
     let data = connection.create_channel().await?;
     data.confirm_select(ConfirmSelectOptions::default()).await?;
     let heartbeats = connection.create_channel().await?;
@@ -264,26 +193,13 @@ async fn produce(
 async fn send(channel: &Channel, name: u32, sent: &AtomicU32, last: u32) -> Outcome {
     while sent.load(Ordering::SeqCst) < last {
         let number = sent.load(Ordering::SeqCst) + 1;
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..BasicPublishOptions::default()
-        };
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = BasicProperties::default().with_delivery_mode(2);
         let (key, body) = (format!("data.{name}"), number.to_string());
-        let published = channel
-            .basic_publish(
-                EXCHANGE.into(),
-                key.as_str().into(),
-                options,
-                body.as_bytes(),
-                properties,
-            )
-            .await?;
+        let published =
+            channel.basic_publish(EXCHANGE.into(), key.as_str().into(), options, body.as_bytes(), properties).await?;
         let confirm = timeout(PATIENCE, published).await??;
-        ensure(
-            confirm == Confirmation::Ack(None),
-            format!("{key} {number} is routed and confirmed"),
-        )?;
+        ensure(confirm == Confirmation::Ack(None), format!("{key} {number} is routed and confirmed"))?;
         sent.store(number, Ordering::SeqCst);
     }
     Ok(())
@@ -297,14 +213,8 @@ async fn beat(channel: &Channel, name: u32) -> Outcome {
 }
 
 async fn heartbeat(channel: &Channel, name: u32, state: &str) -> Outcome {
-    let (key, options) = (
-        format!("heartbeat.{name}").into(),
-        BasicPublishOptions::default(),
-    );
+    let (key, options) = (format!("heartbeat.{name}").into(), BasicPublishOptions::default());
     let properties = BasicProperties::default();
-    channel
-        .basic_publish(EXCHANGE.into(), key, options, state.as_bytes(), properties)
-        .await?
-        .await?;
+    channel.basic_publish(EXCHANGE.into(), key, options, state.as_bytes(), properties).await?.await?;
     Ok(())
 }

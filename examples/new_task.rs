@@ -35,37 +35,17 @@ async fn main() -> Outcome {
 
     let connection = connect(&address(), "new_task").await?;
     let channel = connection.create_channel().await?;
-    let options = QueueDeclareOptions {
-        durable,
-        ..QueueDeclareOptions::default()
-    };
-    channel
-        .queue_declare(queue.as_str().into(), options, FieldTable::default())
-        .await?;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await?;
+    let options = QueueDeclareOptions { durable, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
     for task in tasks {
         // 2 is persistent, 1 is not.
         let properties = BasicProperties::default().with_delivery_mode(if durable { 2 } else { 1 });
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..BasicPublishOptions::default()
-        };
-        let published = channel
-            .basic_publish(
-                "".into(),
-                queue.as_str().into(),
-                options,
-                task.as_bytes(),
-                properties,
-            )
-            .await?;
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let published =
+            channel.basic_publish("".into(), queue.as_str().into(), options, task.as_bytes(), properties).await?;
         let confirm = timeout(PATIENCE, published).await??;
-        ensure(
-            confirm == Confirmation::Ack(None),
-            format!("'{task}' is in the queue: {confirm:?}"),
-        )?;
+        ensure(confirm == Confirmation::Ack(None), format!("'{task}' is in the queue: {confirm:?}"))?;
         println!("sent '{task}'");
     }
     connection.close(200, "done".into()).await?;

@@ -6,8 +6,8 @@
 mod support;
 
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation};
@@ -56,34 +56,22 @@ async fn main() -> Outcome {
             tasks += 1;
             boss.publish(tasks).await?;
             let done = watch.next().await?;
-            ensure(
-                done.task == tasks,
-                format!("task {tasks} is the only one there, not {}", done.task),
-            )?;
+            ensure(done.task == tasks, format!("task {tasks} is the only one there, not {}", done.task))?;
             if done.last {
-                ensure(
-                    done.by == replica.name,
-                    format!("{} dies, not {}", replica.name, done.by),
-                )?;
+                ensure(done.by == replica.name, format!("{} dies, not {}", replica.name, done.by))?;
                 break;
             }
         }
         replica.running.await??;
     }
 
-    ensure(
-        boss.state().await? == (0, 0),
-        "no task and no consumer is left",
-    )?;
+    ensure(boss.state().await? == (0, 0), "no task and no consumer is left")?;
     let old = tasks;
     for _ in 0..5 {
         tasks += 1;
         boss.publish(tasks).await?;
     }
-    ensure(
-        boss.state().await? == (5, 0),
-        "five tasks wait, for nobody yet",
-    )?;
+    ensure(boss.state().await? == (5, 0), "five tasks wait, for nobody yet")?;
     println!("no replica is left, five tasks wait");
 
     println!("three new replicas start");
@@ -93,10 +81,7 @@ async fn main() -> Outcome {
     }
     for _ in old..tasks {
         let done = watch.next().await?;
-        ensure(
-            done.task > old,
-            format!("the new replicas do what waited, not task {}", done.task),
-        )?;
+        ensure(done.task > old, format!("the new replicas do what waited, not task {}", done.task))?;
     }
     for replica in replicas {
         replica.running.abort();
@@ -104,14 +89,8 @@ async fn main() -> Outcome {
         let _ = replica.running.await;
     }
 
-    ensure(
-        watch.done.keys().copied().eq(1..=tasks),
-        "every task is done",
-    )?;
-    ensure(
-        watch.done.values().all(|times| *times == 1),
-        format!("none is done twice: {:?}", watch.done),
-    )?;
+    ensure(watch.done.keys().copied().eq(1..=tasks), "every task is done")?;
+    ensure(watch.done.values().all(|times| *times == 1), format!("none is done twice: {:?}", watch.done))?;
     boss.end().await?;
     println!("{tasks} tasks done, each of them once");
     Ok(())
@@ -126,57 +105,29 @@ impl Boss {
     async fn new() -> Outcome<Boss> {
         let connection = connect(&address(), "replicas: boss").await?;
         let channel = connection.create_channel().await?;
-        channel
-            .queue_delete(QUEUE.into(), QueueDeleteOptions::default())
-            .await?;
-        channel
-            .queue_declare(
-                QUEUE.into(),
-                QueueDeclareOptions::durable(),
-                FieldTable::default(),
-            )
-            .await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
+        channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await?;
+        channel.queue_declare(QUEUE.into(), QueueDeclareOptions::durable(), FieldTable::default()).await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok(Boss { channel })
     }
 
     async fn publish(&self, task: u32) -> Outcome {
         let properties = BasicProperties::default().with_delivery_mode(2);
         let (body, options) = (task.to_string(), BasicPublishOptions::default());
-        let published = self.channel.basic_publish(
-            "".into(),
-            QUEUE.into(),
-            options,
-            body.as_bytes(),
-            properties,
-        );
+        let published = self.channel.basic_publish("".into(), QUEUE.into(), options, body.as_bytes(), properties);
         let confirm = timeout(PATIENCE, published.await?).await??;
-        ensure(
-            confirm == Confirmation::Ack(None),
-            format!("task {task} is confirmed"),
-        )
+        ensure(confirm == Confirmation::Ack(None), format!("task {task} is confirmed"))
     }
 
     /// Ready tasks and consumers.
     async fn state(&self) -> Outcome<(u32, u32)> {
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let queue = self
-            .channel
-            .queue_declare(QUEUE.into(), passive, FieldTable::default())
-            .await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = self.channel.queue_declare(QUEUE.into(), passive, FieldTable::default()).await?;
         Ok((queue.message_count(), queue.consumer_count()))
     }
 
     async fn end(self) -> Outcome {
-        let left = self
-            .channel
-            .queue_delete(QUEUE.into(), QueueDeleteOptions::default())
-            .await?;
+        let left = self.channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await?;
         ensure(left == 0, format!("{left} tasks were still in the queue"))
     }
 }
@@ -191,17 +142,11 @@ struct Watch {
 impl Watch {
     fn new() -> Watch {
         let (sender, receiver) = unbounded_channel();
-        Watch {
-            sender,
-            receiver,
-            done: BTreeMap::new(),
-        }
+        Watch { sender, receiver, done: BTreeMap::new() }
     }
 
     async fn next(&mut self) -> Outcome<Done> {
-        let done = timeout(PATIENCE, self.receiver.recv())
-            .await?
-            .ok_or("nobody works any more")?;
+        let done = timeout(PATIENCE, self.receiver.recv()).await?.ok_or("nobody works any more")?;
         println!("{} did task {}", done.by, done.task);
         *self.done.entry(done.task).or_default() += 1;
         Ok(done)
@@ -228,9 +173,7 @@ impl Replica {
         let channel = connection.create_channel().await?;
         channel.basic_qos(1, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
-        let mut consumer = channel
-            .basic_consume(QUEUE.into(), name.into(), options, FieldTable::default())
-            .await?;
+        let mut consumer = channel.basic_consume(QUEUE.into(), name.into(), options, FieldTable::default()).await?;
         let die_after_task = Arc::new(AtomicBool::new(false));
         let (condemned, own_name) = (Arc::clone(&die_after_task), name.to_owned());
         let running = tokio::spawn(async move {
@@ -244,21 +187,13 @@ impl Replica {
                     channel.close(200, "told to die".into()).await?;
                     connection.close(200, "told to die".into()).await?;
                 }
-                watch.send(Done {
-                    by: own_name.clone(),
-                    task,
-                    last,
-                })?;
+                watch.send(Done { by: own_name.clone(), task, last })?;
                 if last {
                     println!("{own_name} dies");
                     return Ok(());
                 }
             }
         });
-        Ok(Replica {
-            name: name.to_owned(),
-            die_after_task,
-            running,
-        })
+        Ok(Replica { name: name.to_owned(), die_after_task, running })
     }
 }

@@ -59,50 +59,20 @@ async fn main() -> Outcome {
     let options = Options::from_arguments()?;
     let connection = connect(&address(), "worker").await?;
     let channel = connection.create_channel().await?;
-    let declare = QueueDeclareOptions {
-        durable: options.durable,
-        ..QueueDeclareOptions::default()
-    };
-    channel
-        .queue_declare(
-            options.queue.as_str().into(),
-            declare,
-            FieldTable::default(),
-        )
-        .await?;
-    channel
-        .basic_qos(options.prefetch, BasicQosOptions::default())
-        .await?;
-    let consume = BasicConsumeOptions {
-        no_ack: options.auto_ack,
-        ..BasicConsumeOptions::default()
-    };
-    let mut tasks = channel
-        .basic_consume(
-            options.queue.as_str().into(),
-            "".into(),
-            consume,
-            FieldTable::default(),
-        )
-        .await?;
+    let declare = QueueDeclareOptions { durable: options.durable, ..QueueDeclareOptions::default() };
+    channel.queue_declare(options.queue.as_str().into(), declare, FieldTable::default()).await?;
+    channel.basic_qos(options.prefetch, BasicQosOptions::default()).await?;
+    let consume = BasicConsumeOptions { no_ack: options.auto_ack, ..BasicConsumeOptions::default() };
+    let mut tasks =
+        channel.basic_consume(options.queue.as_str().into(), "".into(), consume, FieldTable::default()).await?;
     println!("ready");
 
     let mut done = 0;
     while options.count != Some(done) {
         // Tasks may come tomorrow: there is no limit to this wait.
-        let delivery = tasks
-            .next()
-            .await
-            .ok_or("the broker cancelled the consumer")??;
+        let delivery = tasks.next().await.ok_or("the broker cancelled the consumer")??;
         let task = text(&delivery)?;
-        println!(
-            "received '{task}'{}",
-            if delivery.redelivered {
-                ", redelivered"
-            } else {
-                ""
-            }
-        );
+        println!("received '{task}'{}", if delivery.redelivered { ", redelivered" } else { "" });
         sleep(options.dot * task.matches('.').count() as u32).await;
         println!("done '{task}'");
         if !options.auto_ack {

@@ -22,18 +22,12 @@ impl Broker {
     fn start() -> Broker {
         let data = tempfile::tempdir().expect("a temporary directory");
         let server = Server::start_durable(data.path());
-        Broker {
-            server,
-            _data: data,
-        }
+        Broker { server, _data: data }
     }
 
     fn example(&self, name: &str) -> Command {
         let mut command = Command::new(directory().join(name));
-        command.env(
-            "AMQP_ADDR",
-            format!("amqp://guest:guest@{}/%2f", self.server.address()),
-        );
+        command.env("AMQP_ADDR", format!("amqp://guest:guest@{}/%2f", self.server.address()));
         command
     }
 }
@@ -46,18 +40,11 @@ fn directory() -> PathBuf {
 
 fn build() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
-    let profile_dir = test
-        .ancestors()
-        .nth(2)
-        .expect("a test lies two levels below its profile's directory");
-    let target_dir = profile_dir
-        .parent()
-        .expect("a profile's directory lies in the target directory");
+    let profile_dir = test.ancestors().nth(2).expect("a test lies two levels below its profile's directory");
+    let target_dir = profile_dir.parent().expect("a profile's directory lies in the target directory");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Plain `cargo test` has built them; `cargo test --test examples` has not.
-    cargo
-        .args(["build", "--quiet", "--examples", "--target-dir"])
-        .arg(target_dir);
+    cargo.args(["build", "--quiet", "--examples", "--target-dir"]).arg(target_dir);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile_dir.ends_with("release") {
         cargo.arg("--release");
@@ -73,11 +60,7 @@ fn run(mut command: Command) -> String {
     let output = command.output().expect("an example can be run");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{said}{errors}",
-        output.status
-    );
+    assert!(output.status.success(), "{command:?}: {}\n{said}{errors}", output.status);
     said
 }
 
@@ -90,11 +73,7 @@ struct Running {
 
 impl Running {
     fn start(mut command: Command) -> Running {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("an example can be run");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("an example can be run");
         let (sender, lines) = channel();
         let outputs: [Option<Box<dyn Read + Send>>; 2] = [
             child.stdout.take().map(|output| Box::new(output) as _),
@@ -110,11 +89,7 @@ impl Running {
                 }
             });
         }
-        Running {
-            child,
-            lines,
-            heard: Vec::new(),
-        }
+        Running { child, lines, heard: Vec::new() }
     }
 
     /// Waits for this line, and for no other.
@@ -122,10 +97,7 @@ impl Running {
     fn says(&mut self, expected: &str) {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) if line == expected => self.heard.push(line),
-            other => panic!(
-                "expected {expected:?}, not {other:?}; before: {:?}",
-                self.heard
-            ),
+            other => panic!("expected {expected:?}, not {other:?}; before: {:?}", self.heard),
         }
     }
 
@@ -142,11 +114,7 @@ impl Running {
             }
         }
         let status = self.child.wait().expect("a child can be waited for");
-        assert!(
-            status.success(),
-            "{status}; it said {:?} {rest:?}",
-            self.heard
-        );
+        assert!(status.success(), "{status}; it said {:?} {rest:?}", self.heard);
         rest
     }
 
@@ -180,10 +148,7 @@ fn replicas_share_a_queue_and_no_task_is_lost_or_done_twice() {
 fn fan_in_gathers_everything_though_producers_and_a_worker_hang() {
     let broker = Broker::start();
     let said = run(broker.example("fan_in"));
-    assert!(
-        said.ends_with("nothing lost, everything drained\n"),
-        "{said}"
-    );
+    assert!(said.ends_with("nothing lost, everything drained\n"), "{said}");
 }
 
 #[test]
@@ -222,10 +187,7 @@ fn new_task(broker: &Broker, arguments: &[&str]) {
 
 /// What a worker says that did exactly these tasks.
 fn done(tasks: &[&str]) -> Vec<String> {
-    tasks
-        .iter()
-        .flat_map(|task| [format!("received '{task}'"), format!("done '{task}'")])
-        .collect()
+    tasks.iter().flat_map(|task| [format!("received '{task}'"), format!("done '{task}'")]).collect()
 }
 
 #[test]
@@ -246,11 +208,7 @@ fn tutorial_2_second_stage_a_task_whose_worker_is_killed_goes_to_another() {
     new_task(&broker, &["endless."]);
     doomed.says("received 'endless.'");
     let mut healthy = worker(&broker, &["--dot", "0", "--count", "1"]);
-    assert_eq!(
-        healthy.said_since(),
-        [""; 0],
-        "the task belongs to the first worker"
-    );
+    assert_eq!(healthy.said_since(), [""; 0], "the task belongs to the first worker");
     doomed.kill9();
     healthy.says("received 'endless.', redelivered");
     assert_eq!(healthy.ends(), ["done 'endless.'"]);
@@ -264,10 +222,7 @@ fn tutorial_2_second_stage_a_task_whose_worker_is_killed_goes_to_another() {
 fn tutorial_2_third_stage_durable_tasks_outlive_the_broker_and_are_dispatched_fairly() {
     for killed in [true, false] {
         let mut broker = Broker::start();
-        new_task(
-            &broker,
-            &["--durable", "--queue", "durable", "1.", "2", "3", "4"],
-        );
+        new_task(&broker, &["--durable", "--queue", "durable", "1.", "2", "3", "4"]);
         if killed {
             broker.server.kill9();
         } else {
@@ -276,26 +231,10 @@ fn tutorial_2_third_stage_durable_tasks_outlive_the_broker_and_are_dispatched_fa
         broker.server.restart();
 
         // The first is busy with the task that has a dot; with prefetch 1 it gets no other.
-        let busy = [
-            "--durable",
-            "--queue",
-            "durable",
-            "--prefetch",
-            "1",
-            "--dot",
-            "3600000",
-        ];
+        let busy = ["--durable", "--queue", "durable", "--prefetch", "1", "--dot", "3600000"];
         let mut busy = worker(&broker, &busy);
         busy.says("received '1.'");
-        let free = [
-            "--durable",
-            "--queue",
-            "durable",
-            "--prefetch",
-            "1",
-            "--count",
-            "3",
-        ];
+        let free = ["--durable", "--queue", "durable", "--prefetch", "1", "--count", "3"];
         let free = worker(&broker, &free);
         assert_eq!(free.ends(), done(&["2", "3", "4"]));
         assert_eq!(busy.said_since(), [""; 0], "a busy worker gets nothing");
@@ -303,15 +242,7 @@ fn tutorial_2_third_stage_durable_tasks_outlive_the_broker_and_are_dispatched_fa
         // The broker goes in the middle of the task; who comes next does it again.
         broker.server.kill9();
         broker.server.restart();
-        let next = [
-            "--durable",
-            "--queue",
-            "durable",
-            "--dot",
-            "0",
-            "--count",
-            "1",
-        ];
+        let next = ["--durable", "--queue", "durable", "--dot", "0", "--count", "1"];
         let mut next = worker(&broker, &next);
         next.says("received '1.', redelivered");
         assert_eq!(next.ends(), ["done '1.'"]);

@@ -35,11 +35,7 @@ fn java_counts_every_task_with_the_clients_automatic_recovery() {
 }
 
 fn rounds(short: u32) -> u32 {
-    if std::env::var_os("LEVERET_LONG").is_some() {
-        10 * short
-    } else {
-        short
-    }
+    if std::env::var_os("LEVERET_LONG").is_some() { 10 * short } else { short }
 }
 
 /// Copies have numbers in order; each run of the publisher gets a range of its own.
@@ -63,9 +59,7 @@ fn scenario(worker: &[&str], rounds: u32) {
 
     // While a worker is busy with them.
     let worker = broker.worker(&count, worker);
-    count.until("the worker has done a part", |count| {
-        count.deliveries >= WAITING / 3
-    });
+    count.until("the worker has done a part", |count| count.deliveries >= WAITING / 3);
     broker.kill_and_restart();
 
     // While publisher and worker are busy.
@@ -75,19 +69,13 @@ fn scenario(worker: &[&str], rounds: u32) {
     for round in 0..rounds {
         // Not always at the same distance, and never so many that there would be nothing left to disturb.
         let progress = count.progress() + 40 + (round * 97) % 200;
-        count.until("it goes on", |count| {
-            count.progress() >= progress || count.finished == 2
-        });
+        count.until("it goes on", |count| count.progress() >= progress || count.finished == 2);
         broker.kill_and_restart();
     }
     count.until("the publisher has finished", |count| count.finished == 2);
     publisher.ends();
-    count.until("every task is done", |count| {
-        count.tasks.len() as u32 == published
-    });
-    count.until("all that was confirmed is done", |count| {
-        count.confirmed_but_not_done().is_empty()
-    });
+    count.until("every task is done", |count| count.tasks.len() as u32 == published);
+    count.until("all that was confirmed is done", |count| count.confirmed_but_not_done().is_empty());
     worker.ends();
 
     // What was acknowledged is gone for good: also after yet another kill.
@@ -113,11 +101,7 @@ impl Broker {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let server = Server::start_with(&["--data-dir", &path, "--listen", &listen]);
-        Broker {
-            server,
-            port,
-            _data: data,
-        }
+        Broker { server, port, _data: data }
     }
 
     fn url(&self) -> String {
@@ -129,38 +113,14 @@ impl Broker {
         self.server.restart();
     }
 
-    fn publisher(
-        &self,
-        count: &Count,
-        tasks: std::ops::RangeInclusive<u32>,
-        first_copy: u32,
-    ) -> Program {
-        let arguments = [
-            QUEUE.to_owned(),
-            tasks.start().to_string(),
-            tasks.end().to_string(),
-            first_copy.to_string(),
-        ];
-        Program::start(
-            "RecoveryPublisher",
-            &arguments,
-            &self.url(),
-            count.sender.clone(),
-        )
+    fn publisher(&self, count: &Count, tasks: std::ops::RangeInclusive<u32>, first_copy: u32) -> Program {
+        let arguments = [QUEUE.to_owned(), tasks.start().to_string(), tasks.end().to_string(), first_copy.to_string()];
+        Program::start("RecoveryPublisher", &arguments, &self.url(), count.sender.clone())
     }
 
     fn worker(&self, count: &Count, arguments: &[&str]) -> Program {
-        let arguments: Vec<String> = [&[QUEUE], arguments]
-            .concat()
-            .iter()
-            .map(|a| (*a).to_owned())
-            .collect();
-        Program::start(
-            "RecoveryWorker",
-            &arguments,
-            &self.url(),
-            count.sender.clone(),
-        )
+        let arguments: Vec<String> = [&[QUEUE], arguments].concat().iter().map(|a| (*a).to_owned()).collect();
+        Program::start("RecoveryWorker", &arguments, &self.url(), count.sender.clone())
     }
 
     /// Tasks still in the queue.
@@ -168,14 +128,11 @@ impl Broker {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let url = self.url();
-            let connection =
-                lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
+            let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
             let connection = connection.await.expect("a connection");
             let channel = connection.create_channel().await.expect("a channel");
             let options = lapin::options::QueueDeclareOptions::durable().passive();
-            let queue = channel
-                .queue_declare(QUEUE.into(), options, lapin::types::FieldTable::default())
-                .await;
+            let queue = channel.queue_declare(QUEUE.into(), options, lapin::types::FieldTable::default()).await;
             queue.expect("the queue is durable").message_count()
         })
     }
@@ -199,12 +156,7 @@ struct Program {
 }
 
 impl Program {
-    fn start(
-        name: &'static str,
-        arguments: &[String],
-        url: &str,
-        sender: Sender<String>,
-    ) -> Program {
+    fn start(name: &'static str, arguments: &[String], url: &str, sender: Sender<String>) -> Program {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recovery_java");
         let mut child = java::program(&sources, name)
             .args(arguments)
@@ -333,46 +285,24 @@ impl Count {
     }
 
     fn confirmed_but_not_done(&self) -> Vec<u32> {
-        self.confirmed
-            .iter()
-            .filter(|copy| !self.copies.contains_key(copy))
-            .copied()
-            .collect()
+        self.confirmed.iter().filter(|copy| !self.copies.contains_key(copy)).copied().collect()
     }
 
     /// What must be true in the end, however often the broker was killed.
     #[track_caller]
     fn verify(&self, published: u32) {
-        assert!(
-            self.tasks.iter().copied().eq(1..=published),
-            "every task is done"
-        );
+        assert!(self.tasks.iter().copied().eq(1..=published), "every task is done");
         assert_eq!(self.confirmed_but_not_done(), [0; 0], "confirmed and lost");
         assert_eq!(self.back, [0; 0], "acknowledged for certain, and back");
-        let unmarked: Vec<_> = self
-            .copies
-            .iter()
-            .filter(|(_, (_, first))| *first > 1)
-            .collect();
-        assert!(
-            unmarked.is_empty(),
-            "done twice without a mark: {unmarked:?}"
-        );
+        let unmarked: Vec<_> = self.copies.iter().filter(|(_, (_, first))| *first > 1).collect();
+        assert!(unmarked.is_empty(), "done twice without a mark: {unmarked:?}");
     }
 }
 
 impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let twice = self
-            .copies
-            .values()
-            .filter(|(again, first)| again + first > 1)
-            .count();
-        let marked = self
-            .copies
-            .values()
-            .filter(|(_, first)| *first == 0)
-            .count();
+        let twice = self.copies.values().filter(|(again, first)| again + first > 1).count();
+        let marked = self.copies.values().filter(|(_, first)| *first == 0).count();
         write!(
             f,
             "{} tasks done, {} copies of them, {} confirmed, {} certainly acknowledged, {twice} done twice, \

@@ -15,8 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The broker's address: `AMQP_ADDR`, or the one on this machine.
 pub fn address() -> String {
-    std::env::var("AMQP_ADDR")
-        .unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned())
+    std::env::var("AMQP_ADDR").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned())
 }
 
 /// A connection that carries a name, for whoever looks at the broker.
@@ -27,9 +26,7 @@ pub async fn connect(address: &str, name: &str) -> Outcome<Connection> {
 
 /// The consumer's next delivery.
 pub async fn next(consumer: &mut Consumer) -> Outcome<Delivery> {
-    let next = timeout(PATIENCE, consumer.next())
-        .await
-        .map_err(|_| "no delivery came in time")?;
+    let next = timeout(PATIENCE, consumer.next()).await.map_err(|_| "no delivery came in time")?;
     Ok(next.ok_or("the consumer was cancelled")??)
 }
 
@@ -40,9 +37,5 @@ pub fn text(delivery: &Delivery) -> Outcome<String> {
 
 /// Ends the example unless this holds.
 pub fn ensure(holds: bool, what: impl Into<String>) -> Outcome {
-    if holds {
-        Ok(())
-    } else {
-        Err(format!("wrong: {}", what.into()).into())
-    }
+    if holds { Ok(()) } else { Err(format!("wrong: {}", what.into()).into()) }
 }

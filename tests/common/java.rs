@@ -28,11 +28,7 @@ pub fn program(sources: &Path, class: &str) -> Command {
 fn class_path() -> String {
     for jar in CLASS_PATH {
         let path = Path::new(JARS).join(jar);
-        assert!(
-            path.exists(),
-            "{} is missing: tests/run installs it",
-            path.display()
-        );
+        assert!(path.exists(), "{} is missing: tests/run installs it", path.display());
     }
     CLASS_PATH.map(|jar| format!("{JARS}/{jar}")).join(":")
 }
@@ -40,22 +36,15 @@ fn class_path() -> String {
 /// Compiles the sources unless the very same ones have been compiled before.
 fn compile(sources: &Path) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 
     let files = java_files(sources);
     let mut hasher = DefaultHasher::new();
     for file in &files {
-        std::fs::read(file)
-            .expect("a readable source")
-            .hash(&mut hasher);
+        std::fs::read(file).expect("a readable source").hash(&mut hasher);
     }
     let test = std::env::current_exe().expect("the path of this test");
-    let profile_dir = test
-        .ancestors()
-        .nth(2)
-        .expect("a test lies two levels below its profile's directory");
+    let profile_dir = test.ancestors().nth(2).expect("a test lies two levels below its profile's directory");
     let classes = profile_dir.join(format!("java-{:016x}", hasher.finish()));
     if classes.exists() {
         return classes;
@@ -68,19 +57,10 @@ fn compile(sources: &Path) -> PathBuf {
         .args(&files)
         .output()
         .expect("javac can be run: tests/run installs it");
-    assert!(
-        output.status.success(),
-        "javac: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "javac: {}", String::from_utf8_lossy(&output.stderr));
     let fresh = fresh.keep();
     if std::fs::rename(&fresh, &classes).is_err() {
-        assert!(
-            classes.exists(),
-            "{} can't be renamed to {}",
-            fresh.display(),
-            classes.display()
-        );
+        assert!(classes.exists(), "{} can't be renamed to {}", fresh.display(), classes.display());
         let _ = std::fs::remove_dir_all(&fresh);
     }
     classes
@@ -90,10 +70,7 @@ fn java_files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
         .map(|entry| entry.expect("a readable directory").path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "java")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "java"))
         .collect();
     files.sort();
     files

@@ -22,10 +22,7 @@ impl Broker {
         let data = tempfile::tempdir().expect("a temporary directory");
         let path = data.path().to_str().expect("a path in UTF-8");
         let server = Server::start_with(&[&["--data-dir", path], arguments].concat());
-        Broker {
-            server,
-            _data: data,
-        }
+        Broker { server, _data: data }
     }
 
     fn url(&self) -> String {
@@ -35,9 +32,7 @@ impl Broker {
 
 /// The directory of these tests' sources.
 fn sources(client: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/tutorials")
-        .join(client)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tutorials").join(client)
 }
 
 /// Runs a tutorial's program to its end.
@@ -46,19 +41,10 @@ fn sources(client: &str) -> PathBuf {
 /// With all that it printed, unless it succeeds and says that its checks were made.
 #[track_caller]
 fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = said(&output);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{said}",
-        output.status
-    );
-    assert!(
-        said.contains("all checks passed"),
-        "{command:?} made no checks:\n{said}"
-    );
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    assert!(said.contains("all checks passed"), "{command:?} made no checks:\n{said}");
 }
 
 fn said(output: &Output) -> String {

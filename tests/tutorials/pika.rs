@@ -7,11 +7,7 @@ use std::process::Command;
 #[track_caller]
 fn tutorial(file: &str) {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.deps/venv/bin/python");
-    assert!(
-        python.exists(),
-        "{} is missing: tests/run installs it",
-        python.display()
-    );
+    assert!(python.exists(), "{} is missing: tests/run installs it", python.display());
     let broker = Broker::start(&[]);
     run(Command::new(python)
         .arg(crate::sources("pika").join(file))
