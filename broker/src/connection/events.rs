@@ -75,6 +75,9 @@ impl Connection {
         if let Some(channel) = self.channels.get_key(channel) {
             let first_tag = channel.last_tag + 1;
             channel.last_tag += u64::from(count);
+            if no_ack && segment.persistent {
+                channel.settled_in(&queue);
+            }
             if !no_ack {
                 channel.unacked.push(Outstanding {
                     first_tag,
@@ -241,6 +244,8 @@ impl Connection {
         deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, content, self.frame_max);
         if !no_ack {
             channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false });
+        } else if segment.persistent {
+            channel.settled_in(&queue);
         }
     }
 
