@@ -72,5 +72,5 @@ pub(super) fn random_below(end: usize) -> usize {
     let state = STATE.get().wrapping_add(STEP);
     STATE.set(state);
     // The upper half of the product: without the bias, or the division, of a remainder.
-    (u128::from(mix(state)) * end as u128 >> 64) as usize
+    ((u128::from(mix(state)) * end as u128) >> 64) as usize
 }

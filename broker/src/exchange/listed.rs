@@ -53,10 +53,7 @@ impl<D: Destination> ListedTable<D> {
 
     /// Where the binding is, or where it belongs.
     fn find(&self, binding: &Listed<D>) -> Result<usize, usize> {
-        let mut at = match self.row.binary_search_by(|other| other.hash.cmp(&binding.hash)) {
-            Ok(at) => at,
-            Err(at) => return Err(at),
-        };
+        let mut at = self.row.binary_search_by(|other| other.hash.cmp(&binding.hash))?;
         while at > 0 && self.row[at - 1].hash == binding.hash {
             at -= 1;
         }
