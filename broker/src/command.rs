@@ -239,6 +239,8 @@ pub enum ConnectionEvent {
     },
     /// The broker ends the connection.
     Close(AmqpError),
+    /// See [`crate::tidy`].
+    Tidy,
 }
 
 /// Messages for a consumer.
@@ -333,6 +335,8 @@ pub enum QueueCommand {
     Kill,
     /// Something may have expired.
     Tick,
+    /// See [`crate::tidy`].
+    Tidy,
     /// A consumer's window or its channel's limit has room again.
     Wake,
     /// Answers [`Reply::Done`] when everything before has been done and, with `stored`, when removals before it have

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
-use leveret_storage::{Entry, Level, Op, Store};
+use leveret_storage::{Entry, Gauge, Level, Op, Store};
 
 use super::bindings::{Bindings, Bound};
 use super::command::*;
@@ -43,6 +43,7 @@ pub struct TopologyOwner {
     next_id: Arc<AtomicU64>,
     store: Store<Token>,
     timers: Arc<Timers>,
+    gauge: Arc<Gauge>,
     // What follows from a turn, in the order in which it is handed out.
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
@@ -81,12 +82,13 @@ impl TopologyOwner {
             snapshot: Snapshot::default(),
             changed: true,
             bindings: Bindings::default(),
-            histories: Histories::new(gauge, clock),
+            histories: Histories::new(gauge.clone(), clock),
             declared: HashMap::new(),
             exclusive: HashMap::new(),
             next_id,
             store,
             timers,
+            gauge,
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
@@ -192,7 +194,12 @@ impl TopologyOwner {
 
     /// What the queues of this virtual host reach beyond themselves.
     fn outside(&self) -> Outside {
-        Outside { store: self.store.clone(), vhost: self.vhost.clone(), timers: self.timers.clone() }
+        Outside {
+            store: self.store.clone(),
+            vhost: self.vhost.clone(),
+            timers: self.timers.clone(),
+            gauge: self.gauge.clone(),
+        }
     }
 
     fn answer(&mut self, to: &Requester, method: AMQPClass) {
@@ -518,6 +525,8 @@ impl TopologyOwner {
         } else {
             self.replies.push((from.clone(), reply));
         }
+        // Its lease begins.
+        self.told.push((queue.clone(), QueueCommand::Tick));
         self.snapshot.queues.insert(name.clone(), queue);
         self.declared.insert(name, declare);
         self.changed = true;
