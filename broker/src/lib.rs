@@ -29,6 +29,8 @@ mod pressure;
 mod queue;
 mod recovery;
 pub mod server;
+#[cfg(test)]
+mod testing;
 mod vhost;
 
 pub use config::Config;
