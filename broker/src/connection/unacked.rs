@@ -100,3 +100,6 @@ impl Unacked {
         std::mem::take(&mut self.entries).into()
     }
 }
+
+#[cfg(test)]
+mod tests;
