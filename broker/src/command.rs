@@ -246,6 +246,8 @@ pub enum ConnectionEvent {
 pub struct Delivery {
     pub channel: ChannelKey,
     pub consumer: ConsumerKey,
+    /// The consumer takes no acknowledgements: what is handed over counts as done.
+    pub no_ack: bool,
     pub segment: Segment,
 }
 

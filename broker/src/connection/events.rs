@@ -77,14 +77,11 @@ impl Connection {
         if !open {
             return self.give_back(delivery);
         }
-        let (queue, window, no_ack) = (
-            consumer.queue.clone(),
-            consumer.window.clone(),
-            consumer.no_ack,
-        );
+        let (queue, window) = (consumer.queue.clone(), consumer.window.clone());
         let Delivery {
             channel,
             consumer: key,
+            no_ack,
             mut segment,
         } = delivery;
         let (count, bytes) = self.encode(channel.number, key, &segment);
@@ -112,6 +109,7 @@ impl Connection {
             self.inbox.push_front(ConnectionEvent::Deliver(Delivery {
                 channel,
                 consumer: key,
+                no_ack,
                 segment,
             }));
         }

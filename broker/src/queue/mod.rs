@@ -4,6 +4,8 @@ pub mod arguments;
 mod consumers;
 mod ready;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Weak};
 

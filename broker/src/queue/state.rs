@@ -189,6 +189,7 @@ impl QueueState {
             ConnectionEvent::Deliver(Delivery {
                 channel,
                 consumer: key,
+                no_ack,
                 segment,
             }),
         );
@@ -211,13 +212,16 @@ impl QueueState {
         }
     }
 
-    /// Deliveries that found their connection gone: as if they had not been made.
+    /// What found its connection gone: deliveries are taken as if they had not been made, and a consumer whose
+    /// registration nobody hears of will be cancelled by nobody either.
     pub fn undeliverable(&mut self, event: ConnectionEvent, fx: &mut Effects) {
         let (segment, no_ack) = match event {
             ConnectionEvent::Deliver(Delivery {
-                consumer, segment, ..
+                consumer,
+                no_ack,
+                segment,
+                ..
             }) => {
-                let no_ack = self.consumers.get_mut(consumer).is_some_and(|c| c.no_ack);
                 self.remove_consumer(consumer, fx);
                 (segment, no_ack)
             }
@@ -227,6 +231,10 @@ impl QueueState {
                 },
                 ..
             } => (segment, no_ack),
+            ConnectionEvent::Reply {
+                reply: Reply::Consuming(consumer),
+                ..
+            } => return self.remove_consumer(consumer, fx),
             _ => return,
         };
         // Without acks it counted as done when it was handed over.
