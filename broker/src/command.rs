@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
@@ -238,8 +239,11 @@ pub enum ConnectionEvent {
         channel: ChannelKey,
         consumer: ConsumerKey,
     },
-    /// The broker ends the connection.
-    Close(AmqpError),
+    /// The broker ends the connection: as soon as no confirm is outstanding, at the latest at `until` by its clock.
+    Close {
+        error: AmqpError,
+        until: Duration,
+    },
 }
 
 /// Messages for a consumer.

@@ -238,7 +238,6 @@ impl Connection {
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
         let wait = Wait::Consume {
             tag,
-            no_ack,
             queue: queue.clone(),
             window: window.clone(),
         };
@@ -282,11 +281,13 @@ impl Connection {
         let Some(from) = self.asker(number) else {
             return Ok(());
         };
-        self.wait(number, Wait::Get { no_ack: get.no_ack }, (60, 70), false);
-        queue.push(QueueCommand::Get {
-            from,
-            no_ack: get.no_ack,
-        });
+        let no_ack = get.no_ack;
+        let wait = Wait::Get {
+            no_ack,
+            queue: queue.clone(),
+        };
+        self.wait(number, wait, (60, 70), false);
+        queue.push(QueueCommand::Get { from, no_ack });
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use leveret_protocol::deliver;
 
 use super::channel::{Request, State, Wait};
 use super::unacked::Outstanding;
-use super::{Connection, Consumer, OUTPUT_LIMIT, Phase, SHUTDOWN_GRACE};
+use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
 use crate::command::{
     ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment,
 };
@@ -55,11 +55,13 @@ impl Connection {
             ConnectionEvent::ConsumerGone { channel, consumer } => {
                 self.consumer_gone(channel, consumer)
             }
-            ConnectionEvent::Close(error) => {
+            ConnectionEvent::Close { error, until } if matches!(self.phase, Phase::Running) => {
                 self.shutting_down = Some(error);
-                self.deadline = Some(self.shared.clock.now() + SHUTDOWN_GRACE);
+                self.deadline = Some(until);
                 self.close_when_settled();
             }
+            // Its end is under way.
+            ConnectionEvent::Close { .. } => {}
         }
     }
 
@@ -148,11 +150,11 @@ impl Connection {
     }
 
     /// A delivery that nobody is there for any more goes back as it came.
-    fn give_back(&mut self, delivery: Delivery) {
+    pub(super) fn give_back(&mut self, delivery: Delivery) {
         let Some(consumer) = self.consumers.get(&delivery.consumer.serial) else {
             return;
         };
-        if !consumer.no_ack {
+        if !delivery.no_ack {
             let command = QueueCommand::Requeue {
                 consumer: Some(delivery.consumer),
                 segment: delivery.segment,
@@ -187,11 +189,11 @@ impl Connection {
         };
         match std::mem::replace(&mut channel.state, State::Open) {
             State::Waiting(request) => self.answered(key, request, reply),
-            State::Releasing { left, error } => {
-                channel.state = State::Releasing { left, error };
-                self.reply_while_releasing(key, reply);
+            State::Open => {}
+            ending @ (State::Releasing { .. } | State::Closed) => {
+                channel.state = ending;
+                self.answered_late(key, reply);
             }
-            other => channel.state = other,
         }
     }
 
@@ -236,15 +238,7 @@ impl Connection {
                     channel.last_queue = Some(queue);
                 }
             }
-            (
-                Wait::Consume {
-                    tag,
-                    no_ack,
-                    queue,
-                    window,
-                },
-                Reply::Consuming(consumer),
-            ) => {
+            (Wait::Consume { tag, queue, window }, Reply::Consuming(consumer)) => {
                 if !nowait {
                     self.send(number, &methods::consume_ok(&tag));
                 }
@@ -256,13 +250,12 @@ impl Connection {
                     key: consumer,
                     queue,
                     tag,
-                    no_ack,
                     window,
                 };
                 self.consumers.insert(consumer.serial, record);
             }
             (
-                Wait::Get { no_ack },
+                Wait::Get { no_ack, .. },
                 Reply::Got {
                     queue,
                     segment,

@@ -324,7 +324,7 @@ fn hear(event: &ConnectionEvent) -> String {
         ConnectionEvent::Reply { reply, .. } => say(reply),
         ConnectionEvent::Confirm { first, count, .. } => format!("confirm {first}+{count}"),
         ConnectionEvent::ConsumerGone { .. } => "consumer gone".into(),
-        ConnectionEvent::Close(error) => error.reply_text(),
+        ConnectionEvent::Close { error, .. } => error.reply_text(),
     }
 }
 
