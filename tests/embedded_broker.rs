@@ -38,20 +38,11 @@ impl Embedded {
         Embedded::try_build(config, change).expect("the broker starts")
     }
 
-    fn try_build(
-        config: Config,
-        change: impl FnOnce(Builder) -> Builder,
-    ) -> Result<Embedded, StartError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
+    fn try_build(config: Config, change: impl FnOnce(Builder) -> Builder) -> Result<Embedded, StartError> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let broker = runtime.block_on(change(Broker::builder(config)).start())?;
-        Ok(Embedded {
-            broker: Arc::new(broker),
-            runtime,
-        })
+        Ok(Embedded { broker: Arc::new(broker), runtime })
     }
 
     /// In memory, with time standing still until the test moves it.
@@ -68,9 +59,7 @@ impl Embedded {
         let (backend, recovered) = open_memory().expect("memory is always there");
         let backend = faults.wrap(backend);
         let of_broker = Arc::new(clock.clone());
-        let broker = Embedded::build(Config::in_memory(), |builder| {
-            builder.clock(of_broker).store(backend, recovered)
-        });
+        let broker = Embedded::build(Config::in_memory(), |builder| builder.clock(of_broker).store(backend, recovered));
         (broker, Disk(faults), clock)
     }
 
@@ -97,9 +86,7 @@ impl Embedded {
         let broker = self.broker.clone();
         let end = self.runtime.spawn(async move { broker.shutdown().await });
         let address = self.address();
-        until("new connections are refused", || {
-            std::net::TcpStream::connect(address).is_err()
-        });
+        until("new connections are refused", || std::net::TcpStream::connect(address).is_err());
         end
     }
 
@@ -147,11 +134,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// On disk, in `dir`.
 fn on_disk(dir: &std::path::Path) -> Config {
-    Config {
-        storage: StorageKind::Sled,
-        data_dir: dir.to_owned(),
-        ..Config::in_memory()
-    }
+    Config { storage: StorageKind::Sled, data_dir: dir.to_owned(), ..Config::in_memory() }
 }
 
 fn durable_queue(peer: &mut Peer, name: &str) {
@@ -187,10 +170,7 @@ fn two_brokers_in_one_process_do_not_disturb_each_other() {
 #[test]
 fn every_address_is_told_with_the_port_that_was_found_and_served() {
     let free = Config::in_memory().listen[0];
-    let config = Config {
-        listen: vec![free, free],
-        ..Config::in_memory()
-    };
+    let config = Config { listen: vec![free, free], ..Config::in_memory() };
     let broker = Embedded::build(config, |builder| builder);
     let addresses = broker.broker.addresses();
     assert_eq!(addresses.len(), 2);
@@ -208,10 +188,7 @@ fn a_port_in_use_is_an_error_and_leaves_the_data_untouched() {
     let first = Embedded::start();
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
-    let config = Config {
-        listen: vec![first.address()],
-        ..on_disk(&data)
-    };
+    let config = Config { listen: vec![first.address()], ..on_disk(&data) };
     match Embedded::try_build(config, |builder| builder) {
         Err(StartError::Listen { address, .. }) => assert_eq!(address, first.address()),
         Err(other) => panic!("expected that the port is in use, came {other}"),
@@ -245,10 +222,7 @@ fn after_a_shutdown_the_port_and_the_directory_are_free_and_the_messages_are_the
     publish_persistent(&mut peer, "q", "kept");
     peer.publish(1, "", "q", "lost");
     peer.expect_counts(1, "q", (2, 0));
-    let config = Config {
-        listen: vec![first.address()],
-        ..on_disk(dir.path())
-    };
+    let config = Config { listen: vec![first.address()], ..on_disk(dir.path()) };
     let end = first.begin_shutdown();
     peer.expect_connection_close(320, FORCED, (0, 0));
     first.finish(end).expect("a clean end");
@@ -263,10 +237,7 @@ fn after_a_shutdown_the_port_and_the_directory_are_free_and_the_messages_are_the
 fn a_broker_let_go_of_without_a_shutdown_gives_its_port_and_directory_free() {
     let dir = tempfile::tempdir().expect("a directory");
     let Embedded { broker, runtime } = Embedded::build(on_disk(dir.path()), |builder| builder);
-    let config = Config {
-        listen: broker.addresses().to_vec(),
-        ..on_disk(dir.path())
-    };
+    let config = Config { listen: broker.addresses().to_vec(), ..on_disk(dir.path()) };
     let mut peer = Peer::connect(broker.addresses()[0]);
     peer.handshake(&Login::default());
     peer.open_channel(1);
@@ -370,10 +341,7 @@ fn a_shutdown_drops_handshakes_that_are_under_way() {
 
 /// A client that speaks once, 9 s after its connection was opened with heartbeats every 10 s.
 fn last_word_at_nine(broker: &Embedded, clock: &ManualClock) -> Peer {
-    let mut peer = broker.peer_with(&Login {
-        heartbeat: 10,
-        ..Login::default()
-    });
+    let mut peer = broker.peer_with(&Login { heartbeat: 10, ..Login::default() });
     peer.in_step(1);
     clock.advance(9 * SECOND);
     // The half interval that has passed may have been idle.
@@ -411,10 +379,7 @@ fn a_silent_client_is_dropped_within_three_intervals_and_what_it_held_goes_to_ot
     clock.advance(5 * SECOND);
     silent.expect_end();
     let delivery = other.expect_delivery(1);
-    assert_eq!(
-        (delivery.text().as_str(), delivery.redelivered),
-        ("task", true)
-    );
+    assert_eq!((delivery.text().as_str(), delivery.redelivered), ("task", true));
 }
 
 #[test]

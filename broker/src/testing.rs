@@ -1,33 +1,28 @@
 //! What the unit tests share: peers, blocks of numbered messages, and queues on a store that keeps nothing.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use leveret_storage::{Gauge, Run, Store, StoreOptions, open_memory};
 
-use crate::command::{
-    ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window,
-};
+use crate::clock::{Clock, ManualClock};
+use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
 use crate::mailbox::Mailbox;
 use crate::message::{BlockBuilder, Meta};
-use crate::queue::{Origin, Queue};
-use crate::vhost::VHost;
+use crate::queue::arguments::Settings;
+use crate::queue::{Origin, Outside, Queue};
+use crate::timers::Timers;
+use crate::vhost::{Parts, VHost};
 
 /// A connection of which only the mailbox exists.
 pub fn peer() -> Arc<Peer> {
     static IDS: AtomicU64 = AtomicU64::new(1);
-    Arc::new(Peer {
-        id: IDS.fetch_add(1, Ordering::Relaxed),
-        mailbox: Mailbox::default(),
-    })
+    Arc::new(Peer { id: IDS.fetch_add(1, Ordering::Relaxed), mailbox: Mailbox::default() })
 }
 
 /// A channel of `peer`.
 pub fn requester(peer: &Arc<Peer>, number: u16) -> Requester {
-    Requester {
-        peer: peer.clone(),
-        channel: ChannelKey { number, epoch: 1 },
-    }
+    Requester { peer: peer.clone(), channel: ChannelKey { number, epoch: 1 } }
 }
 
 /// Everything that `peer` was told since the last look.
@@ -47,7 +42,7 @@ pub fn run(numbers: impl IntoIterator<Item = u64>) -> Run {
 pub fn run_of(bodies: impl IntoIterator<Item = Vec<u8>>) -> Run {
     let mut builder = BlockBuilder::default();
     for body in bodies {
-        builder.add(&body, Meta::new(0, false, 0, body.len() as u32));
+        builder.add(&body, Meta::new(0, 0));
     }
     let block = builder.finish(&Arc::new(Gauge::default()));
     let to = block.count();
@@ -81,20 +76,40 @@ pub fn origin(name: &str, durable: bool) -> Origin {
         vhost: "/".into(),
         durable,
         auto_delete: false,
+        settings: Settings::default(),
         next_sequence: 1,
         messages: Vec::new(),
+        now: 0,
     }
+}
+
+/// A clock that stands still.
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(ManualClock::default())
+}
+
+/// Timers that nobody runs.
+fn timers() -> Arc<Timers> {
+    Timers::new(clock())
 }
 
 /// A queue in no virtual host.
 pub fn queue(name: &str, durable: bool, store: &Store<Token>) -> Arc<Queue> {
     let origin = origin(name, durable);
-    Queue::new(origin, None, store.clone(), None, Default::default())
+    let outside = Outside { store: store.clone(), vhost: Weak::new(), timers: timers() };
+    Queue::new(origin, None, None, outside)
 }
 
 /// The virtual host `/` with nothing declared in it.
 pub fn vhost(store: &Store<Token>) -> Arc<VHost> {
-    VHost::new("/".into(), Arc::new(AtomicU64::new(1)), store.clone())
+    let parts = Parts {
+        next_id: Arc::new(AtomicU64::new(1)),
+        store: store.clone(),
+        gauge: Arc::default(),
+        timers: timers(),
+        clock: clock(),
+    };
+    VHost::new("/".into(), parts)
 }
 
 /// A consumer with acknowledgements and without any limit.
@@ -103,6 +118,7 @@ pub fn consumer(from: &Requester) -> NewConsumer {
         from: from.clone(),
         no_ack: false,
         exclusive: false,
+        priority: 0,
         prefetch: 0,
         window: Arc::<Window>::default(),
         limit: Arc::<ChannelLimit>::default(),

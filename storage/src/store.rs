@@ -61,9 +61,7 @@ pub struct Store<T> {
 
 impl<T> Clone for Store<T> {
     fn clone(&self) -> Store<T> {
-        Store {
-            handle: self.handle.clone(),
-        }
+        Store { handle: self.handle.clone() }
     }
 }
 
@@ -98,16 +96,9 @@ impl<T> Shared<T> {
     }
 
     /// Waits for the bell, or `timeout`.
-    pub fn wait<'a>(
-        &self,
-        inbox: MutexGuard<'a, Inbox<T>>,
-        timeout: Option<Duration>,
-    ) -> MutexGuard<'a, Inbox<T>> {
+    pub fn wait<'a>(&self, inbox: MutexGuard<'a, Inbox<T>>, timeout: Option<Duration>) -> MutexGuard<'a, Inbox<T>> {
         match timeout {
-            None => self
-                .bell
-                .wait(inbox)
-                .unwrap_or_else(PoisonError::into_inner),
+            None => self.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => match self.bell.wait_timeout(inbox, timeout) {
                 Ok((inbox, _)) => inbox,
                 Err(poisoned) => poisoned.into_inner().0,
@@ -139,11 +130,7 @@ impl<T: Send + 'static> Store<T> {
         let marks = backend.marks().clone();
         let path = backend.path();
         let shared = Arc::new(Shared {
-            inbox: Mutex::new(Inbox {
-                entries: Vec::new(),
-                closing: false,
-                failure: None,
-            }),
+            inbox: Mutex::new(Inbox { entries: Vec::new(), closing: false, failure: None }),
             bell: Condvar::new(),
             pending_bytes: AtomicUsize::new(0),
             path: path.clone(),
@@ -153,15 +140,8 @@ impl<T: Send + 'static> Store<T> {
             .name("storage".into())
             .spawn(move || writer.run(failed))
             .map_err(|e| StorageError::io("start the writer of", &path, e))?;
-        let handle = Handle {
-            shared,
-            marks,
-            writer_id: thread.thread().id(),
-            writer: Mutex::new(Some(thread)),
-        };
-        Ok(Store {
-            handle: Arc::new(handle),
-        })
+        let handle = Handle { shared, marks, writer_id: thread.thread().id(), writer: Mutex::new(Some(thread)) };
+        Ok(Store { handle: Arc::new(handle) })
     }
 
     /// Hands `entries` over, in order, and leaves the vector empty. Never waits for the disk. After a failure or a

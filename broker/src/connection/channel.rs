@@ -149,15 +149,8 @@ pub struct Channels {
 
 impl Channels {
     pub fn get(&mut self, number: u16) -> Option<&mut Channel> {
-        if self
-            .sorted
-            .get(self.last)
-            .is_none_or(|channel| channel.key.number != number)
-        {
-            self.last = self
-                .sorted
-                .binary_search_by_key(&number, |channel| channel.key.number)
-                .ok()?;
+        if self.sorted.get(self.last).is_none_or(|channel| channel.key.number != number) {
+            self.last = self.sorted.binary_search_by_key(&number, |channel| channel.key.number).ok()?;
         }
         self.sorted.get_mut(self.last)
     }
@@ -168,19 +161,13 @@ impl Channels {
     }
 
     pub fn insert(&mut self, channel: Channel) {
-        if let Err(index) = self
-            .sorted
-            .binary_search_by_key(&channel.key.number, |other| other.key.number)
-        {
+        if let Err(index) = self.sorted.binary_search_by_key(&channel.key.number, |other| other.key.number) {
             self.sorted.insert(index, channel);
         }
     }
 
     pub fn remove(&mut self, number: u16) -> Option<Channel> {
-        let index = self
-            .sorted
-            .binary_search_by_key(&number, |channel| channel.key.number)
-            .ok()?;
+        let index = self.sorted.binary_search_by_key(&number, |channel| channel.key.number).ok()?;
         Some(self.sorted.remove(index))
     }
 

@@ -48,9 +48,7 @@ impl Connection {
             return 0;
         };
         let mut queues: Vec<(Arc<Queue>, bool)> = Vec::new();
-        let mut touch = |queue: &Arc<Queue>, stored: bool| match queues
-            .iter_mut()
-            .find(|(q, _)| Arc::ptr_eq(q, queue))
+        let mut touch = |queue: &Arc<Queue>, stored: bool| match queues.iter_mut().find(|(q, _)| Arc::ptr_eq(q, queue))
         {
             Some((_, other)) => *other |= stored,
             None => queues.push((queue.clone(), stored)),
@@ -69,31 +67,18 @@ impl Connection {
         for serial in channel.tags.values() {
             if let Some(consumer) = self.consumers.get(serial) {
                 touch(&consumer.queue, false);
-                let command = QueueCommand::Cancel {
-                    consumer: consumer.key,
-                    then: None,
-                };
+                let command = QueueCommand::Cancel { consumer: consumer.key, then: None };
                 self.outbox.push(&consumer.queue, command);
             }
         }
-        for mut outstanding in unacked {
+        for outstanding in unacked {
             touch(&outstanding.queue, false);
-            outstanding.segment.redelivered = true;
             let (consumer, segment) = (outstanding.consumer, outstanding.segment);
-            self.outbox.push(
-                &outstanding.queue,
-                QueueCommand::Requeue { consumer, segment },
-            );
+            self.outbox.push(&outstanding.queue, QueueCommand::Requeue { consumer, segment, seen: true });
         }
         let left = queues.len() as u32;
         for (queue, stored) in queues {
-            self.outbox.push(
-                &queue,
-                QueueCommand::Sync {
-                    from: from.clone(),
-                    stored,
-                },
-            );
+            self.outbox.push(&queue, QueueCommand::Sync { from: from.clone(), stored });
         }
         self.flush();
         left
@@ -103,9 +88,7 @@ impl Connection {
     pub(super) fn answered_late(&mut self, key: ChannelKey, reply: Reply) {
         match reply {
             Reply::Done => {
-                if let Some(State::Releasing { left, .. }) =
-                    self.channels.get_key(key).map(|channel| &mut channel.state)
-                {
+                if let Some(State::Releasing { left, .. }) = self.channels.get_key(key).map(|c| &mut c.state) {
                     *left = left.saturating_sub(1);
                     if *left == 0 {
                         self.channel_released(key.number);
@@ -114,18 +97,11 @@ impl Connection {
             }
             Reply::Consuming(consumer) => {
                 if let Some(queue) = self.register_late(key, consumer) {
-                    let then = None;
-                    self.undo(key, &queue, QueueCommand::Cancel { consumer, then });
+                    self.undo(key, &queue, QueueCommand::Cancel { consumer, then: None });
                 }
             }
-            Reply::Got {
-                queue,
-                segment,
-                no_ack: false,
-                ..
-            } => {
-                let consumer = None;
-                self.undo(key, &queue, QueueCommand::Requeue { consumer, segment });
+            Reply::Got { queue, segment, no_ack: false, .. } => {
+                self.undo(key, &queue, QueueCommand::Requeue { consumer: None, segment, seen: false });
             }
             _ => {}
         }
@@ -133,17 +109,10 @@ impl Connection {
 
     /// Makes the deliveries of a consumer that is registered too late find their way back. Returns its queue.
     fn register_late(&mut self, key: ChannelKey, consumer: ConsumerKey) -> Option<Arc<Queue>> {
-        let late = self.channels.get_key(key)?.late.take()?;
-        let Wait::Consume { tag, queue, window } = late else {
+        let Some(Wait::Consume { tag, queue, window }) = self.channels.get_key(key)?.late.take() else {
             return None;
         };
-        let record = Consumer {
-            channel: key,
-            key: consumer,
-            queue: queue.clone(),
-            tag,
-            window,
-        };
+        let record = Consumer { channel: key, key: consumer, queue: queue.clone(), tag, window };
         self.consumers.insert(consumer.serial, record);
         Some(queue)
     }
@@ -165,8 +134,7 @@ impl Connection {
         };
         self.outbox.push(queue, command);
         if let Some(from) = from {
-            let stored = false;
-            self.outbox.push(queue, QueueCommand::Sync { from, stored });
+            self.outbox.push(queue, QueueCommand::Sync { from, stored: false });
         }
     }
 
@@ -176,8 +144,7 @@ impl Connection {
             return;
         };
         let key = channel.key;
-        let State::Releasing { error, .. } = std::mem::replace(&mut channel.state, State::Closed)
-        else {
+        let State::Releasing { error, .. } = std::mem::replace(&mut channel.state, State::Closed) else {
             return;
         };
         self.consumers.retain(|_, consumer| consumer.channel != key);
@@ -186,9 +153,7 @@ impl Connection {
         let deferred = match error {
             Some(error) => {
                 self.send(number, &methods::channel_close(&error));
-                self.channels
-                    .get(number)
-                    .map(|channel| std::mem::take(&mut channel.deferred))
+                self.channels.get(number).map(|channel| std::mem::take(&mut channel.deferred))
             }
             None => {
                 self.send(number, &methods::channel_close_ok());
@@ -209,24 +174,12 @@ impl Connection {
             return;
         }
         if let Some(error) = &error {
-            tracing::warn!(
-                user = &*self.user,
-                "connection error: {}",
-                error.reply_text()
-            );
+            tracing::warn!(user = &*self.user, "connection error: {}", error.reply_text());
         }
         self.emit_confirms();
-        self.phase = Phase::Releasing {
-            left: 0,
-            topology_asked: false,
-            error,
-        };
+        self.phase = Phase::Releasing { left: 0, topology_asked: false, error };
         let from = self.as_requester();
-        let numbers: Vec<u16> = self
-            .channels
-            .iter_mut()
-            .map(|channel| channel.key.number)
-            .collect();
+        let numbers: Vec<u16> = self.channels.iter_mut().map(|channel| channel.key.number).collect();
         let mut total = 0;
         for number in numbers {
             total += self.release(number, &from);
@@ -253,21 +206,14 @@ impl Connection {
     }
 
     fn all_released(&mut self) {
-        let Phase::Releasing {
-            left,
-            topology_asked,
-            error,
-        } = &mut self.phase
-        else {
+        let Phase::Releasing { left, topology_asked, error } = &mut self.phase else {
             return;
         };
         if !std::mem::replace(topology_asked, true) {
             *left = 1;
             let id = self.peer.id;
             let from = Some(self.as_requester());
-            return self
-                .vhost
-                .push(TopologyCommand::ConnectionGone { id, from });
+            return self.vhost.push(TopologyCommand::ConnectionGone { id, from });
         }
         let error = error.take();
         let now = self.shared.clock.now();
@@ -298,11 +244,11 @@ impl Connection {
     fn return_event(&mut self, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Deliver(delivery) => self.give_back(delivery),
-            ConnectionEvent::Reply { channel, reply } => {
-                if let Some(channel) = self.channels.get_key(channel) {
+            ConnectionEvent::Reply { channel: key, reply } => {
+                if let Some(channel) = self.channels.get_key(key) {
                     channel.stop_waiting();
                 }
-                self.answered_late(channel, reply);
+                self.answered_late(key, reply);
             }
             _ => {}
         }
@@ -318,18 +264,11 @@ impl Drop for Connection {
         }
         self.flush();
         let from = self.as_requester();
-        let numbers: Vec<u16> = self
-            .channels
-            .iter_mut()
-            .map(|channel| channel.key.number)
-            .collect();
+        let numbers: Vec<u16> = self.channels.iter_mut().map(|channel| channel.key.number).collect();
         for number in numbers {
             // The answers find a closed mailbox.
             self.release(number, &from);
         }
-        self.vhost.push(TopologyCommand::ConnectionGone {
-            id: self.peer.id,
-            from: None,
-        });
+        self.vhost.push(TopologyCommand::ConnectionGone { id: self.peer.id, from: None });
     }
 }

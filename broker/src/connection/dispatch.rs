@@ -1,8 +1,7 @@
 //! Methods of open channels, one arm each, and those of the connection.
 
 use leveret_protocol::amq::{
-    AMQPClass, AMQPValue, FieldTable, access, basic, channel, confirm, connection, exchange, queue,
-    tx,
+    AMQPClass, AMQPValue, FieldTable, access, basic, channel, confirm, connection, exchange, queue, tx,
 };
 use leveret_protocol::hot::Settle;
 use leveret_protocol::{AmqpError, frame, method};
@@ -12,13 +11,19 @@ use super::confirms::Confirms;
 use super::unacked::Outstanding;
 use super::{Connection, Phase};
 use crate::command::{ChannelKey, NewConsumer, QueueCommand, Window};
-use crate::vhost::command::{
-    BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare, TopologyCommand,
-};
+use crate::vhost::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare, TopologyCommand};
 use crate::vhost::topology::unlocked;
 use crate::{methods, names};
 
 type Done = Result<(), AmqpError>;
+
+/// What becomes of deliveries that are settled.
+#[derive(Clone, Copy)]
+enum How {
+    Done,
+    Rejected,
+    Requeued,
+}
 
 impl Connection {
     // Channel 0
@@ -35,10 +40,9 @@ impl Connection {
                 self.send(0, &methods::update_secret_ok());
                 Ok(())
             }
-            Ok(_) => Err(
-                AmqpError::channel_error("unexpected method in connection state running")
-                    .at(class, method_id),
-            ),
+            Ok(_) => {
+                Err(AmqpError::channel_error("unexpected method in connection state running").at(class, method_id))
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
@@ -54,23 +58,15 @@ impl Connection {
         }
         let (class, method_id) = method::ids(found.payload);
         match method::decode(found.payload) {
-            Ok(AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
-                self.open_channel(found.channel)
-            }
+            Ok(AMQPClass::Channel(channel::AMQPMethod::Open(_))) => self.open_channel(found.channel),
             // Clients race their acknowledgements with the close of the channel.
             Ok(AMQPClass::Basic(
-                basic::AMQPMethod::Ack(_)
-                | basic::AMQPMethod::Nack(_)
-                | basic::AMQPMethod::Reject(_),
+                basic::AMQPMethod::Ack(_) | basic::AMQPMethod::Nack(_) | basic::AMQPMethod::Reject(_),
             )) => {}
-            Ok(AMQPClass::Connection(_)) => self.raise(
-                0,
-                AmqpError::command_invalid("unimplemented method").at(class, method_id),
-            ),
-            Ok(_) => self.raise(
-                0,
-                AmqpError::channel_error("expected 'channel.open'").at(class, method_id),
-            ),
+            Ok(AMQPClass::Connection(_)) => {
+                self.raise(0, AmqpError::command_invalid("unimplemented method").at(class, method_id))
+            }
+            Ok(_) => self.raise(0, AmqpError::channel_error("expected 'channel.open'").at(class, method_id)),
             Err(error) => self.raise(0, error),
         }
     }
@@ -78,15 +74,10 @@ impl Connection {
     fn open_channel(&mut self, number: u16) {
         if self.channels.len() >= usize::from(self.channel_max) {
             let (open, most) = (self.channels.len(), self.channel_max);
-            let text = format!(
-                "number of channels opened ({open}) has reached the negotiated channel_max ({most})"
-            );
+            let text = format!("number of channels opened ({open}) has reached the negotiated channel_max ({most})");
             return self.raise(0, AmqpError::not_allowed(text));
         }
-        let key = ChannelKey {
-            number,
-            epoch: self.next_epoch,
-        };
+        let key = ChannelKey { number, epoch: self.next_epoch };
         self.next_epoch += 1;
         self.channels.insert(Channel::new(key));
         self.send(number, &methods::channel_open_ok());
@@ -102,19 +93,12 @@ impl Connection {
                 self.send(found.channel, &methods::channel_close_ok());
             }
             Ok(AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))) => {
-                if self
-                    .channels
-                    .get(found.channel)
-                    .is_some_and(|c| matches!(c.state, State::Closed))
-                {
+                if self.channels.get(found.channel).is_some_and(|c| matches!(c.state, State::Closed)) {
                     self.channels.remove(found.channel);
                 }
             }
             Ok(AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
-                self.raise(
-                    0,
-                    AmqpError::channel_error("second 'channel.open' seen").at(20, 10),
-                );
+                self.raise(0, AmqpError::channel_error("second 'channel.open' seen").at(20, 10));
             }
             Ok(_) => {}
             Err(error) => self.raise(0, error),
@@ -154,11 +138,9 @@ impl Connection {
                 self.send(number, &methods::access_request_ok());
                 Ok(())
             }
-            AMQPClass::Tx(
-                tx::AMQPMethod::Select(_) | tx::AMQPMethod::Commit(_) | tx::AMQPMethod::Rollback(_),
-            ) => Err(AmqpError::not_implemented(
-                "transactions (tx class) are not supported yet",
-            )),
+            AMQPClass::Tx(tx::AMQPMethod::Select(_) | tx::AMQPMethod::Commit(_) | tx::AMQPMethod::Rollback(_)) => {
+                Err(AmqpError::not_implemented("transactions (tx class) are not supported yet"))
+            }
             _ => Err(AmqpError::command_invalid("unimplemented method")),
         }
     }
@@ -187,10 +169,7 @@ impl Connection {
         if qos.global {
             channel.limit.set(qos.prefetch_count.into());
             if !was_set && channel.limit.is_set() {
-                let fetched = channel
-                    .unacked
-                    .iter_mut()
-                    .filter(|o| o.consumer.is_none() && !o.counted);
+                let fetched = channel.unacked.iter_mut().filter(|o| o.consumer.is_none() && !o.counted);
                 for outstanding in fetched {
                     outstanding.counted = true;
                     channel.limit.add(outstanding.segment.count());
@@ -215,20 +194,14 @@ impl Connection {
                 let text = format!("attempt to reuse consumer tag '{}'", consume.consumer_tag);
                 return Err(AmqpError::not_allowed(text));
             }
-            (
-                u32::from(channel.prefetch),
-                channel.limit.clone(),
-                channel.key,
-            )
+            (u32::from(channel.prefetch), channel.limit.clone(), channel.key)
         };
         if consume.queue.as_str().starts_with("amq.rabbitmq.reply-to") {
-            return Err(AmqpError::not_implemented(
-                "direct reply-to is not supported yet",
-            ));
+            return Err(AmqpError::not_implemented("direct reply-to is not supported yet"));
         }
         let name = self.queue_name(number, consume.queue.as_str())?;
         let queue = self.usable_queue(&name)?;
-        check_consume_arguments(&consume.arguments, &names::queue(&name, &self.vhost.name))?;
+        let priority = consume_arguments(&consume.arguments, &names::queue(&name, &self.vhost.name))?;
         let tag: Box<str> = match consume.consumer_tag.as_str() {
             "" => names::generated_tag().into(),
             tag => tag.into(),
@@ -236,21 +209,10 @@ impl Connection {
         let (prefetch, limit, key) = prefetch_and_limit;
         let window = std::sync::Arc::<Window>::default();
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
-        let wait = Wait::Consume {
-            tag,
-            queue: queue.clone(),
-            window: window.clone(),
-        };
+        let wait = Wait::Consume { tag, queue: queue.clone(), window: window.clone() };
         self.wait(number, wait, (60, 20), consume.nowait);
         let from = self.requester(key);
-        let new = NewConsumer {
-            from,
-            no_ack,
-            exclusive,
-            prefetch,
-            window,
-            limit,
-        };
+        let new = NewConsumer { from, no_ack, exclusive, priority, prefetch, window, limit };
         queue.push(QueueCommand::Consume(Box::new(new)));
         Ok(())
     }
@@ -262,8 +224,7 @@ impl Connection {
         };
         let key = channel.key;
         let serial = channel.tags.remove(tag);
-        let Some((serial, consumer)) = serial.and_then(|s| Some((s, self.consumers.get(&s)?)))
-        else {
+        let Some((serial, consumer)) = serial.and_then(|s| Some((s, self.consumers.get(&s)?))) else {
             self.send_unless(cancel.nowait, number, methods::cancel_ok(tag));
             return Ok(());
         };
@@ -281,13 +242,9 @@ impl Connection {
         let Some(from) = self.asker(number) else {
             return Ok(());
         };
-        let no_ack = get.no_ack;
-        let wait = Wait::Get {
-            no_ack,
-            queue: queue.clone(),
-        };
+        let wait = Wait::Get { no_ack: get.no_ack, queue: queue.clone() };
         self.wait(number, wait, (60, 70), false);
-        queue.push(QueueCommand::Get { from, no_ack });
+        queue.push(QueueCommand::Get { from, no_ack: get.no_ack });
         Ok(())
     }
 
@@ -299,82 +256,50 @@ impl Connection {
             return Ok(());
         };
         let all = channel.unacked.take_all();
-        self.requeue(number, all);
+        self.settle_all(number, all, How::Requeued);
         self.flush();
         Ok(())
     }
 
     /// `basic.ack`, `basic.nack` and `basic.reject`.
     pub(super) fn settle(&mut self, number: u16, settle: Settle) -> Done {
-        let (tag, multiple, requeue) = match settle {
-            Settle::Ack { tag, multiple } => (tag, multiple, false),
-            Settle::Nack {
-                tag,
-                multiple,
-                requeue,
-            } => (tag, multiple, requeue),
-            Settle::Reject { tag, requeue } => (tag, false, requeue),
+        let (tag, multiple, how) = match settle {
+            Settle::Ack { tag, multiple } => (tag, multiple, How::Done),
+            Settle::Nack { tag, multiple, requeue: true } => (tag, multiple, How::Requeued),
+            Settle::Nack { tag, multiple, requeue: false } => (tag, multiple, How::Rejected),
+            Settle::Reject { tag, requeue: true } => (tag, false, How::Requeued),
+            Settle::Reject { tag, requeue: false } => (tag, false, How::Rejected),
         };
-        let Some(channel) = self.channels.get(number) else {
-            return Ok(());
-        };
+        let Some(channel) = self.channels.get(number) else { return Ok(()) };
         let unknown = || AmqpError::precondition_failed(format!("unknown delivery tag {tag}"));
         if !multiple {
             let one = channel.unacked.take_one(tag).ok_or_else(unknown)?;
-            if requeue {
-                self.requeue(number, [one])
-            } else {
-                self.done(number, [one])
-            }
+            self.settle_all(number, [one], how);
             return Ok(());
         }
         let taken = match tag {
             0 => channel.unacked.take_all(),
             tag => channel.unacked.take_through(tag).ok_or_else(unknown)?,
         };
-        if requeue {
-            self.requeue(number, taken)
-        } else {
-            self.done(number, taken)
-        }
+        self.settle_all(number, taken, how);
         Ok(())
     }
 
-    fn done(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>) {
+    fn settle_all(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>, how: How) {
         let mut freed = 0;
-        for outstanding in taken {
-            let Outstanding {
-                queue,
-                consumer,
-                segment,
-                counted,
-                ..
-            } = &outstanding;
-            self.outbox.settle(queue, *consumer, segment);
-            freed += if *counted { segment.count() } else { 0 };
+        for Outstanding { queue, consumer, segment, counted, .. } in taken {
+            freed += if counted { segment.count() } else { 0 };
             if segment.persistent
+                && !matches!(how, How::Requeued)
                 && let Some(channel) = self.channels.get(number)
             {
-                channel.settled_in(queue);
+                channel.settled_in(&queue);
             }
-        }
-        self.free_channel_room(number, freed);
-    }
-
-    fn requeue(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>) {
-        let mut freed = 0;
-        for mut outstanding in taken {
-            outstanding.segment.redelivered = true;
-            freed += if outstanding.counted {
-                outstanding.segment.count()
-            } else {
-                0
-            };
-            let (consumer, segment) = (outstanding.consumer, outstanding.segment);
-            self.outbox.push(
-                &outstanding.queue,
-                QueueCommand::Requeue { consumer, segment },
-            );
+            match how {
+                How::Done => self.outbox.settle(&queue, consumer, &segment),
+                How::Rejected => self.outbox.push(&queue, QueueCommand::Reject { consumer, segment }),
+                How::Requeued => self.outbox.push(&queue, QueueCommand::Requeue { consumer, segment, seen: true }),
+            }
         }
         self.free_channel_room(number, freed);
     }
@@ -412,11 +337,7 @@ impl Connection {
         match method {
             queue::AMQPMethod::Declare(declare) => self.declare_queue(number, declare),
             queue::AMQPMethod::Bind(bind) => {
-                let (queue, key) = self.binding_names(
-                    number,
-                    &names::strip(bind.queue.as_str()),
-                    &bind.routing_key,
-                )?;
+                let (queue, key) = self.binding_names(number, &names::strip(bind.queue.as_str()), &bind.routing_key)?;
                 let binding = BindingSpec {
                     source: names::strip(bind.exchange.as_str()),
                     kind: DestinationKind::Queue,
@@ -453,12 +374,7 @@ impl Connection {
                 let name = self.queue_name(number, &names::strip(delete.queue.as_str()))?;
                 self.wait(number, Wait::Method, (50, 40), delete.nowait);
                 let (if_unused, if_empty) = (delete.if_unused, delete.if_empty);
-                self.vhost.push(TopologyCommand::DeleteQueue {
-                    from,
-                    name,
-                    if_unused,
-                    if_empty,
-                });
+                self.vhost.push(TopologyCommand::DeleteQueue { from, name, if_unused, if_empty });
                 Ok(())
             }
             _ => Err(AmqpError::command_invalid("unimplemented method")),
@@ -471,12 +387,14 @@ impl Connection {
         };
         let mut name = names::strip(declare.queue.as_str());
         if name.starts_with("amq.rabbitmq.reply-to") {
-            return Err(AmqpError::not_implemented(
-                "direct reply-to is not supported yet",
-            ));
+            return Err(AmqpError::not_implemented("direct reply-to is not supported yet"));
         }
         if !declare.passive {
             if name.is_empty() {
+                if is_quorum(&declare.arguments) {
+                    let text = "Cannot declare a server-named queue for type rabbit_quorum_queue";
+                    return Err(AmqpError::precondition_failed(text));
+                }
                 name = names::generated_queue().into();
             } else if name.starts_with("amq.") {
                 let text = format!("queue name '{name}' contains reserved prefix 'amq.*'");
@@ -492,8 +410,7 @@ impl Connection {
             auto_delete: declare.auto_delete,
             arguments: declare.arguments,
         };
-        self.vhost
-            .push(TopologyCommand::DeclareQueue { from, declare });
+        self.vhost.push(TopologyCommand::DeclareQueue { from, declare });
         Ok(())
     }
 
@@ -506,8 +423,7 @@ impl Connection {
                 let name = names::strip(declare.exchange.as_str());
                 self.wait(number, Wait::Method, (40, 10), declare.nowait);
                 if declare.passive {
-                    self.vhost
-                        .push(TopologyCommand::CheckExchange { from, name });
+                    self.vhost.push(TopologyCommand::CheckExchange { from, name });
                     return Ok(());
                 }
                 let declare = ExchangeDeclare {
@@ -518,18 +434,13 @@ impl Connection {
                     internal: declare.internal,
                     arguments: declare.arguments,
                 };
-                self.vhost
-                    .push(TopologyCommand::DeclareExchange { from, declare });
+                self.vhost.push(TopologyCommand::DeclareExchange { from, declare });
                 Ok(())
             }
             exchange::AMQPMethod::Delete(delete) => {
                 let name = names::strip(delete.exchange.as_str());
                 self.wait(number, Wait::Method, (40, 20), delete.nowait);
-                self.vhost.push(TopologyCommand::DeleteExchange {
-                    from,
-                    name,
-                    if_unused: delete.if_unused,
-                });
+                self.vhost.push(TopologyCommand::DeleteExchange { from, name, if_unused: delete.if_unused });
                 Ok(())
             }
             exchange::AMQPMethod::Bind(bind) => {
@@ -568,12 +479,7 @@ impl Connection {
     /// The channel waits for an answer; what else it sends is deferred.
     fn wait(&mut self, number: u16, wait: Wait, (class, method): (u16, u16), nowait: bool) {
         if let Some(channel) = self.channels.get(number) {
-            channel.state = State::Waiting(Request {
-                wait,
-                class,
-                method,
-                nowait,
-            });
+            channel.state = State::Waiting(Request { wait, class, method, nowait });
         }
     }
 
@@ -588,10 +494,7 @@ impl Connection {
         if !name.is_empty() {
             return Ok(name.into());
         }
-        let last = self
-            .channels
-            .get(number)
-            .and_then(|channel| channel.last_queue.clone());
+        let last = self.channels.get(number).and_then(|channel| channel.last_queue.clone());
         last.ok_or_else(|| AmqpError::not_found("no previously declared queue"))
     }
 
@@ -613,9 +516,10 @@ impl Connection {
     /// The queue of that name, if it exists and this connection may use it.
     fn usable_queue(&self, name: &str) -> Result<std::sync::Arc<crate::queue::Queue>, AmqpError> {
         let snapshot = self.vhost.snapshot();
-        let queue = snapshot.queues.get(name.as_bytes()).ok_or_else(|| {
-            AmqpError::not_found(format!("no {}", names::queue(name, &self.vhost.name)))
-        })?;
+        let queue = snapshot
+            .queues
+            .get(name.as_bytes())
+            .ok_or_else(|| AmqpError::not_found(format!("no {}", names::queue(name, &self.vhost.name))))?;
         unlocked(queue, &self.as_requester(), &self.vhost.name)?;
         Ok(queue.clone())
     }
@@ -639,12 +543,7 @@ impl Connection {
     }
 }
 
-fn exchange_binding(
-    source: &str,
-    destination: &str,
-    key: &str,
-    arguments: FieldTable,
-) -> BindingSpec {
+fn exchange_binding(source: &str, destination: &str, key: &str, arguments: FieldTable) -> BindingSpec {
     BindingSpec {
         source: names::strip(source),
         kind: DestinationKind::Exchange,
@@ -654,26 +553,26 @@ fn exchange_binding(
     }
 }
 
-/// Refuses arguments of `basic.consume` that have an effect in RabbitMQ and none here.
-fn check_consume_arguments(arguments: &FieldTable, described: &str) -> Done {
-    if let Some(value) = arguments.inner().get("x-priority") {
-        if leveret_protocol::value::as_integer(value) == Some(0) {
-            return Ok(());
-        }
-        return Err(AmqpError::not_implemented(
-            "consumer argument 'x-priority' is not supported yet",
-        ));
-    }
-    for name in [
-        "x-stream-offset",
-        "x-stream-filter",
-        "x-stream-match-unfiltered",
-    ] {
-        if matches!(arguments.inner().get(name), Some(value) if !matches!(value, AMQPValue::Void)) {
-            let text =
-                format!("invalid arg '{name}' for {described} of queue type rabbit_classic_queue");
+/// Checks the arguments of `basic.consume` and answers the consumer's priority.
+fn consume_arguments(arguments: &FieldTable, described: &str) -> Result<i64, AmqpError> {
+    for name in ["x-stream-offset", "x-stream-filter", "x-stream-match-unfiltered"] {
+        if arguments.inner().get(name).is_some() {
+            let text = format!("invalid arg '{name}' for {described} of queue type rabbit_classic_queue");
             return Err(AmqpError::precondition_failed(text));
         }
     }
-    Ok(())
+    let Some(value) = arguments.inner().get("x-priority") else { return Ok(0) };
+    let integer = match value {
+        AMQPValue::DecimalValue(_) | AMQPValue::Timestamp(_) => None,
+        other => leveret_protocol::value::as_integer(other),
+    };
+    integer.ok_or_else(|| {
+        let kind = leveret_protocol::value::type_word(value);
+        let detail = format!("\"expected integer, got {kind}\"");
+        AmqpError::precondition_failed(format!("invalid arg 'x-priority' for {described}: {detail}"))
+    })
+}
+
+fn is_quorum(arguments: &FieldTable) -> bool {
+    matches!(arguments.inner().get("x-queue-type"), Some(AMQPValue::LongString(kind)) if kind.as_bytes() == b"quorum")
 }

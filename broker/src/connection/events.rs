@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use leveret_protocol::deliver;
+use leveret_protocol::{ADDRESS_GAP, deliver};
 
 use super::channel::{Request, State, Wait};
 use super::unacked::Outstanding;
 use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
-use crate::command::{
-    ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment,
-};
+use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment};
 use crate::queue::Queue;
 use crate::{message, methods};
 
@@ -36,25 +34,15 @@ impl Connection {
         match event {
             ConnectionEvent::Deliver(delivery) => self.deliver(delivery),
             ConnectionEvent::Reply { channel, reply } => self.reply(channel, reply),
-            ConnectionEvent::Confirm {
-                channel,
-                first,
-                count,
-            } => {
-                if let Some(confirms) = self
-                    .channels
-                    .get_key(channel)
-                    .and_then(|c| c.confirms.as_mut())
-                {
-                    confirms.stored(first, count);
+            ConnectionEvent::Confirm { channel, first, count, refused } => {
+                if let Some(confirms) = self.channels.get_key(channel).and_then(|c| c.confirms.as_mut()) {
+                    confirms.answered(first, count, refused);
                     if !self.confirming.contains(&channel.number) {
                         self.confirming.push(channel.number);
                     }
                 }
             }
-            ConnectionEvent::ConsumerGone { channel, consumer } => {
-                self.consumer_gone(channel, consumer)
-            }
+            ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
             ConnectionEvent::Close { error, until } if matches!(self.phase, Phase::Running) => {
                 self.shutting_down = Some(error);
                 self.deadline = Some(until);
@@ -80,12 +68,7 @@ impl Connection {
             return self.give_back(delivery);
         }
         let (queue, window) = (consumer.queue.clone(), consumer.window.clone());
-        let Delivery {
-            channel,
-            consumer: key,
-            no_ack,
-            mut segment,
-        } = delivery;
+        let Delivery { channel, consumer: key, no_ack, mut segment } = delivery;
         let (count, bytes) = self.encode(channel.number, key, &segment);
         let rest = (count < segment.count()).then(|| {
             let sent = segment.split_front(count);
@@ -108,12 +91,7 @@ impl Connection {
             self.outbox.push(&queue, QueueCommand::Wake);
         }
         if let Some(segment) = rest {
-            self.inbox.push_front(ConnectionEvent::Deliver(Delivery {
-                channel,
-                consumer: key,
-                no_ack,
-                segment,
-            }));
+            self.inbox.push_front(ConnectionEvent::Deliver(Delivery { channel, consumer: key, no_ack, segment }));
         }
     }
 
@@ -122,22 +100,28 @@ impl Connection {
         let Some(consumer) = self.consumers.get(&key.serial) else {
             return (segment.count(), 0);
         };
-        let mut tag = self
-            .channels
-            .get(number)
-            .map_or(0, |channel| channel.last_tag);
+        let mut tag = self.channels.get(number).map_or(0, |channel| channel.last_tag);
         let (mut count, mut bytes) = (0, 0);
         let block = &segment.run.block;
+        let shows_count = consumer.queue.keeps_all;
         for index in segment.run.from..segment.run.to {
             tag += 1;
+            let counted = (shows_count && segment.returns > 0)
+                .then(|| message::with_delivery_count(block, index, segment.returns))
+                .flatten();
+            let address = message::address(block, index);
+            let content = match &counted {
+                Some(bytes) => &bytes[address.len() + ADDRESS_GAP..],
+                None => message::content(block, index),
+            };
             deliver::deliver(
                 &mut self.output,
                 number,
                 consumer.tag.as_bytes(),
                 tag,
                 segment.redelivered,
-                message::address(block, index),
-                message::content(block, index),
+                address,
+                content,
                 self.frame_max,
             );
             count += 1;
@@ -155,10 +139,8 @@ impl Connection {
             return;
         };
         if !delivery.no_ack {
-            let command = QueueCommand::Requeue {
-                consumer: Some(delivery.consumer),
-                segment: delivery.segment,
-            };
+            let command =
+                QueueCommand::Requeue { consumer: Some(delivery.consumer), segment: delivery.segment, seen: false };
             self.outbox.push(&consumer.queue, command);
         }
     }
@@ -172,8 +154,7 @@ impl Connection {
         };
         owner.tags.remove(&consumer.tag);
         let open = matches!(owner.state, State::Open | State::Waiting(_));
-        if open && self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running)
-        {
+        if open && self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running) {
             self.send(channel.number, &methods::cancel(&consumer.tag));
         }
     }
@@ -199,12 +180,7 @@ impl Connection {
 
     fn answered(&mut self, key: ChannelKey, request: Request, reply: Reply) {
         let number = key.number;
-        let Request {
-            wait,
-            class,
-            method,
-            nowait,
-        } = request;
+        let Request { wait, class, method, nowait } = request;
         match (wait, reply) {
             (_, Reply::Error(error)) => self.raise(number, error.at(class, method)),
             (Wait::Stored { left }, _) => {
@@ -212,27 +188,12 @@ impl Connection {
                     && let Some(channel) = self.channels.get_key(key)
                 {
                     let wait = Wait::Stored { left: left - 1 };
-                    channel.state = State::Waiting(Request {
-                        wait,
-                        class,
-                        method,
-                        nowait,
-                    });
+                    channel.state = State::Waiting(Request { wait, class, method, nowait });
                 }
             }
-            (
-                Wait::Declare,
-                Reply::Declared {
-                    queue,
-                    messages,
-                    consumers,
-                },
-            ) => {
+            (Wait::Declare, Reply::Declared { queue, messages, consumers }) => {
                 if !nowait {
-                    self.send(
-                        number,
-                        &methods::queue_declare_ok(&queue, messages, consumers),
-                    );
+                    self.send(number, &methods::queue_declare_ok(&queue, messages, consumers));
                 }
                 if let Some(channel) = self.channels.get_key(key) {
                     channel.last_queue = Some(queue);
@@ -245,24 +206,10 @@ impl Connection {
                 if let Some(channel) = self.channels.get_key(key) {
                     channel.tags.insert(tag.clone(), consumer.serial);
                 }
-                let record = Consumer {
-                    channel: key,
-                    key: consumer,
-                    queue,
-                    tag,
-                    window,
-                };
+                let record = Consumer { channel: key, key: consumer, queue, tag, window };
                 self.consumers.insert(consumer.serial, record);
             }
-            (
-                Wait::Get { no_ack, .. },
-                Reply::Got {
-                    queue,
-                    segment,
-                    left,
-                    ..
-                },
-            ) => {
+            (Wait::Get { no_ack, .. }, Reply::Got { queue, segment, left, .. }) => {
                 self.got(key, queue, segment, left, no_ack);
             }
             (Wait::Get { .. }, _) => self.send(number, &methods::get_empty()),
@@ -278,37 +225,24 @@ impl Connection {
         }
     }
 
-    fn got(
-        &mut self,
-        key: ChannelKey,
-        queue: Arc<Queue>,
-        segment: Segment,
-        left: u32,
-        no_ack: bool,
-    ) {
+    fn got(&mut self, key: ChannelKey, queue: Arc<Queue>, segment: Segment, left: u32, no_ack: bool) {
         let Some(channel) = self.channels.get_key(key) else {
             return;
         };
         let tag = channel.tag();
         let (block, index) = (&segment.run.block, segment.run.from);
-        deliver::get_ok(
-            &mut self.output,
-            key.number,
-            tag,
-            segment.redelivered,
-            message::address(block, index),
-            left,
-            message::content(block, index),
-            self.frame_max,
-        );
+        let counted = (queue.keeps_all && segment.returns > 0)
+            .then(|| message::with_delivery_count(block, index, segment.returns))
+            .flatten();
+        let address = message::address(block, index);
+        let content = match &counted {
+            Some(bytes) => &bytes[address.len() + ADDRESS_GAP..],
+            None => message::content(block, index),
+        };
+        let redelivered = segment.redelivered;
+        deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, content, self.frame_max);
         if !no_ack {
-            channel.unacked.push(Outstanding {
-                first_tag: tag,
-                consumer: None,
-                queue,
-                segment,
-                counted: false,
-            });
+            channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false });
         }
     }
 
@@ -335,13 +269,8 @@ impl Connection {
 
     /// On shutdown, the connection is closed once no confirm is outstanding any more.
     fn close_when_settled(&mut self) {
-        let settled = |c: &super::channel::Channel| {
-            c.confirms
-                .as_ref()
-                .is_none_or(|confirms| confirms.is_settled())
-        };
-        if self.shutting_down.is_some() && self.channels.iter_mut().all(|channel| settled(channel))
-        {
+        let settled = |c: &super::channel::Channel| c.confirms.as_ref().is_none_or(|confirms| confirms.is_settled());
+        if self.shutting_down.is_some() && self.channels.iter_mut().all(|channel| settled(channel)) {
             let error = self.shutting_down.take();
             self.deadline = None;
             self.close(error);

@@ -7,11 +7,12 @@ use leveret_protocol::hot::{self, Publish};
 use leveret_protocol::{ADDRESS_GAP, AmqpError, Message, Scope, deliver, frame, method};
 
 use super::channel::{Publishing, Request, State, Wait};
-use super::outbox::Body;
+use super::confirms::Confirms;
 use super::routes::Route;
 use super::{Connection, Phase};
 use crate::command::{ChannelKey, QueueCommand};
 use crate::message::Meta;
+use crate::outbox::Body;
 
 const PUBLISH: (u16, u16) = (60, 40);
 const NO_ROUTE: (u16, &str) = (312, "NO_ROUTE");
@@ -22,6 +23,7 @@ impl Connection {
     pub(super) fn process(&mut self, input: &[u8], only: Option<u16>) -> usize {
         let mut at = 0;
         self.outbox.reserve(input.len());
+        self.now = self.shared.clock.wall();
         while at < input.len() && self.takes_input() {
             if only.is_some_and(|number| self.channels.get(number).is_some_and(|c| !c.is_open())) {
                 break;
@@ -29,10 +31,7 @@ impl Connection {
             let rest = &input[at..];
             if matches!(self.phase, Phase::Running)
                 && let Some(whole) = assembler::whole(rest, self.frame_max)
-                && self
-                    .channels
-                    .get(whole.channel)
-                    .is_some_and(|c| c.is_open() && c.assembler.is_idle())
+                && self.channels.get(whole.channel).is_some_and(|c| c.is_open() && c.assembler.is_idle())
             {
                 at += whole.consumed;
                 self.publish_whole(&whole);
@@ -83,9 +82,7 @@ impl Connection {
                     self.raise(found.channel, error);
                 }
             }
-            State::Waiting(_) | State::Releasing { error: None, .. } => {
-                self.defer(found.channel, raw)
-            }
+            State::Waiting(_) | State::Releasing { error: None, .. } => self.defer(found.channel, raw),
             State::Releasing { error: Some(_), .. } | State::Closed => self.frame_on_closed(found),
         }
     }
@@ -100,11 +97,7 @@ impl Connection {
 
     /// Goes on with frames that waited for an answer. True when some did.
     pub(super) fn resume_deferred(&mut self) -> bool {
-        if self.deferred == 0
-            || !matches!(self.phase, Phase::Running)
-            || self.parked
-            || self.full.is_some()
-        {
+        if self.deferred == 0 || !matches!(self.phase, Phase::Running) || self.parked || self.full.is_some() {
             return false;
         }
         let ready: Vec<u16> = (self.channels.iter_mut())
@@ -141,12 +134,7 @@ impl Connection {
     // Publishing
 
     fn publish_whole(&mut self, whole: &Whole<'_>) {
-        let planned = self.plan(
-            whole.channel,
-            &whole.publish,
-            &whole.header,
-            whole.content(),
-        );
+        let planned = self.plan(whole.channel, &whole.publish, &whole.header, whole.content());
         match planned {
             Ok(Some(plan)) => self.place(plan, Body::Borrowed(whole.message)),
             Ok(None) => {}
@@ -182,9 +170,7 @@ impl Connection {
     fn content_progress(&mut self, number: u16, progress: Progress) -> Result<(), AmqpError> {
         match progress {
             Progress::More => Ok(()),
-            Progress::Complete(complete) => {
-                self.publish_complete(number, complete).map_err(at_publish)
-            }
+            Progress::Complete(complete) => self.publish_complete(number, complete).map_err(at_publish),
         }
     }
 
@@ -192,21 +178,12 @@ impl Connection {
         let Some(channel) = self.channels.get(number) else {
             return Ok(());
         };
-        let Publishing {
-            mandatory,
-            immediate,
-        } = channel.publishing;
+        let Publishing { mandatory, immediate } = channel.publishing;
         let Some(parts) = complete.parts() else {
             return Err(AmqpError::internal_error(""));
         };
         let (exchange, routing_key, address) = (parts.exchange, parts.routing_key, parts.address);
-        let publish = Publish {
-            exchange,
-            routing_key,
-            mandatory,
-            immediate,
-            address,
-        };
+        let publish = Publish { exchange, routing_key, mandatory, immediate, address };
         if let Some(plan) = self.plan(number, &publish, &parts.content_header(), parts.content)? {
             self.place(plan, Body::Owned(complete.message));
         }
@@ -226,53 +203,37 @@ impl Connection {
         }
         let limit = self.shared.config.max_message_size.bytes();
         if header.body_size > limit {
-            let text = format!(
-                "message size {} is larger than configured max size {limit}",
-                header.body_size
-            );
+            let text = format!("message size {} is larger than configured max size {limit}", header.body_size);
             return Err(AmqpError::precondition_failed(text));
         }
         let properties = header.parse()?;
         let route = self.routes.find(&self.vhost, publish, &properties)?;
-        check_properties(&properties, &self.user)?;
-        let hidden = properties
-            .headers
-            .is_some_and(|headers| headers.get(b"BCC").is_some());
-        let queues = self.routes.queues(route);
-        let persistent = properties.delivery_mode == Some(2);
-        let Some(channel) = self.channels.get(number) else {
-            return Ok(None);
-        };
-        let confirm = channel.confirms.as_mut().map(|confirms| {
-            let durable = if persistent {
-                queues.iter().filter(|queue| queue.durable).count()
-            } else {
-                0
-            };
-            if !self.confirming.contains(&number) {
-                self.confirming.push(number);
-            }
-            (channel.key, confirms.add(durable as u32))
-        });
-        if queues.is_empty() {
+        let expiration = check_properties(&properties, &self.user)?;
+        let hidden = properties.headers.is_some_and(|headers| headers.get(b"BCC").is_some());
+        if self.routes.queues(route).is_empty() {
             if publish.mandatory {
                 self.return_unroutable(number, publish.address, content, hidden)?;
             }
+            if let Some((_, confirms)) = self.confirming(number) {
+                confirms.add(0);
+            }
             return Ok(None);
         }
-        let priority = properties.priority.unwrap_or(0);
-        let meta = Meta::new(
-            publish.address.len(),
-            persistent,
-            priority,
-            header.body_size as u32,
-        );
-        Ok(Some(Plan {
-            route,
-            meta,
-            confirm,
-            hidden,
-        }))
+        let meta = Meta::new(publish.address.len(), self.now)
+            .with_persistent(properties.delivery_mode == Some(2))
+            .with_expiration(expiration.is_some())
+            .with_priority(properties.priority.unwrap_or(0));
+        Ok(Some(Plan { number, route, meta, expiration, hidden }))
+    }
+
+    /// The channel's confirms, if it is in confirm mode; they are looked at when the turn ends.
+    fn confirming(&mut self, number: u16) -> Option<(ChannelKey, &mut Confirms)> {
+        let channel = self.channels.get(number)?;
+        let confirms = channel.confirms.as_mut()?;
+        if !self.confirming.contains(&number) {
+            self.confirming.push(number);
+        }
+        Some((channel.key, confirms))
     }
 
     fn return_unroutable(
@@ -290,15 +251,7 @@ impl Connection {
         } else {
             content
         };
-        deliver::returned(
-            &mut self.output,
-            number,
-            code,
-            text,
-            address,
-            content,
-            self.frame_max,
-        );
+        deliver::returned(&mut self.output, number, code, text, address, content, self.frame_max);
         Ok(())
     }
 
@@ -314,16 +267,14 @@ impl Connection {
         } else {
             message
         };
-        let confirm = plan
-            .confirm
-            .map(|(key, number)| (self.requester(key), number));
+        let confirm = self.confirming(plan.number).map(|(key, confirms)| (key, confirms.next()));
+        let confirm = confirm.map(|(key, number)| (self.requester(key), number));
         let queues = self.routes.queues(plan.route);
-        self.outbox.publish(
-            message,
-            plan.meta,
-            queues,
-            confirm.as_ref().map(|(to, number)| (to, *number)),
-        );
+        let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
+        let answers = self.outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
+        if let Some((_, confirms)) = self.confirming(plan.number) {
+            confirms.add(answers);
+        }
         self.look_at_pressure();
     }
 
@@ -348,18 +299,13 @@ impl Connection {
         }
         if method::ids(payload) == PUBLISH {
             let publish = hot::publish(payload)?;
-            channel.publishing = Publishing {
-                mandatory: publish.mandatory,
-                immediate: publish.immediate,
-            };
+            channel.publishing = Publishing { mandatory: publish.mandatory, immediate: publish.immediate };
             channel.assembler.start(&publish, publish.bits());
             return Ok(());
         }
         if let Some(settle) = hot::settle(payload)? {
             let (class, method) = method::ids(payload);
-            return self
-                .settle(number, settle)
-                .map_err(|error| error.at(class, method));
+            return self.settle(number, settle).map_err(|error| error.at(class, method));
         }
         let class = method::decode(payload)?;
         if let AMQPClass::Basic(basic::AMQPMethod::Qos(_)) = class {
@@ -371,17 +317,12 @@ impl Connection {
         }
         let (id, method_id) = (class.get_amqp_class_id(), class.get_amqp_method_id());
         self.flush();
-        self.dispatch(number, class)
-            .map_err(|error| match (error.class, error.method) {
-                (0, 0) => error.at(id, method_id),
-                _ => error,
-            })?;
+        self.dispatch(number, class).map_err(|error| match (error.class, error.method) {
+            (0, 0) => error.at(id, method_id),
+            _ => error,
+        })?;
         // The answer is often here already: then nothing needs to be deferred.
-        if self
-            .channels
-            .get(number)
-            .is_some_and(|channel| matches!(channel.state, State::Waiting(_)))
-        {
+        if self.channels.get(number).is_some_and(|channel| matches!(channel.state, State::Waiting(_))) {
             self.take_events();
         }
         Ok(())
@@ -393,9 +334,7 @@ impl Connection {
         if matches!(
             class,
             AMQPClass::Basic(basic::AMQPMethod::RecoverAsync(_))
-                | AMQPClass::Channel(
-                    channel::AMQPMethod::CloseOk(_) | channel::AMQPMethod::FlowOk(_)
-                )
+                | AMQPClass::Channel(channel::AMQPMethod::CloseOk(_) | channel::AMQPMethod::FlowOk(_))
         ) {
             return false;
         }
@@ -406,24 +345,11 @@ impl Connection {
             return false;
         }
         let (key, queues) = (channel.key, std::mem::take(&mut channel.unstored));
-        let wait = Wait::Stored {
-            left: queues.len() as u32,
-        };
-        channel.state = State::Waiting(Request {
-            wait,
-            class: 0,
-            method: 0,
-            nowait: false,
-        });
+        let wait = Wait::Stored { left: queues.len() as u32 };
+        channel.state = State::Waiting(Request { wait, class: 0, method: 0, nowait: false });
         let from = self.requester(key);
         for queue in &queues {
-            self.outbox.push(
-                queue,
-                QueueCommand::Sync {
-                    from: from.clone(),
-                    stored: true,
-                },
-            );
+            self.outbox.push(queue, QueueCommand::Sync { from: from.clone(), stored: true });
         }
         self.flush();
         true
@@ -459,10 +385,12 @@ fn at_publish(error: AmqpError) -> AmqpError {
 
 /// A publish that has been checked and routed.
 struct Plan {
+    /// The channel.
+    number: u16,
     route: Route,
     meta: Meta,
-    /// The channel's confirms await it under this number.
-    confirm: Option<(ChannelKey, u64)>,
+    /// Milliseconds.
+    expiration: Option<u64>,
     /// It has a BCC header, which nobody may see.
     hidden: bool,
 }
@@ -475,27 +403,16 @@ fn without_bcc(address: &[u8], content: &[u8]) -> Result<Vec<u8>, AmqpError> {
     let Some(message) = Message::parse(&bytes) else {
         return Err(AmqpError::internal_error(""));
     };
-    let edits = Edits {
-        remove: &["BCC"],
-        put: &[],
-        drop_expiration: false,
-    };
+    let edits = Edits { remove: &["BCC"], put: &[], drop_expiration: false };
     Ok(message.rebuild(address, &content::edit(message.header, &edits)?))
 }
 
-/// What RabbitMQ checks of the properties, beyond their form.
-fn check_properties(properties: &Properties<'_>, user: &str) -> Result<(), AmqpError> {
+/// What RabbitMQ checks of the properties, beyond their form. Answers the expiration in milliseconds.
+fn check_properties(properties: &Properties<'_>, user: &str) -> Result<Option<u64>, AmqpError> {
     if properties.reply_to == Some(b"amq.rabbitmq.reply-to") {
-        return Err(AmqpError::not_implemented(
-            "direct reply-to is not supported yet",
-        ));
+        return Err(AmqpError::not_implemented("direct reply-to is not supported yet"));
     }
-    if let Some(expiration) = properties.expiration {
-        super::expiration::parse(expiration)?;
-        return Err(AmqpError::not_implemented(
-            "message property 'expiration' is not supported yet",
-        ));
-    }
+    let expiration = properties.expiration.map(crate::expiration::parse).transpose()?;
     if let Some(id) = properties.user_id
         && id != user.as_bytes()
     {
@@ -503,5 +420,5 @@ fn check_properties(properties: &Properties<'_>, user: &str) -> Result<(), AmqpE
         let text = format!("user_id property set to '{id}' but authenticated user was '{user}'");
         return Err(AmqpError::precondition_failed(text));
     }
-    Ok(())
+    Ok(expiration)
 }

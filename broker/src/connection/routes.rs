@@ -92,16 +92,11 @@ impl Routes {
         let snapshot = vhost.snapshot();
         let Some(exchange) = snapshot.exchanges.get(publish.exchange) else {
             let name = leveret_protocol::error::text_of(publish.exchange);
-            return Err(AmqpError::not_found(format!(
-                "no {}",
-                names::exchange(&name, &vhost.name)
-            )));
+            return Err(AmqpError::not_found(format!("no {}", names::exchange(&name, &vhost.name))));
         };
         if exchange.spec.internal {
             let name = names::exchange(&exchange.spec.name, &vhost.name);
-            return Err(AmqpError::access_refused(format!(
-                "cannot publish to internal {name}"
-            )));
+            return Err(AmqpError::access_refused(format!("cannot publish to internal {name}")));
         }
         // Not before: an exchange that does not exist is the first thing to be told.
         let copies = copies?;
@@ -134,10 +129,7 @@ impl<'a> Copies<'a> {
         let Some(headers) = properties.headers else {
             return Ok(None);
         };
-        let copies = Copies {
-            cc: list(&headers, "CC")?,
-            bcc: list(&headers, "BCC")?,
-        };
+        let copies = Copies { cc: list(&headers, "CC")?, bcc: list(&headers, "BCC")? };
         Ok((copies.cc.is_some() || copies.bcc.is_some()).then_some(copies))
     }
 

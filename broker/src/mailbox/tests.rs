@@ -17,10 +17,7 @@ struct Bell {
 
 impl Bell {
     fn new() -> Arc<Bell> {
-        Arc::new(Bell {
-            rung: AtomicUsize::new(0),
-            sleeper: thread::current(),
-        })
+        Arc::new(Bell { rung: AtomicUsize::new(0), sleeper: thread::current() })
     }
 
     fn rung(&self) -> usize {
@@ -128,11 +125,7 @@ const PANIC: (usize, usize) = (usize::MAX, 0);
 
 impl Book {
     fn new() -> Book {
-        Book {
-            kept: Vec::new(),
-            failed: 0,
-            running: Arc::default(),
-        }
+        Book { kept: Vec::new(), failed: 0, running: Arc::default() }
     }
 }
 
@@ -196,11 +189,7 @@ fn a_panic_fails_the_state_and_later_commands_still_run() {
     turn.push((0, 3));
     let (kept, failed) = turn.with(|book| (book.kept.clone(), book.failed));
     assert_eq!(failed, 2);
-    assert_eq!(
-        kept,
-        [(0, 0), (0, 1), (0, 3)],
-        "what came with the defect is given up"
-    );
+    assert_eq!(kept, [(0, 0), (0, 1), (0, 3)], "what came with the defect is given up");
 }
 
 /// Waits for a word before each run.
@@ -293,10 +282,7 @@ impl Owner for Endless {
 }
 
 fn endless() -> Arc<Turn<Endless>> {
-    let turn = Turn::new(Endless {
-        itself: std::sync::Weak::new(),
-        runs: 0,
-    });
+    let turn = Turn::new(Endless { itself: std::sync::Weak::new(), runs: 0 });
     let itself = Arc::downgrade(&turn);
     turn.with(|state| state.itself = itself);
     turn
@@ -308,11 +294,7 @@ fn a_busy_state_does_not_hold_the_task_that_happens_to_run_it() {
     runtime.unwrap().block_on(async {
         let turn = endless();
         turn.push(100);
-        assert_eq!(
-            turn.with(|state| state.runs),
-            ROUNDS,
-            "the rest is a task's"
-        );
+        assert_eq!(turn.with(|state| state.runs), ROUNDS, "the rest is a task's");
         while turn.with(|state| state.runs) < 101 {
             tokio::task::yield_now().await;
         }

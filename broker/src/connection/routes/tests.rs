@@ -2,9 +2,7 @@ use leveret_protocol::amq::FieldTable;
 
 use super::*;
 use crate::testing;
-use crate::vhost::command::{
-    BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare, TopologyCommand,
-};
+use crate::vhost::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare, TopologyCommand};
 
 /// A virtual host and a connection's cache over it.
 struct Bench {
@@ -14,10 +12,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        Bench {
-            vhost: testing::vhost(&testing::store()),
-            routes: Routes::default(),
-        }
+        Bench { vhost: testing::vhost(&testing::store()), routes: Routes::default() }
     }
 
     fn declare_queue(&self, name: &str) {
@@ -30,8 +25,7 @@ impl Bench {
             arguments: FieldTable::default(),
         };
         let from = testing::requester(&testing::peer(), 1);
-        self.vhost
-            .push(TopologyCommand::DeclareQueue { from, declare });
+        self.vhost.push(TopologyCommand::DeclareQueue { from, declare });
     }
 
     fn declare_exchange(&self, name: &str, kind: &str, internal: bool) {
@@ -44,8 +38,7 @@ impl Bench {
             arguments: FieldTable::default(),
         };
         let from = testing::requester(&testing::peer(), 1);
-        self.vhost
-            .push(TopologyCommand::DeclareExchange { from, declare });
+        self.vhost.push(TopologyCommand::DeclareExchange { from, declare });
     }
 
     fn bind(&self, exchange: &str, key: &str, queue: &str) {
@@ -65,12 +58,7 @@ impl Bench {
     }
 
     /// The names of the queues that a message with these headers reaches, sorted; or the reply text of the error.
-    fn route_with(
-        &mut self,
-        exchange: &str,
-        key: &str,
-        headers: Option<&[u8]>,
-    ) -> Result<Vec<String>, String> {
+    fn route_with(&mut self, exchange: &str, key: &str, headers: Option<&[u8]>) -> Result<Vec<String>, String> {
         let mut address = Vec::new();
         for part in [exchange, key] {
             address.push(part.len() as u8);
@@ -83,14 +71,9 @@ impl Bench {
             immediate: false,
             address: &address,
         };
-        let properties = Properties {
-            headers: headers.map(|entries| Table::parse(entries).unwrap()),
-            ..Properties::default()
-        };
-        let route = self
-            .routes
-            .find(&self.vhost, &publish, &properties)
-            .map_err(|error| error.reply_text())?;
+        let properties =
+            Properties { headers: headers.map(|entries| Table::parse(entries).unwrap()), ..Properties::default() };
+        let route = self.routes.find(&self.vhost, &publish, &properties).map_err(|error| error.reply_text())?;
         let queues = self.routes.queues(route).iter();
         let mut names: Vec<String> = queues.map(|queue| queue.name.to_string()).collect();
         names.sort();
@@ -156,11 +139,7 @@ fn a_remembered_route_is_forgotten_when_the_topology_changes() {
     bench.unbind("x", "k", "one");
     assert_eq!(bench.route("x", "k"), ["two"]);
     let from = testing::requester(&testing::peer(), 1);
-    bench.vhost.push(TopologyCommand::DeleteExchange {
-        from,
-        name: "x".into(),
-        if_unused: false,
-    });
+    bench.vhost.push(TopologyCommand::DeleteExchange { from, name: "x".into(), if_unused: false });
     let gone = "NOT_FOUND - no exchange 'x' in vhost '/'";
     assert_eq!(bench.route_with("x", "k", None), Err(gone.into()));
 }
@@ -214,20 +193,10 @@ fn the_keys_in_cc_and_bcc_are_keys_too_and_each_queue_gets_one_copy() {
         bench.declare_queue(name);
     }
     let headers = [keys("CC", &["b", "a", "b"]), keys("BCC", &["c", "nobody"])].concat();
-    assert_eq!(
-        bench.route_with("", "a", Some(&headers)),
-        Ok(vec!["a".into(), "b".into(), "c".into()])
-    );
-    assert_eq!(
-        bench.route("", "a"),
-        ["a"],
-        "it holds for that message only"
-    );
+    assert_eq!(bench.route_with("", "a", Some(&headers)), Ok(vec!["a".into(), "b".into(), "c".into()]));
+    assert_eq!(bench.route("", "a"), ["a"], "it holds for that message only");
     let lower = keys("cc", &["b"]);
-    assert_eq!(
-        bench.route_with("", "a", Some(&lower)),
-        Ok(vec!["a".into()])
-    );
+    assert_eq!(bench.route_with("", "a", Some(&lower)), Ok(vec!["a".into()]));
 }
 
 #[test]
@@ -245,15 +214,11 @@ fn cc_and_bcc_of_another_type_than_array_are_refused_once_the_exchange_is_known_
     let mut bench = Bench::new();
     for name in ["CC", "BCC"] {
         let headers = entry(name, b'I', &[0, 0, 0, 1]);
-        let text = format!(
-            "PRECONDITION_FAILED - invalid message: {{unacceptable_type_in_header,\"{name}\",signedint}}"
-        );
+        let text =
+            format!("PRECONDITION_FAILED - invalid message: {{unacceptable_type_in_header,\"{name}\",signedint}}");
         assert_eq!(bench.route_with("", "a", Some(&headers)), Err(text));
         let first = "NOT_FOUND - no exchange 'x' in vhost '/'";
-        assert_eq!(
-            bench.route_with("x", "a", Some(&headers)),
-            Err(first.into())
-        );
+        assert_eq!(bench.route_with("x", "a", Some(&headers)), Err(first.into()));
     }
 }
 
@@ -263,17 +228,11 @@ fn what_a_headers_exchange_answers_is_not_remembered() {
     bench.declare_exchange("x", "headers", false);
     bench.declare_queue("q");
     let mut only_red = binding("x", "", "q");
-    only_red.arguments.insert(
-        "colour".into(),
-        leveret_protocol::amq::AMQPValue::LongString("red".into()),
-    );
+    only_red.arguments.insert("colour".into(), leveret_protocol::amq::AMQPValue::LongString("red".into()));
     let from = testing::requester(&testing::peer(), 1);
     let binding = only_red;
     bench.vhost.push(TopologyCommand::Bind { from, binding });
-    let (red, blue) = (
-        entry("colour", b'S', b"red"),
-        entry("colour", b'S', b"blue"),
-    );
+    let (red, blue) = (entry("colour", b'S', b"red"), entry("colour", b'S', b"blue"));
     for _ in 0..2 {
         assert_eq!(bench.route_with("x", "", Some(&red)), Ok(vec!["q".into()]));
         assert_eq!(bench.route_with("x", "", Some(&blue)), Ok(vec![]));

@@ -9,9 +9,7 @@ use crate::testing;
 
 fn queue() -> Arc<Queue> {
     static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
-    QUEUE
-        .get_or_init(|| testing::queue("q", false, &testing::store()))
-        .clone()
+    QUEUE.get_or_init(|| testing::queue("q", false, &testing::store())).clone()
 }
 
 /// Deliveries `first..first + count`; message and tag have the same number.
@@ -25,6 +23,8 @@ fn delivered(first: u64, count: u64) -> Outstanding {
             run: testing::run(first..first + count),
             persistent: false,
             redelivered: false,
+            returns: 0,
+            expires: Segment::NEVER,
         },
         counted: false,
     }

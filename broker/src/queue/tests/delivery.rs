@@ -44,11 +44,7 @@ fn several_consumers_are_served_in_turns_one_message_each() {
     let keys = clients.each_mut().map(|c| c.consume(&mut queue, |_| {}));
     queue.publish(1..=4);
     queue.publish(5..=7);
-    let got: Vec<_> = clients
-        .iter_mut()
-        .zip(keys)
-        .map(|(client, key)| client.delivered(key))
-        .collect();
+    let got: Vec<_> = clients.iter_mut().zip(keys).map(|(client, key)| client.delivered(key)).collect();
     assert_eq!(got, [vec![1, 4, 7], vec![2, 5], vec![3, 6]]);
 }
 
@@ -76,11 +72,7 @@ fn no_more_than_prefetch_messages_are_unacked_and_each_ack_lets_as_many_follow()
     queue.turn([ack(consumer, &front)]);
     assert_eq!(client.delivered(consumer), [4, 5]);
     queue.turn([requeue(consumer, first)]);
-    assert_eq!(
-        client.delivered(consumer),
-        [3],
-        "what comes back goes first"
-    );
+    assert_eq!(client.delivered(consumer), [3], "what comes back goes first");
 }
 
 #[test]
@@ -201,10 +193,7 @@ fn messages_come_back_to_their_original_place_in_whatever_order() {
             singles.push(segment.split_front(1));
         }
         singles.push(segment);
-        let cancel = QueueCommand::Cancel {
-            consumer,
-            then: None,
-        };
+        let cancel = QueueCommand::Cancel { consumer, then: None };
         let back = order.map(|i| requeue(consumer, singles[i].clone()));
         queue.turn([cancel].into_iter().chain(back));
         let again = client.consume(&mut queue, |_| {});
@@ -213,9 +202,7 @@ fn messages_come_back_to_their_original_place_in_whatever_order() {
             .iter()
             .flat_map(|d| {
                 let seen = d.segment.redelivered;
-                testing::numbers_of(&d.segment)
-                    .into_iter()
-                    .map(move |n| (n, seen))
+                testing::numbers_of(&d.segment).into_iter().map(move |n| (n, seen))
             })
             .collect();
         let expected = [(1, true), (2, true), (3, true), (4, false), (5, false)];
@@ -231,12 +218,7 @@ fn a_get_takes_the_head_and_says_how_many_are_left() {
     let (segment, left) = client.get(&mut queue, false).unwrap();
     assert_eq!((testing::numbers_of(&segment), left), (vec![1], 2));
     assert!(!segment.redelivered);
-    let mut back = segment;
-    back.redelivered = true;
-    queue.turn([QueueCommand::Requeue {
-        consumer: None,
-        segment: back,
-    }]);
+    queue.turn([QueueCommand::Requeue { consumer: None, segment, seen: true }]);
     let (segment, left) = client.get(&mut queue, true).unwrap();
     assert_eq!((testing::numbers_of(&segment), left), (vec![1], 2));
     assert!(segment.redelivered);
@@ -251,10 +233,7 @@ fn a_get_sees_the_publishes_of_its_own_turn_ahead_of_consumers() {
     let mut queue = Driven::new();
     let (mut getter, mut other) = (Client::new(), Client::new());
     let consumer = other.consume(&mut queue, |_| {});
-    let get = QueueCommand::Get {
-        from: getter.from.clone(),
-        no_ack: true,
-    };
+    let get = QueueCommand::Get { from: getter.from.clone(), no_ack: true };
     queue.turn([publish([1, 2], false), get]);
     assert_eq!(say(&getter.reply()), "got [1]");
     assert_eq!(other.delivered(consumer), [2]);
@@ -272,10 +251,7 @@ fn more_than_the_transport_window_is_not_handed_over_until_the_connection_has_se
     queue.publish(1..=2000);
     assert_eq!(client.delivered(consumer).len(), Window::MESSAGES as usize);
     let bytes = 8;
-    assert!(
-        !window.drain(511, 511 * bytes),
-        "less than half is not worth a turn"
-    );
+    assert!(!window.drain(511, 511 * bytes), "less than half is not worth a turn");
     assert!(window.drain(1, bytes), "now it is");
     queue.turn([QueueCommand::Wake]);
     let next = client.delivered(consumer);
@@ -293,16 +269,13 @@ fn a_transport_window_full_of_bytes_takes_no_further_message() {
     let large = |count: usize| QueueCommand::Publish {
         run: testing::run_of((0..count).map(|_| vec![0; 600 << 10])),
         persistent: false,
+        expiration: None,
         confirm: None,
     };
     queue.turn([large(1)]);
     queue.turn([large(1)]);
     queue.turn([large(1)]);
-    assert_eq!(
-        client.deliveries(consumer).len(),
-        2,
-        "one may pass the limit"
-    );
+    assert_eq!(client.deliveries(consumer).len(), 2, "one may pass the limit");
     assert!(window.drain(2, 2 * (600 << 10)));
     queue.turn([QueueCommand::Wake]);
     assert_eq!(client.deliveries(consumer).len(), 1);
@@ -335,15 +308,9 @@ fn an_exclusive_consumer_keeps_others_from_consuming_but_not_from_getting() {
     assert_eq!(owner.delivered(consumer), [1]);
     assert!(other.get(&mut queue, true).is_some());
 
-    queue.turn([QueueCommand::Cancel {
-        consumer,
-        then: None,
-    }]);
+    queue.turn([QueueCommand::Cancel { consumer, then: None }]);
     other.consume(&mut queue, |_| {});
-    let new = NewConsumer {
-        exclusive: true,
-        ..testing::consumer(&owner.from)
-    };
+    let new = NewConsumer { exclusive: true, ..testing::consumer(&owner.from) };
     queue.turn([QueueCommand::Consume(Box::new(new))]);
     owner.refused(refused);
 }
@@ -372,10 +339,7 @@ fn a_late_ack_of_a_cancelled_consumer_makes_no_room_for_the_one_in_its_place() {
     queue.publish(1..=3);
     let old = client.consume(&mut queue, |new| new.prefetch = 1);
     let held = client.delivery().segment;
-    queue.turn([QueueCommand::Cancel {
-        consumer: old,
-        then: None,
-    }]);
+    queue.turn([QueueCommand::Cancel { consumer: old, then: None }]);
     let new = client.consume(&mut queue, |new| new.prefetch = 1);
     assert_eq!(client.delivered(new), [2]);
     queue.turn([ack(old, &held)]);
@@ -391,21 +355,11 @@ fn what_was_meant_for_a_connection_that_is_gone_goes_to_another_consumer() {
     gone.peer.mailbox.close();
     queue.publish(1..=4);
     let deliveries = alive.deliveries(consumer);
-    let mut numbers: Vec<_> = deliveries
-        .iter()
-        .flat_map(|d| testing::numbers_of(&d.segment))
-        .collect();
+    let mut numbers: Vec<_> = deliveries.iter().flat_map(|d| testing::numbers_of(&d.segment)).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [1, 2, 3, 4]);
-    assert!(
-        deliveries.iter().all(|d| !d.segment.redelivered),
-        "nobody has seen them before"
-    );
-    assert_eq!(
-        alive.counts(&mut queue),
-        (0, 1),
-        "the other one is no consumer any more"
-    );
+    assert!(deliveries.iter().all(|d| !d.segment.redelivered), "nobody has seen them before");
+    assert_eq!(alive.counts(&mut queue), (0, 1), "the other one is no consumer any more");
 }
 
 #[test]
@@ -414,17 +368,13 @@ fn a_get_whose_connection_is_gone_takes_nothing_away() {
     let (gone, mut alive) = (Client::new(), Client::new());
     queue.publish([1, 2]);
     gone.peer.mailbox.close();
-    queue.turn([QueueCommand::Get {
-        from: gone.from.clone(),
-        no_ack: false,
-    }]);
+    queue.turn([QueueCommand::Get { from: gone.from.clone(), no_ack: false }]);
     let (segment, left) = alive.get(&mut queue, true).unwrap();
     assert_eq!((testing::numbers_of(&segment), left), (vec![1], 1));
 }
 
 #[test]
-fn without_acknowledgements_a_message_is_done_when_it_is_handed_over_even_to_a_connection_that_is_gone()
- {
+fn without_acknowledgements_a_message_is_done_when_it_is_handed_over_even_to_a_connection_that_is_gone() {
     let mut queue = Driven::new();
     let (mut gone, mut alive) = (Client::new(), Client::new());
     gone.consume(&mut queue, |new| new.no_ack = true);
@@ -432,8 +382,5 @@ fn without_acknowledgements_a_message_is_done_when_it_is_handed_over_even_to_a_c
     // Two blocks, so two deliveries: what holds for the first one holds for the second.
     queue.turn([publish([1], true), publish([2], true)]);
     assert_eq!(alive.counts(&mut queue), (0, 0));
-    assert_eq!(
-        queue.stored(),
-        ["insert 1+1", "insert 2+1", "remove 1+1", "remove 2+1"]
-    );
+    assert_eq!(queue.stored(), ["insert 1+1", "insert 2+1", "remove 1+1", "remove 2+1"]);
 }

@@ -8,20 +8,9 @@ use super::*;
 fn a_persistent_message_is_stored_before_its_confirm_is_asked_for() {
     let mut queue = Driven::new();
     let mut client = Client::new();
-    queue.turn([
-        publish_confirmed(1..=3, true, &client.from, 1),
-        publish_confirmed([4], true, &client.from, 4),
-    ]);
+    queue.turn([publish_confirmed(1..=3, true, &client.from, 1), publish_confirmed([4], true, &client.from, 4)]);
     client.hears_nothing();
-    assert_eq!(
-        queue.stored(),
-        [
-            "insert 1+3",
-            "Synced: confirm 1+3",
-            "insert 4+1",
-            "Synced: confirm 4+1"
-        ]
-    );
+    assert_eq!(queue.stored(), ["insert 1+3", "Synced: confirm 1+3", "insert 4+1", "Synced: confirm 4+1"]);
 }
 
 #[test]
@@ -43,9 +32,7 @@ fn a_transient_queue_stores_nothing_at_all() {
     let segment = client.delivery().segment;
     queue.turn([ack(consumer, &segment)]);
     client.delivery();
-    queue.turn([QueueCommand::Purge {
-        from: client.from.clone(),
-    }]);
+    queue.turn([QueueCommand::Purge { from: client.from.clone() }]);
     assert_eq!(say(&client.reply()), "purged 0");
     queue.turn([QueueCommand::Kill]);
     assert!(queue.stored.is_empty());
@@ -68,11 +55,7 @@ fn the_ack_of_a_persistent_message_removes_it_and_that_of_a_transient_one_nothin
     let consumer = client.consume(&mut queue, |_| {});
     queue.turn([publish([1, 2], true), publish([3], false)]);
     queue.stored();
-    let acks: Vec<_> = client
-        .deliveries(consumer)
-        .iter()
-        .map(|delivery| ack(consumer, &delivery.segment))
-        .collect();
+    let acks: Vec<_> = client.deliveries(consumer).iter().map(|delivery| ack(consumer, &delivery.segment)).collect();
     queue.turn(acks);
     assert_eq!(queue.stored(), ["remove 1+2"]);
 }
@@ -103,10 +86,7 @@ fn how_far_persistent_messages_may_have_been_seen_is_noted() {
     let mut client = Client::new();
     queue.turn([publish(1..=3, true), publish([4], false)]);
     client.get(&mut queue, true).unwrap();
-    assert_eq!(
-        queue.delivered_through, 0,
-        "it is gone, whoever has seen it"
-    );
+    assert_eq!(queue.delivered_through, 0, "it is gone, whoever has seen it");
     client.get(&mut queue, false).unwrap();
     assert_eq!(queue.delivered_through, 2);
     client.consume(&mut queue, |_| {});
@@ -117,20 +97,11 @@ fn how_far_persistent_messages_may_have_been_seen_is_noted() {
 fn a_purge_of_persistent_messages_is_answered_when_it_is_on_the_device() {
     let mut queue = Driven::new();
     let mut client = Client::new();
-    queue.turn([
-        publish(1..=2, true),
-        publish([3], false),
-        publish([4], true),
-    ]);
+    queue.turn([publish(1..=2, true), publish([3], false), publish([4], true)]);
     queue.stored();
-    queue.turn([QueueCommand::Purge {
-        from: client.from.clone(),
-    }]);
+    queue.turn([QueueCommand::Purge { from: client.from.clone() }]);
     client.hears_nothing();
-    assert_eq!(
-        queue.stored(),
-        ["remove 1+2", "remove 4+1", "Synced: reply"]
-    );
+    assert_eq!(queue.stored(), ["remove 1+2", "remove 4+1", "Synced: reply"]);
 }
 
 #[test]
@@ -150,10 +121,7 @@ fn a_synchronous_method_after_acks_is_answered_when_their_removals_are_written()
     let consumer = client.consume(&mut queue, |_| {});
     let held = client.delivery().segment;
     queue.stored();
-    let sync = |stored| QueueCommand::Sync {
-        from: client.from.clone(),
-        stored,
-    };
+    let sync = |stored| QueueCommand::Sync { from: client.from.clone(), stored };
     queue.turn([ack(consumer, &held), sync(true)]);
     assert_eq!(queue.stored(), ["remove 1+1", "Written: reply"]);
     queue.turn([sync(false)]);
@@ -167,6 +135,8 @@ fn recovered_messages_come_first_and_new_ones_get_higher_numbers() {
         run: testing::run([number]),
         persistent: true,
         redelivered,
+        returns: 0,
+        expires: Segment::NEVER,
     };
     let mut queue = Driven::with(|origin| {
         origin.messages = vec![recovered(3, 30, true), recovered(9, 90, false)];
@@ -177,13 +147,7 @@ fn recovered_messages_come_first_and_new_ones_get_higher_numbers() {
     queue.turn([publish([120], true)]);
     assert_eq!(queue.stored(), ["insert 12+1"]);
     let consumer = client.consume(&mut queue, |_| {});
-    let got: Vec<_> = client
-        .deliveries(consumer)
-        .iter()
-        .map(|d| (testing::numbers_of(&d.segment), d.segment.redelivered))
-        .collect();
-    assert_eq!(
-        got,
-        [(vec![30], true), (vec![90], false), (vec![120], false)]
-    );
+    let got: Vec<_> =
+        client.deliveries(consumer).iter().map(|d| (testing::numbers_of(&d.segment), d.segment.redelivered)).collect();
+    assert_eq!(got, [(vec![30], true), (vec![90], false), (vec![120], false)]);
 }

@@ -3,44 +3,28 @@
 use super::*;
 
 fn cancel(client: &Client, consumer: ConsumerKey) -> QueueCommand {
-    QueueCommand::Cancel {
-        consumer,
-        then: Some((client.from.clone(), Reply::Done)),
-    }
+    QueueCommand::Cancel { consumer, then: Some((client.from.clone(), Reply::Done)) }
 }
 
 fn delete(client: &Client, if_unused: bool, if_empty: bool) -> QueueCommand {
-    QueueCommand::Delete {
-        from: client.from.clone(),
-        if_unused,
-        if_empty,
-    }
+    QueueCommand::Delete { from: client.from.clone(), if_unused, if_empty }
 }
 
 fn purge(client: &Client) -> QueueCommand {
-    QueueCommand::Purge {
-        from: client.from.clone(),
-    }
+    QueueCommand::Purge { from: client.from.clone() }
 }
 
 #[test]
 fn a_purge_drops_ready_messages_only_and_says_how_many() {
-    let mut queue = Driven::new();
+    let mut queue = Driven::with(|origin| origin.durable = false);
     let mut client = Client::new();
     queue.publish(1..=5);
     let (held, _) = client.get(&mut queue, false).unwrap();
     queue.turn([purge(&client)]);
     assert_eq!(say(&client.reply()), "purged 4");
     assert_eq!(client.counts(&mut queue), (0, 0));
-    queue.turn([QueueCommand::Requeue {
-        consumer: None,
-        segment: held,
-    }]);
-    assert_eq!(
-        client.counts(&mut queue),
-        (1, 0),
-        "the unacked one survives"
-    );
+    queue.turn([QueueCommand::Requeue { consumer: None, segment: held, seen: true }]);
+    assert_eq!(client.counts(&mut queue), (1, 0), "the unacked one survives");
 }
 
 #[test]
@@ -94,7 +78,7 @@ fn deletion_says_how_many_ready_messages_go_and_consumers_are_told() {
 
 #[test]
 fn conditional_deletion_is_refused_for_ready_messages_first_then_for_consumers() {
-    let mut queue = Driven::new();
+    let mut queue = Driven::with(|origin| origin.durable = false);
     let (mut client, mut consumer) = (Client::new(), Client::new());
     let key = consumer.consume(&mut queue, |new| new.prefetch = 1);
     queue.publish([1, 2]);
@@ -109,11 +93,7 @@ fn conditional_deletion_is_refused_for_ready_messages_first_then_for_consumers()
     queue.turn([delete(&client, true, true)]);
     client.refused(in_use);
     queue.turn([cancel(&consumer, key), delete(&client, true, true)]);
-    assert_eq!(
-        told(&mut queue),
-        ["q is dead, then deleted 0"],
-        "an unacked message does not count"
-    );
+    assert_eq!(told(&mut queue), ["q is dead, then deleted 0"], "an unacked message does not count");
 }
 
 #[test]
@@ -128,21 +108,14 @@ fn a_dead_queue_answers_as_one_that_never_was() {
     queue.turn([QueueCommand::Consume(Box::new(new))]);
     client.refused(gone);
     let from = client.from.clone();
-    queue.turn([QueueCommand::Get {
-        from,
-        no_ack: false,
-    }]);
+    queue.turn([QueueCommand::Get { from, no_ack: false }]);
     client.refused(gone);
     queue.turn([purge(&client)]);
     client.refused(gone);
     queue.turn([delete(&client, true, true)]);
     assert_eq!(told(&mut queue), ["relay deleted 0"]);
     queue.turn([client.status(false)]);
-    assert_eq!(
-        told(&mut queue),
-        ["again"],
-        "the topology is asked once more"
-    );
+    assert_eq!(told(&mut queue), ["again"], "the topology is asked once more");
     assert!(queue.stored.is_empty());
     client.hears_nothing();
 }
@@ -183,10 +156,7 @@ fn a_dead_queue_still_says_that_everything_before_has_been_done() {
     let mut client = Client::new();
     queue.turn([QueueCommand::Kill]);
     queue.stored();
-    let sync = |stored| QueueCommand::Sync {
-        from: client.from.clone(),
-        stored,
-    };
+    let sync = |stored| QueueCommand::Sync { from: client.from.clone(), stored };
     queue.turn([sync(false)]);
     assert_eq!(told(&mut queue), ["relay done"], "behind the queue's end");
     queue.turn([sync(true)]);
@@ -202,7 +172,7 @@ fn a_queue_given_up_after_a_defect_keeps_its_messages_in_storage() {
     client.consume(&mut queue, |new| new.prefetch = 1);
     client.delivery();
     queue.stored();
-    queue.state.give_up(&mut queue.effects);
+    queue.state.give_out(&mut queue.effects);
     queue.hand_out();
     assert_eq!(hear(&client.next().unwrap()), "consumer gone");
     assert!(queue.stored.is_empty());

@@ -12,13 +12,17 @@ use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Entry, Op};
 
 use super::Queue;
-use super::state::{Effects, Origin, QueueState};
+use super::effects::Effects;
+use super::state::{Origin, QueueState};
 use crate::command::{
-    ConfirmTo, ConnectionEvent, ConsumerKey, Delivery, NewConsumer, Peer, QueueCommand, Reply,
-    Requester, Segment, Token,
+    ConfirmTo, ConnectionEvent, ConsumerKey, Delivery, NewConsumer, Peer, QueueCommand, Reply, Requester, Segment,
+    Token,
 };
 use crate::testing;
 use crate::vhost::command::TopologyCommand;
+
+/// The time at which everything happens, in milliseconds since the Unix epoch.
+const NOW: u64 = 1_700_000_000_000;
 
 /// A queue's state, and what has come out of it for others than connections.
 struct Driven {
@@ -54,10 +58,7 @@ impl Driven {
 
     /// A durable queue `q`, changed by `change`.
     fn with(change: impl FnOnce(&mut Origin)) -> Driven {
-        let mut origin = Origin {
-            id: 7,
-            ..testing::origin("q", true)
-        };
+        let mut origin = Origin { id: 7, ..testing::origin("q", true) };
         change(&mut origin);
         Driven {
             state: QueueState::new(origin, Arc::downgrade(handle())),
@@ -72,11 +73,11 @@ impl Driven {
     /// One turn: the commands, the deliveries that follow, and everything handed out.
     fn turn(&mut self, commands: impl IntoIterator<Item = QueueCommand>) {
         for command in commands {
-            self.state.apply(command, &mut self.effects);
+            self.state.apply(command, NOW, &mut self.effects);
         }
-        self.state.deliver(&mut self.effects);
+        self.state.deliver(NOW, &mut self.effects);
         while self.hand_out() {
-            self.state.deliver(&mut self.effects);
+            self.state.deliver(NOW, &mut self.effects);
         }
     }
 
@@ -103,7 +104,7 @@ impl Driven {
                     numbers: testing::numbers_of(&delivery.segment),
                 });
             }
-            self.state.undeliverable(event, &mut self.effects);
+            self.state.undeliverable(event, NOW, &mut self.effects);
         }
         some
     }
@@ -121,11 +122,7 @@ impl Driven {
 
 /// A publish that nobody waits for.
 fn publish(numbers: impl IntoIterator<Item = u64>, persistent: bool) -> QueueCommand {
-    QueueCommand::Publish {
-        run: testing::run(numbers),
-        persistent,
-        confirm: None,
-    }
+    QueueCommand::Publish { run: testing::run(numbers), persistent, expiration: None, confirm: None }
 }
 
 /// A publish whose first message has the publish number `first` on the channel of `to`.
@@ -138,10 +135,8 @@ fn publish_confirmed(
     QueueCommand::Publish {
         run: testing::run(numbers),
         persistent,
-        confirm: Some(ConfirmTo {
-            to: to.clone(),
-            first,
-        }),
+        expiration: None,
+        confirm: Some(ConfirmTo { to: to.clone(), first }),
     }
 }
 
@@ -155,13 +150,9 @@ fn ack(consumer: ConsumerKey, segment: &Segment) -> QueueCommand {
     }
 }
 
-/// `segment` coming back to its place.
-fn requeue(consumer: ConsumerKey, mut segment: Segment) -> QueueCommand {
-    segment.redelivered = true;
-    QueueCommand::Requeue {
-        consumer: Some(consumer),
-        segment,
-    }
+/// `segment` coming back to its place from a client.
+fn requeue(consumer: ConsumerKey, segment: Segment) -> QueueCommand {
+    QueueCommand::Requeue { consumer: Some(consumer), segment, seen: true }
 }
 
 fn word(entry: &Entry<Token>) -> String {
@@ -187,29 +178,18 @@ struct Client {
 impl Client {
     fn new() -> Client {
         let peer = testing::peer();
-        Client {
-            from: testing::requester(&peer, 1),
-            peer,
-            heard: VecDeque::new(),
-        }
+        Client { from: testing::requester(&peer, 1), peer, heard: VecDeque::new() }
     }
 
     /// Registers a consumer with acknowledgements, changed by `change`.
     #[track_caller]
-    fn consume(
-        &mut self,
-        queue: &mut Driven,
-        change: impl FnOnce(&mut NewConsumer),
-    ) -> ConsumerKey {
+    fn consume(&mut self, queue: &mut Driven, change: impl FnOnce(&mut NewConsumer)) -> ConsumerKey {
         let mut new = testing::consumer(&self.from);
         change(&mut new);
         queue.turn([QueueCommand::Consume(Box::new(new))]);
         match self.reply() {
             Reply::Consuming(key) => key,
-            reply => panic!(
-                "expected the consumer to be registered, came {}",
-                say(&reply)
-            ),
+            reply => panic!("expected the consumer to be registered, came {}", say(&reply)),
         }
     }
 
@@ -230,11 +210,7 @@ impl Client {
     fn counts(&mut self, queue: &mut Driven) -> (u32, u32) {
         queue.turn([self.status(false)]);
         match self.reply() {
-            Reply::Declared {
-                messages,
-                consumers,
-                ..
-            } => (messages, consumers),
+            Reply::Declared { messages, consumers, .. } => (messages, consumers),
             reply => panic!("expected counts, came {}", say(&reply)),
         }
     }
@@ -243,10 +219,7 @@ impl Client {
         QueueCommand::Status {
             from: self.from.clone(),
             stored,
-            again: Box::new(TopologyCommand::CheckExchange {
-                from: self.from.clone(),
-                name: "again".into(),
-            }),
+            again: Box::new(TopologyCommand::CheckExchange { from: self.from.clone(), name: "again".into() }),
         }
     }
 
@@ -287,10 +260,7 @@ impl Client {
     /// The numbers of all messages that have come for `consumer`; nothing else may have come.
     #[track_caller]
     fn delivered(&mut self, consumer: ConsumerKey) -> Vec<u64> {
-        self.deliveries(consumer)
-            .iter()
-            .flat_map(|delivery| testing::numbers_of(&delivery.segment))
-            .collect()
+        self.deliveries(consumer).iter().flat_map(|delivery| testing::numbers_of(&delivery.segment)).collect()
     }
 
     /// All that has come, which must be deliveries to `consumer`.
@@ -299,9 +269,7 @@ impl Client {
         let mut deliveries = Vec::new();
         while let Some(event) = self.next() {
             match event {
-                ConnectionEvent::Deliver(delivery) if delivery.consumer == consumer => {
-                    deliveries.push(delivery)
-                }
+                ConnectionEvent::Deliver(delivery) if delivery.consumer == consumer => deliveries.push(delivery),
                 event => panic!("expected deliveries only, came {}", hear(&event)),
             }
         }
@@ -322,7 +290,8 @@ fn hear(event: &ConnectionEvent) -> String {
     match event {
         ConnectionEvent::Deliver(d) => format!("delivery {:?}", testing::numbers_of(&d.segment)),
         ConnectionEvent::Reply { reply, .. } => say(reply),
-        ConnectionEvent::Confirm { first, count, .. } => format!("confirm {first}+{count}"),
+        ConnectionEvent::Confirm { first, count, refused: false, .. } => format!("confirm {first}+{count}"),
+        ConnectionEvent::Confirm { first, count, .. } => format!("refusal {first}+{count}"),
         ConnectionEvent::ConsumerGone { .. } => "consumer gone".into(),
         ConnectionEvent::Close { error, .. } => error.reply_text(),
     }
@@ -332,11 +301,7 @@ fn hear(event: &ConnectionEvent) -> String {
 fn say(reply: &Reply) -> String {
     match reply {
         Reply::Method(class) => said(class),
-        Reply::Declared {
-            messages,
-            consumers,
-            ..
-        } => format!("declared {messages} {consumers}"),
+        Reply::Declared { messages, consumers, .. } => format!("declared {messages} {consumers}"),
         Reply::Error(error) => error.reply_text(),
         Reply::Consuming(_) => "consuming".into(),
         Reply::Got { segment, .. } => format!("got {:?}", testing::numbers_of(segment)),

@@ -33,6 +33,7 @@ enum Step {
         client: usize,
         nth: usize,
     },
+    /// Acks, rejects for good or requeues.
     Settle {
         client: usize,
         nth: usize,
@@ -108,12 +109,7 @@ struct Tap {
 /// What a client must be answered.
 enum Due {
     Consuming(Tap),
-    Got {
-        number: u64,
-        message: Message,
-        left: u32,
-        no_ack: bool,
-    },
+    Got { number: u64, message: Message, left: u32, no_ack: bool },
     Empty,
 }
 
@@ -220,11 +216,7 @@ impl World {
     /// Adds the commands that a connection sends for `step`, and does to the list what they say.
     fn step(&mut self, step: &Step, commands: &mut Vec<QueueCommand>) {
         match *step {
-            Step::Publish {
-                count,
-                persistent,
-                confirmed,
-            } => self.publish(count, persistent, confirmed, commands),
+            Step::Publish { count, persistent, confirmed } => self.publish(count, persistent, confirmed, commands),
             Step::Lose { client } => {
                 let connection = &mut self.connections[client];
                 connection.lost = true;
@@ -238,27 +230,15 @@ impl World {
             | Step::Purge { client }
             | Step::Limit { client, .. }
                 if self.connections[client].lost => {}
-            Step::Consume {
-                client,
-                no_ack,
-                prefetch,
-            } => self.consume(client, no_ack, prefetch, commands),
+            Step::Consume { client, no_ack, prefetch } => self.consume(client, no_ack, prefetch, commands),
             Step::Cancel { client, nth } => {
                 let taps = &mut self.connections[client].taps;
                 if !taps.is_empty() {
                     let tap = taps.remove(nth % taps.len());
-                    commands.push(QueueCommand::Cancel {
-                        consumer: tap.key,
-                        then: None,
-                    });
+                    commands.push(QueueCommand::Cancel { consumer: tap.key, then: None });
                 }
             }
-            Step::Settle {
-                client,
-                nth,
-                multiple,
-                requeue,
-            } => self.settle(client, nth, multiple, requeue, commands),
+            Step::Settle { client, nth, multiple, requeue } => self.settle(client, nth, multiple, requeue, commands),
             Step::Get { client, no_ack } => self.get(client, no_ack, commands),
             Step::Purge { client } => {
                 self.ready.clear();
@@ -280,13 +260,7 @@ impl World {
         }
     }
 
-    fn publish(
-        &mut self,
-        count: u64,
-        persistent: bool,
-        confirmed: bool,
-        commands: &mut Vec<QueueCommand>,
-    ) {
+    fn publish(&mut self, count: u64, persistent: bool, confirmed: bool, commands: &mut Vec<QueueCommand>) {
         let first = self.published + 1;
         self.published += count;
         let numbers = first..=self.published;
@@ -303,13 +277,7 @@ impl World {
         }
     }
 
-    fn consume(
-        &mut self,
-        client: usize,
-        no_ack: bool,
-        prefetch: u32,
-        commands: &mut Vec<QueueCommand>,
-    ) {
+    fn consume(&mut self, client: usize, no_ack: bool, prefetch: u32, commands: &mut Vec<QueueCommand>) {
         let connection = &mut self.connections[client];
         let new = NewConsumer {
             no_ack,
@@ -328,14 +296,7 @@ impl World {
         commands.push(QueueCommand::Consume(Box::new(new)));
     }
 
-    fn settle(
-        &mut self,
-        client: usize,
-        nth: usize,
-        multiple: bool,
-        back: bool,
-        commands: &mut Vec<QueueCommand>,
-    ) {
+    fn settle(&mut self, client: usize, nth: usize, multiple: bool, back: bool, commands: &mut Vec<QueueCommand>) {
         let connection = &mut self.connections[client];
         if connection.unacked.is_empty() {
             return;
@@ -356,37 +317,25 @@ impl World {
 
     /// One unacked message leaves its connection: back to its place, or for good.
     fn give(&mut self, held: Held, back: bool, commands: &mut Vec<QueueCommand>) {
-        let Held {
-            consumer,
-            mut segment,
-            ..
-        } = held;
+        let Held { consumer, segment, .. } = held;
         let persistent = segment.persistent;
+        if !back && segment.first.is_multiple_of(3) {
+            commands.push(QueueCommand::Reject { consumer, segment });
+            return;
+        }
         if !back {
-            commands.push(QueueCommand::Settle {
-                consumer,
-                first: segment.first,
-                count: 1,
-                persistent,
-            });
+            commands.push(QueueCommand::Settle { consumer, first: segment.first, count: 1, persistent });
             return;
         }
         let seen = true;
-        self.ready
-            .insert(segment.first, Message { persistent, seen });
-        segment.redelivered = true;
-        commands.push(QueueCommand::Requeue { consumer, segment });
+        self.ready.insert(segment.first, Message { persistent, seen });
+        commands.push(QueueCommand::Requeue { consumer, segment, seen });
     }
 
     fn get(&mut self, client: usize, no_ack: bool, commands: &mut Vec<QueueCommand>) {
         let connection = &mut self.connections[client];
         connection.due.push_back(match self.ready.pop_first() {
-            Some((number, message)) => Due::Got {
-                number,
-                message,
-                left: self.ready.len() as u32,
-                no_ack,
-            },
+            Some((number, message)) => Due::Got { number, message, left: self.ready.len() as u32, no_ack },
             None => Due::Empty,
         });
         let from = connection.client.from.clone();
@@ -401,10 +350,7 @@ impl World {
         let old = std::mem::replace(&mut self.connections[client], Connection::new());
         old.client.peer.mailbox.close();
         for tap in old.taps {
-            commands.push(QueueCommand::Cancel {
-                consumer: tap.key,
-                then: None,
-            });
+            commands.push(QueueCommand::Cancel { consumer: tap.key, then: None });
         }
         for held in old.unacked {
             self.give(held, true, commands);
@@ -424,13 +370,7 @@ impl World {
         }
         for connection in self.connections.iter_mut().filter(|c| c.lost) {
             for due in connection.due.drain(..) {
-                if let Due::Got {
-                    number,
-                    message,
-                    no_ack: false,
-                    ..
-                } = due
-                {
+                if let Due::Got { number, message, no_ack: false, .. } = due {
                     self.ready.insert(number, message);
                     self.anything_returned = true;
                 }
@@ -463,30 +403,19 @@ impl World {
                             note(connection, &mut self.seen_through, &delivery, message);
                         }
                     }
-                    ConnectionEvent::Reply { reply, .. } => {
-                        answered(connection, &mut self.seen_through, reply)
-                    }
+                    ConnectionEvent::Reply { reply, .. } => answered(connection, &mut self.seen_through, reply),
                     other => panic!("unexpected {}", hear(&other)),
                 }
             }
-            assert!(
-                connection.due.is_empty(),
-                "everything is answered in the same turn"
-            );
+            assert!(connection.due.is_empty(), "everything is answered in the same turn");
         }
         while let Some(event) = self.publisher.next() {
             let ConnectionEvent::Confirm { first, count, .. } = event else {
                 panic!("unexpected {}", hear(&event));
             };
             for number in first..first + u64::from(count) {
-                assert!(
-                    self.unconfirmed.remove(&number),
-                    "{number} is confirmed once"
-                );
-                assert!(
-                    !self.inserted.contains(&number),
-                    "a stored one is confirmed by storage"
-                );
+                assert!(self.unconfirmed.remove(&number), "{number} is confirmed once");
+                assert!(!self.inserted.contains(&number), "a stored one is confirmed by storage");
             }
         }
         delivered
@@ -526,41 +455,24 @@ impl World {
                 }
                 Entry::Notify(_, Token::Confirm { to, count }) => {
                     for number in to.first..to.first + u64::from(count) {
-                        assert!(
-                            self.inserted.contains(&number),
-                            "{number} stored, then confirmed"
-                        );
-                        assert!(
-                            self.unconfirmed.remove(&number),
-                            "{number} is confirmed once"
-                        );
+                        assert!(self.inserted.contains(&number), "{number} stored, then confirmed");
+                        assert!(self.unconfirmed.remove(&number), "{number} is confirmed once");
                     }
                 }
                 Entry::Notify(_, Token::Reply { .. }) => {}
                 Entry::Op(other) => panic!("unexpected {other:?}"),
             }
         }
-        assert!(
-            self.unconfirmed.is_empty(),
-            "every publish gets its confirm"
-        );
+        assert!(self.unconfirmed.is_empty(), "every publish gets its confirm");
         let ready = self.ready.iter().filter(|(_, message)| message.persistent);
         let unacked = self.connections.iter().flat_map(|c| &c.unacked);
         let held = unacked.filter(|held| held.segment.persistent);
-        let unsettled: BTreeSet<u64> = ready
-            .map(|(number, _)| *number)
-            .chain(held.map(|held| held.segment.first))
-            .collect();
-        assert_eq!(
-            self.stored, unsettled,
-            "storage has the unsettled persistent messages"
-        );
+        let unsettled: BTreeSet<u64> =
+            ready.map(|(number, _)| *number).chain(held.map(|held| held.segment.first)).collect();
+        assert_eq!(self.stored, unsettled, "storage has the unsettled persistent messages");
         let marked = self.queue.delivered_through;
         assert!(marked >= self.seen_through, "a message seen is marked");
-        assert!(
-            self.anything_returned || marked == self.seen_through,
-            "and no other"
-        );
+        assert!(self.anything_returned || marked == self.seen_through, "and no other");
     }
 
     fn check_counts(&mut self) {
@@ -582,20 +494,11 @@ fn singles(mut segment: Segment) -> Vec<Segment> {
 fn check(segment: &Segment, known: Message) {
     assert_eq!(testing::numbers_of(segment), [segment.first]);
     assert_eq!(segment.persistent, known.persistent);
-    assert_eq!(
-        segment.redelivered, known.seen,
-        "{} redelivered",
-        segment.first
-    );
+    assert_eq!(segment.redelivered, known.seen, "{} redelivered", segment.first);
 }
 
 /// A delivered message, as its connection keeps it.
-fn note(
-    connection: &mut Connection,
-    seen_through: &mut u64,
-    delivery: &Delivery,
-    segment: Segment,
-) {
+fn note(connection: &mut Connection, seen_through: &mut u64, delivery: &Delivery, segment: Segment) {
     let mut taps = connection.taps.iter();
     let tap = taps.find(|tap| tap.key == delivery.consumer);
     let tap = tap.expect("deliveries go to registered consumers");
@@ -606,11 +509,7 @@ fn note(
     if segment.persistent {
         *seen_through = segment.first.max(*seen_through);
     }
-    connection.unacked.push(Held {
-        consumer: Some(delivery.consumer),
-        segment,
-        counted: true,
-    });
+    connection.unacked.push(Held { consumer: Some(delivery.consumer), segment, counted: true });
 }
 
 /// An answer, which must be the one that is due.
@@ -623,20 +522,7 @@ fn answered(connection: &mut Connection, seen_through: &mut u64, reply: Reply) {
             connection.taps.push(Tap { key, ..tap });
         }
         (Some(Due::Empty), Reply::GetEmpty) => {}
-        (
-            Some(Due::Got {
-                number,
-                message,
-                left,
-                no_ack,
-            }),
-            Reply::Got {
-                segment,
-                left: said,
-                no_ack: same,
-                ..
-            },
-        ) => {
+        (Some(Due::Got { number, message, left, no_ack }), Reply::Got { segment, left: said, no_ack: same, .. }) => {
             assert_eq!((segment.first, said, same), (number, left, no_ack));
             check(&segment, message);
             if no_ack {
@@ -645,11 +531,7 @@ fn answered(connection: &mut Connection, seen_through: &mut u64, reply: Reply) {
             if segment.persistent {
                 *seen_through = number.max(*seen_through);
             }
-            connection.unacked.push(Held {
-                consumer: None,
-                segment,
-                counted: false,
-            });
+            connection.unacked.push(Held { consumer: None, segment, counted: false });
         }
         (_, reply) => panic!("another answer was due than {}", say(&reply)),
     }

@@ -37,6 +37,7 @@ enum Pending {
         from: u32,
         to: u32,
         persistent: bool,
+        expiration: Option<u64>,
         confirm: Option<ConfirmTo>,
     },
     Command(QueueCommand),
@@ -58,57 +59,47 @@ impl Body<'_> {
 }
 
 impl Outbox {
-    /// Adds a message for `queues`. Durable queues confirm a persistent one to `confirm`.
+    /// Adds a message for `queues`, with its `expiration` in milliseconds. Those of them that have something to say
+    /// about it confirm it to `confirm`; answers how many these are.
     pub fn publish(
         &mut self,
         message: Body<'_>,
         meta: Meta,
+        expiration: Option<u64>,
         queues: &[Arc<Queue>],
         confirm: Option<(&Requester, u64)>,
-    ) {
+    ) -> u32 {
         let index = match message {
             Body::Borrowed(bytes) => self.block.add(bytes, meta),
             Body::Owned(bytes) => self.block.add_owned(bytes, meta),
         };
-        let persistent = meta.is_persistent();
+        let mut answers = 0;
         for queue in queues {
-            let confirm = confirm.filter(|_| persistent && queue.durable);
+            let persistent = queue.keeps(meta.is_persistent());
+            let confirm = confirm.filter(|_| queue.answers(meta.is_persistent()));
+            answers += u32::from(confirm.is_some());
             let pending = self.pending(queue);
-            if let Some(Pending::Run {
-                from,
-                to,
-                persistent: same,
-                confirm: others,
-            }) = pending.last_mut()
+            if let Some(Pending::Run { from, to, persistent: same, expiration: alike, confirm: others }) =
+                pending.last_mut()
                 && *to == index
                 && *same == persistent
+                && *alike == expiration
                 && continues(others.as_ref(), confirm, u64::from(*to - *from))
             {
                 *to += 1;
                 continue;
             }
-            let confirm = confirm.map(|(to, first)| ConfirmTo {
-                to: to.clone(),
-                first,
-            });
-            pending.push(Pending::Run {
-                from: index,
-                to: index + 1,
-                persistent,
-                confirm,
-            });
+            let confirm = confirm.map(|(to, first)| ConfirmTo { to: to.clone(), first });
+            pending.push(Pending::Run { from: index, to: index + 1, persistent, expiration, confirm });
         }
+        answers
     }
 
     /// Adds messages that are done; neighbours become one range.
     pub fn settle(&mut self, queue: &Arc<Queue>, consumer: Option<ConsumerKey>, segment: &Segment) {
         let pending = self.pending(queue);
-        if let Some(Pending::Command(QueueCommand::Settle {
-            consumer: same,
-            first,
-            count,
-            persistent,
-        })) = pending.last_mut()
+        if let Some(Pending::Command(QueueCommand::Settle { consumer: same, first, count, persistent })) =
+            pending.last_mut()
             && *same == consumer
             && *persistent == segment.persistent
             && *first + u64::from(*count) == segment.first
@@ -130,18 +121,11 @@ impl Outbox {
     }
 
     fn pending(&mut self, queue: &Arc<Queue>) -> &mut Vec<Pending> {
-        if self
-            .targets
-            .get(self.last)
-            .is_none_or(|target| target.queue.id != queue.id)
-        {
+        if self.targets.get(self.last).is_none_or(|target| target.queue.id != queue.id) {
             let next = self.targets.len();
             self.last = *self.places.entry(queue.id).or_insert(next);
             if self.last == next {
-                self.targets.push(Target {
-                    queue: queue.clone(),
-                    pending: Vec::new(),
-                });
+                self.targets.push(Target { queue: queue.clone(), pending: Vec::new() });
             }
         }
         &mut self.targets[self.last].pending
@@ -168,34 +152,16 @@ impl Outbox {
             let mut messages = false;
             for pending in target.pending.drain(..) {
                 match (pending, &block) {
-                    (
-                        Pending::Run {
-                            from,
-                            to,
-                            persistent,
-                            confirm,
-                        },
-                        Some(block),
-                    ) => {
+                    (Pending::Run { from, to, persistent, expiration, confirm }, Some(block)) => {
                         messages = true;
-                        let run = Run {
-                            block: block.clone(),
-                            from,
-                            to,
-                        };
-                        self.commands.push(QueueCommand::Publish {
-                            run,
-                            persistent,
-                            confirm,
-                        });
+                        let run = Run { block: block.clone(), from, to };
+                        self.commands.push(QueueCommand::Publish { run, persistent, expiration, confirm });
                     }
                     (Pending::Command(command), _) => self.commands.push(command),
                     (Pending::Run { .. }, None) => {}
                 }
             }
-            target
-                .queue
-                .append(&mut self.commands, if messages { bytes } else { 0 });
+            target.queue.append(&mut self.commands, if messages { bytes } else { 0 });
             if messages {
                 sent(&target.queue);
             }
@@ -211,9 +177,7 @@ impl Outbox {
 fn continues(run: Option<&ConfirmTo>, next: Option<(&Requester, u64)>, count: u64) -> bool {
     match (run, next) {
         (None, None) => true,
-        (Some(run), Some((to, number))) => {
-            run.to.channel == to.channel && run.first + count == number
-        }
+        (Some(run), Some((to, number))) => run.to.channel == to.channel && run.first + count == number,
         _ => false,
     }
 }

@@ -13,25 +13,20 @@ fn segment(first: u64, count: u64) -> Segment {
         run: testing::run(first..first + count),
         persistent: true,
         redelivered: false,
+        returns: 0,
+        expires: Segment::NEVER,
     }
 }
 
 fn meta(persistent: bool) -> Meta {
-    Meta::new(0, persistent, 0, 8)
+    Meta::new(0, 0).with_persistent(persistent)
 }
 
 /// One thing that a queue is told, as the client meant it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Told {
-    Published {
-        message: u32,
-        persistent: bool,
-        confirm: Option<u64>,
-    },
-    Settled {
-        sequence: u64,
-        persistent: bool,
-    },
+    Published { message: u32, persistent: bool, confirm: Option<u64> },
+    Settled { sequence: u64, persistent: bool },
     Requeued(u64),
 }
 
@@ -43,34 +38,17 @@ fn pending(outbox: &Outbox, queue: &Arc<Queue>) -> (Vec<Told>, usize) {
     };
     for piece in &target.pending {
         match piece {
-            Pending::Run {
-                from,
-                to,
-                persistent,
-                confirm,
-            } => told.extend((*from..*to).map(|message| {
-                Told::Published {
+            Pending::Run { from, to, persistent, confirm, .. } => {
+                told.extend((*from..*to).map(|message| Told::Published {
                     message,
                     persistent: *persistent,
-                    confirm: confirm
-                        .as_ref()
-                        .map(|c| c.first + u64::from(message - from)),
-                }
-            })),
-            Pending::Command(QueueCommand::Settle {
-                first,
-                count,
-                persistent,
-                ..
-            }) => told.extend(
-                (*first..first + u64::from(*count)).map(|sequence| Told::Settled {
-                    sequence,
-                    persistent: *persistent,
-                }),
-            ),
-            Pending::Command(QueueCommand::Requeue { segment, .. }) => {
-                told.push(Told::Requeued(segment.first))
+                    confirm: confirm.as_ref().map(|c| c.first + u64::from(message - from)),
+                }))
             }
+            Pending::Command(QueueCommand::Settle { first, count, persistent, .. }) => told.extend(
+                (*first..first + u64::from(*count)).map(|sequence| Told::Settled { sequence, persistent: *persistent }),
+            ),
+            Pending::Command(QueueCommand::Requeue { segment, .. }) => told.push(Told::Requeued(segment.first)),
             Pending::Command(_) => panic!("nothing else was told"),
         }
     }
@@ -111,7 +89,7 @@ fn publishes_in_a_row_become_one_run_whose_confirms_go_on_with_it() {
     let mut publish = |confirm: Option<u64>| {
         let queues = [queue.clone()];
         let confirm = confirm.map(|number| (&from, number));
-        outbox.publish(Body::Borrowed(b"message"), meta(true), &queues, confirm);
+        outbox.publish(Body::Borrowed(b"message"), meta(true), None, &queues, confirm);
         pending(&outbox, &queue).1
     };
     assert_eq!(publish(Some(1)), 1);
@@ -128,8 +106,8 @@ fn a_durable_queue_is_asked_to_confirm_persistent_messages_and_no_other_is_asked
     let transient = testing::queue("transient", false, &store);
     let queues = [durable.clone(), transient.clone()];
     let from = testing::requester(&testing::peer(), 1);
-    outbox.publish(Body::Borrowed(b"1"), meta(true), &queues, Some((&from, 1)));
-    outbox.publish(Body::Borrowed(b"2"), meta(false), &queues, Some((&from, 2)));
+    outbox.publish(Body::Borrowed(b"1"), meta(true), None, &queues, Some((&from, 1)));
+    outbox.publish(Body::Borrowed(b"2"), meta(false), None, &queues, Some((&from, 2)));
     let confirms = |queue| -> Vec<Option<u64>> {
         let told = pending(&outbox, queue).0.into_iter();
         told.map(|told| match told {
@@ -148,7 +126,7 @@ fn each_queue_that_gets_messages_is_named_when_they_are_sent_off_and_the_outbox_
     let store = testing::store();
     let queues = ["one", "two"].map(|name| testing::queue(name, false, &store));
     let gauge = Arc::new(Gauge::default());
-    outbox.publish(Body::Borrowed(b"1"), meta(false), &queues[..1], None);
+    outbox.publish(Body::Borrowed(b"1"), meta(false), None, &queues[..1], None);
     outbox.settle(&queues[1], None, &segment(1, 1));
     let mut named = Vec::new();
     outbox.flush(&gauge, |queue| named.push(queue.name.clone()));
@@ -160,15 +138,11 @@ fn each_queue_that_gets_messages_is_named_when_they_are_sent_off_and_the_outbox_
 fn contents(queue: &Arc<Queue>, peer: &Arc<Peer>) -> Vec<u64> {
     let mut numbers = Vec::new();
     loop {
-        queue.push(QueueCommand::Get {
-            from: testing::requester(peer, 1),
-            no_ack: true,
-        });
+        queue.push(QueueCommand::Get { from: testing::requester(peer, 1), no_ack: true });
         match testing::events(peer).pop() {
-            Some(ConnectionEvent::Reply {
-                reply: Reply::Got { segment, .. },
-                ..
-            }) => numbers.extend(testing::numbers_of(&segment)),
+            Some(ConnectionEvent::Reply { reply: Reply::Got { segment, .. }, .. }) => {
+                numbers.extend(testing::numbers_of(&segment))
+            }
             _ => return numbers,
         }
     }
@@ -237,9 +211,10 @@ proptest! {
                         Body::Borrowed(&bytes)
                     };
                     let confirm = confirmed.then_some((&from, publish_number));
-                    outbox.publish(body, meta(persistent), &targets, confirm);
+                    outbox.publish(body, meta(persistent), None, &targets, confirm);
                     for i in reached {
-                        let asked = confirmed && persistent && queues[i].durable;
+                        let persistent = persistent && queues[i].durable;
+                        let asked = confirmed && persistent;
                         let confirm = asked.then_some(publish_number);
                         expected[i].push(Told::Published { message, persistent, confirm });
                         messages[i].push(u64::from(message));
@@ -260,6 +235,7 @@ proptest! {
                     let command = QueueCommand::Requeue {
                         consumer: None,
                         segment: segment(first, 1),
+                        seen: true,
                     };
                     outbox.push(&queues[queue], command);
                     expected[queue].push(Told::Requeued(first));
