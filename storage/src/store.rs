@@ -29,6 +29,9 @@ pub enum Entry<T> {
     /// Completes with the token when everything submitted before it has reached the level. Tokens of one level
     /// complete in order; one that asks for `Written` may overtake one that asks for `Synced`.
     Notify(Level, T),
+    /// The user of the store has met an error that leaves no promise safe, a failed mark for one: the store ends as
+    /// after a commit that failed.
+    Fail(StorageError),
 }
 
 /// When the writer commits what nobody waits for. Somebody who waits never waits for a timer.
@@ -236,7 +239,7 @@ impl<T> Entry<T> {
             Entry::Op(Op::PutDefinition { key, value }) => key.len() + value.len(),
             Entry::Op(Op::DeleteDefinition { key }) => key.len(),
             Entry::Op(Op::Insert { run, .. }) => run.bytes(),
-            Entry::Op(Op::Remove { .. } | Op::DropQueue { .. }) | Entry::Notify(..) => 0,
+            Entry::Op(Op::Remove { .. } | Op::DropQueue { .. }) | Entry::Notify(..) | Entry::Fail(_) => 0,
         };
         payload + size_of::<Self>()
     }

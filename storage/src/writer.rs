@@ -79,7 +79,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         loop {
             let closing = self.take();
             let now = Instant::now();
-            self.gather(now);
+            self.gather(now)?;
             if closing || self.commit_is_due(now) {
                 self.commit()?;
             }
@@ -115,7 +115,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         commit.into_iter().chain(sync).min()
     }
 
-    fn gather(&mut self, now: Instant) {
+    fn gather(&mut self, now: Instant) -> Result<(), StorageError> {
         for entry in self.taken.drain(..) {
             self.gathered.bytes += entry.bytes();
             match entry {
@@ -125,11 +125,13 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
                 }
                 Entry::Notify(Level::Written, token) => self.gathered.written.push(token),
                 Entry::Notify(Level::Synced, token) => self.gathered.synced.push(token),
+                Entry::Fail(error) => return Err(error),
             }
         }
         if self.taken.capacity() > RECYCLED {
             self.taken = Vec::new();
         }
+        Ok(())
     }
 
     fn commit_is_due(&self, now: Instant) -> bool {

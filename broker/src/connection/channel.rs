@@ -19,6 +19,8 @@ use crate::queue::Queue;
 /// Open --> Releasing --> Closed --> (gone)    the broker closed it: the client's close-ok is awaited
 /// ```
 pub enum State {
+    /// Never opened: a publish on it is an error once its content is complete.
+    Unopened,
     Open,
     Waiting(Request),
     Releasing {

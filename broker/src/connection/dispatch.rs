@@ -63,12 +63,22 @@ impl Connection {
             Ok(AMQPClass::Basic(
                 basic::AMQPMethod::Ack(_) | basic::AMQPMethod::Nack(_) | basic::AMQPMethod::Reject(_),
             )) => {}
+            Ok(AMQPClass::Basic(basic::AMQPMethod::Publish(_))) => self.publish_on_no_channel(found),
             Ok(AMQPClass::Connection(_)) => {
                 self.raise(0, AmqpError::command_invalid("unimplemented method").at(class, method_id))
             }
             Ok(_) => self.raise(0, AmqpError::channel_error("expected 'channel.open'").at(class, method_id)),
             Err(error) => self.raise(0, error),
         }
+    }
+
+    /// The content is waited for before the error is raised.
+    fn publish_on_no_channel(&mut self, found: &frame::Frame<'_>) {
+        let Ok(publish) = leveret_protocol::hot::publish(found.payload) else { return };
+        let mut channel = Channel::new(ChannelKey { number: found.channel, epoch: 0 });
+        channel.state = State::Unopened;
+        channel.assembler.start(&publish, publish.bits());
+        self.channels.insert(channel);
     }
 
     fn open_channel(&mut self, number: u16) {

@@ -77,6 +77,9 @@ impl Connection {
         if let Some(channel) = self.channels.get_key(channel) {
             let first_tag = channel.last_tag + 1;
             channel.last_tag += u64::from(count);
+            if no_ack && segment.persistent {
+                channel.settled_in(&queue);
+            }
             if !no_ack {
                 channel.unacked.push(Outstanding {
                     first_tag,
@@ -170,11 +173,11 @@ impl Connection {
         };
         match std::mem::replace(&mut channel.state, State::Open) {
             State::Waiting(request) => self.answered(key, request, reply),
-            State::Open => {}
             ending @ (State::Releasing { .. } | State::Closed) => {
                 channel.state = ending;
                 self.answered_late(key, reply);
             }
+            other => channel.state = other,
         }
     }
 
@@ -243,6 +246,8 @@ impl Connection {
         deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, content, self.frame_max);
         if !no_ack {
             channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false });
+        } else if segment.persistent {
+            channel.settled_in(&queue);
         }
     }
 

@@ -82,8 +82,26 @@ impl Connection {
                     self.raise(found.channel, error);
                 }
             }
+            State::Unopened => self.content_on_no_channel(found),
             State::Waiting(_) | State::Releasing { error: None, .. } => self.defer(found.channel, raw),
             State::Releasing { error: Some(_), .. } | State::Closed => self.frame_on_closed(found),
+        }
+    }
+
+    fn content_on_no_channel(&mut self, found: &frame::Frame<'_>) {
+        let Some(channel) = self.channels.get(found.channel) else { return };
+        let progress = match found.kind {
+            frame::HEADER => channel.assembler.header(found.payload, 0),
+            frame::BODY => channel.assembler.body(found.payload, self.frame_max),
+            kind => Err(channel.assembler.unexpected(kind)),
+        };
+        match progress {
+            Ok(Progress::More) => {}
+            Ok(Progress::Complete(_)) => {
+                let error = AmqpError::channel_error("expected 'channel.open'");
+                self.raise(0, error.at(PUBLISH.0, PUBLISH.1));
+            }
+            Err(error) => self.raise(0, error),
         }
     }
 

@@ -12,7 +12,7 @@ mod tests;
 
 use std::sync::{Arc, Weak};
 
-use leveret_storage::{Mark, Store};
+use leveret_storage::{Entry, Mark, Store};
 
 use self::effects::Effects;
 pub use self::state::Origin;
@@ -138,7 +138,7 @@ impl QueueOwner {
         if let (Some(sequence), Some(mark)) = (effects.delivered_through.take(), &self.mark)
             && let Err(error) = mark.delivered_through(sequence)
         {
-            tracing::error!(%error, "cannot note what was delivered");
+            effects.storage.push(Entry::Fail(error));
         }
         if !effects.storage.is_empty() {
             self.outside.store.submit(&mut effects.storage);

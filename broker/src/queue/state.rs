@@ -221,7 +221,7 @@ impl QueueState {
         let Some((to, reply)) = then else { return };
         if self.dead {
             // The topology hears of the queue's end first, so that nobody finds it after this answer.
-            fx.topology.push(TopologyCommand::Relay { to, reply });
+            self.relay(to, reply, fx);
         } else {
             fx.reply(&to, reply);
         }
@@ -345,18 +345,10 @@ impl QueueState {
             QueueCommand::Status { again, .. } => fx.topology.push(*again),
             QueueCommand::Delete { from, .. } => {
                 let reply = Reply::Method(Box::new(methods::delete_ok(0)));
-                fx.topology.push(TopologyCommand::Relay { to: from, reply });
+                self.relay(from, reply, fx);
             }
-            QueueCommand::Cancel { then: Some((to, reply)), .. } => {
-                fx.topology.push(TopologyCommand::Relay { to, reply })
-            }
-            QueueCommand::Sync { from, stored: false } => {
-                fx.topology.push(TopologyCommand::Relay { to: from, reply: Reply::Done })
-            }
-            QueueCommand::Sync { from, stored: true } => {
-                let token = Token::Reply { to: from, reply: Reply::Done };
-                fx.storage.push(Entry::Notify(Level::Written, token));
-            }
+            QueueCommand::Cancel { then: Some((to, reply)), .. } => self.relay(to, reply, fx),
+            QueueCommand::Sync { from, .. } => self.relay(from, Reply::Done, fx),
             QueueCommand::Release(release) => fx.releases.push(release),
             QueueCommand::Publish { confirm: None, .. }
             | QueueCommand::Settle { .. }
@@ -367,6 +359,11 @@ impl QueueState {
             | QueueCommand::Tick
             | QueueCommand::Wake => {}
         }
+    }
+
+    /// An answer that goes behind the news of the queue's end.
+    fn relay(&self, to: Requester, reply: Reply, fx: &mut Effects) {
+        fx.topology.push(TopologyCommand::Relay { to, reply, stored: self.durable });
     }
 
     fn not_found(&self) -> Reply {

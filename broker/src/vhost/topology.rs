@@ -171,7 +171,7 @@ impl TopologyOwner {
             TopologyCommand::QueueDead { name, id, then } => {
                 return self.queue_dead(&name, id, then);
             }
-            TopologyCommand::Relay { to, reply } => return self.replies.push((to, reply)),
+            TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
         };
         if let Err(error) = outcome {
@@ -494,8 +494,14 @@ impl TopologyOwner {
             // Removed already, or a new one of that name.
             _ => false,
         };
-        let Some((to, reply)) = then else { return };
-        if durable {
+        if let Some((to, reply)) = then {
+            self.reply_as(durable, to, reply);
+        }
+    }
+
+    /// Answers at once, or once everything submitted so far is on disk.
+    fn reply_as(&mut self, stored: bool, to: Requester, reply: Reply) {
+        if stored {
             self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to, reply }));
         } else {
             self.replies.push((to, reply));

@@ -72,7 +72,7 @@ fn a_message_that_is_never_acknowledged_is_removed_when_it_is_handed_over() {
     assert_eq!(words, ["insert 1+2", "Synced: confirm 1+2", "remove 1+2"]);
     let ops = entries.into_iter().filter_map(|entry| match entry {
         Entry::Op(op) => Some(op),
-        Entry::Notify(..) => None,
+        _ => None,
     });
     assert!(Batch::fold(ops).is_empty(), "so it is never written");
     queue.turn([publish([3], true)]);

@@ -160,6 +160,7 @@ fn word(entry: &Entry<Token>) -> String {
         Entry::Op(Op::Insert { first, run, .. }) => format!("insert {first}+{}", run.count()),
         Entry::Op(Op::Remove { first, count, .. }) => format!("remove {first}+{count}"),
         Entry::Op(Op::DropQueue { .. }) => "drop".into(),
+        Entry::Fail(error) => format!("fail {error}"),
         Entry::Op(other) => format!("{other:?}"),
         Entry::Notify(level, Token::Confirm { to, count }) => {
             format!("{level:?}: confirm {}+{count}", to.first)
@@ -328,7 +329,9 @@ fn told(queue: &mut Driven) -> Vec<String> {
                 Some((_, reply)) => format!("{name} is dead, then {}", say(&reply)),
                 None => format!("{name} is dead"),
             },
-            TopologyCommand::Relay { reply, .. } => format!("relay {}", say(&reply)),
+            TopologyCommand::Relay { reply, stored, .. } => {
+                format!("relay {}{}", say(&reply), if stored { " once it is stored" } else { "" })
+            }
             TopologyCommand::CheckExchange { name, .. } => name.into(),
             _ => "something else".into(),
         });

@@ -460,7 +460,7 @@ impl World {
                     }
                 }
                 Entry::Notify(_, Token::Reply { .. }) => {}
-                Entry::Op(other) => panic!("unexpected {other:?}"),
+                other => panic!("unexpected {}", word(&other)),
             }
         }
         assert!(self.unconfirmed.is_empty(), "every publish gets its confirm");
