@@ -243,6 +243,8 @@ pub enum ConnectionEvent {
         error: AmqpError,
         until: Duration,
     },
+    /// See [`crate::tidy`].
+    Tidy,
 }
 
 /// Messages for a consumer.
@@ -339,6 +341,8 @@ pub enum QueueCommand {
     Kill,
     /// Something may have expired.
     Tick,
+    /// See [`crate::tidy`].
+    Tidy,
     /// A consumer's window or its channel's limit has room again.
     Wake,
     /// Answers [`Reply::Done`] when everything before has been done and, with `stored`, when removals before it have

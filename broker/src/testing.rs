@@ -96,7 +96,7 @@ fn timers() -> Arc<Timers> {
 /// A queue in no virtual host.
 pub fn queue(name: &str, durable: bool, store: &Store<Token>) -> Arc<Queue> {
     let origin = origin(name, durable);
-    let outside = Outside { store: store.clone(), vhost: Weak::new(), timers: timers() };
+    let outside = Outside { store: store.clone(), vhost: Weak::new(), timers: timers(), gauge: Arc::default() };
     Queue::new(origin, None, None, outside)
 }
 

@@ -232,10 +232,12 @@ impl Connection {
             if publish.mandatory {
                 self.return_unroutable(number, publish.address, content, hidden)?;
             }
-            if let Some((_, confirms)) = self.confirming(number) {
-                confirms.add(0);
+            if self.routes.histories(route).0.is_empty() {
+                if let Some((_, confirms)) = self.confirming(number) {
+                    confirms.add(0);
+                }
+                return Ok(None);
             }
-            return Ok(None);
         }
         let meta = Meta::new(publish.address.len(), self.now)
             .with_persistent(properties.delivery_mode == Some(2))
@@ -287,6 +289,10 @@ impl Connection {
         };
         let confirm = self.confirming(plan.number).map(|(key, confirms)| (key, confirms.next()));
         let confirm = confirm.map(|(key, number)| (self.requester(key), number));
+        let (histories, further) = self.routes.histories(plan.route);
+        for exchange in histories {
+            self.outbox.remember(exchange, message.bytes(), plan.meta, further);
+        }
         let queues = self.routes.queues(plan.route);
         let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
         let answers = self.outbox.publish(message, plan.meta, plan.expiration, queues, confirm);

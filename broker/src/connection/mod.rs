@@ -439,5 +439,9 @@ impl Connection {
                 *full = Some(queue.clone());
             }
         });
+        if self.outbox.has_histories() {
+            let mut told = self.outbox.take_histories(&self.shared.pressure.gauge);
+            self.vhost.append(&mut told);
+        }
     }
 }

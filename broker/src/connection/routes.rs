@@ -11,6 +11,8 @@ use leveret_protocol::table::{Table, Value};
 use crate::names;
 use crate::queue::Queue;
 use crate::vhost::VHost;
+use crate::vhost::history::FurtherKeys;
+use crate::vhost::snapshot::{Exchange, Found};
 
 /// Addresses remembered per connection; the cache starts anew beyond.
 const CAPACITY: usize = 4096;
@@ -23,7 +25,9 @@ pub struct Routes {
     found: Vec<Vec<Arc<Queue>>>,
     last: Option<(Vec<u8>, usize)>,
     /// The route of a message that cannot be remembered.
-    passing: Vec<Arc<Queue>>,
+    passing: Found,
+    /// Its keys beyond that of the publish, if an x-recent-history exchange keeps it.
+    further: FurtherKeys,
 }
 
 /// A route that was found: an index, so that it can be kept while other parts of the connection are changed.
@@ -37,7 +41,16 @@ impl Routes {
     pub fn queues(&self, route: Route) -> &[Arc<Queue>] {
         match route {
             Route::Known(index) => self.found.get(index).map_or(&[], Vec::as_slice),
-            Route::Passing => &self.passing,
+            Route::Passing => &self.passing.queues,
+        }
+    }
+
+    /// The x-recent-history exchanges that keep the message, with its keys beyond that of the publish.
+    pub fn histories(&self, route: Route) -> (&[Arc<Exchange>], &FurtherKeys) {
+        match route {
+            // Such routes are not remembered.
+            Route::Known(_) => (&[], &self.further),
+            Route::Passing => (&self.passing.histories, &self.further),
         }
     }
 
@@ -106,12 +119,15 @@ impl Routes {
             copies.keys(&mut keys);
         }
         self.passing.clear();
-        let by_headers = snapshot.route(exchange, &keys, properties.headers, &mut self.passing);
-        if by_headers || !remember {
+        snapshot.route(exchange, &keys, properties, &mut self.passing);
+        if !self.passing.histories.is_empty() {
+            self.further = keys[1..].iter().map(|key| (*key).into()).collect();
+        }
+        if self.passing.once || !remember {
             return Ok(Route::Passing);
         }
         let index = self.found.len();
-        self.found.push(self.passing.clone());
+        self.found.push(self.passing.queues.clone());
         self.known.insert(publish.address.into(), index);
         self.remember_last(publish.address, index);
         Ok(Route::Known(index))
