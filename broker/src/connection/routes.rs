@@ -68,8 +68,8 @@ impl Routes {
             self.last = None;
             self.generation = generation;
         }
-        let copies = Copies::of(properties)?;
-        if copies.is_none() {
+        let copies = Copies::of(properties);
+        if matches!(copies, Ok(None)) {
             if let Some((address, index)) = &self.last
                 && address == publish.address
             {
@@ -100,7 +100,7 @@ impl Routes {
         vhost: &VHost,
         publish: &Publish<'_>,
         properties: &Properties<'_>,
-        copies: Option<Copies<'_>>,
+        copies: Result<Option<Copies<'_>>, AmqpError>,
     ) -> Result<Route, AmqpError> {
         let snapshot = vhost.snapshot();
         let Some(exchange) = snapshot.exchanges.get(publish.exchange) else {
@@ -111,6 +111,8 @@ impl Routes {
             let name = names::exchange(&exchange.spec.name, &vhost.name);
             return Err(AmqpError::access_refused(format!("cannot publish to internal {name}")));
         }
+        // Not before: an exchange that does not exist is the first thing to be told.
+        let copies = copies?;
         let mut keys = vec![publish.routing_key];
         let remember = copies.is_none();
         if let Some(copies) = copies {
@@ -170,3 +172,6 @@ fn list<'a>(headers: &Table<'a>, name: &str) -> Result<Option<Value<'a>>, AmqpEr
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests;

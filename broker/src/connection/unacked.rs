@@ -96,3 +96,6 @@ impl Unacked {
         std::mem::take(&mut self.entries).into()
     }
 }
+
+#[cfg(test)]
+mod tests;
