@@ -1,7 +1,8 @@
 //! A connection: one task that owns both halves of the socket and everything that belongs to this client.
 //!
 //! * [`handshake`]: protocol header to open-ok.
-//! * [`input`]: frames in; publishes join the turn's [`outbox`], everything else goes to [`dispatch`].
+//! * [`input`]: frames in; publishes join the turn's [`outbox`], everything else goes to [`dispatch`], and on to
+//!   [`consuming`] and [`declaring`].
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
 //! * [`closing`]: how channels and the connection end, and what they give back.
 //!
@@ -12,6 +13,8 @@
 mod channel;
 mod closing;
 mod confirms;
+mod consuming;
+mod declaring;
 mod dispatch;
 mod events;
 mod expiration;
