@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
-use leveret_storage::Run;
+use leveret_storage::{Block, Run};
 
 use crate::mailbox::Mailbox;
 use crate::queue::Queue;
+use crate::vhost::replies::ReplyTo;
 
 /// A connection as others know it.
 pub struct Peer {
@@ -237,6 +238,11 @@ pub enum ConnectionEvent {
     ConsumerGone {
         channel: ChannelKey,
         consumer: ConsumerKey,
+    },
+    /// A direct reply for one of its channels: the one message of its block.
+    DirectReply {
+        to: Arc<ReplyTo>,
+        reply: Arc<Block>,
     },
     /// The broker ends the connection.
     Close(AmqpError),

@@ -7,6 +7,8 @@ use leveret_protocol::AmqpError;
 use leveret_protocol::assembler::Assembler;
 
 use super::confirms::Confirms;
+use super::replying::ReplyConsumer;
+use super::transaction::Transaction;
 use super::unacked::Unacked;
 use crate::command::{ChannelKey, ChannelLimit, Window};
 use crate::queue::Queue;
@@ -57,6 +59,11 @@ pub enum Wait {
     Get {
         no_ack: bool,
     },
+    /// Transactions: times that a publish is not stored yet, queues whose removals have not reached the kernel.
+    Commit {
+        publishes: u64,
+        removals: u32,
+    },
     /// Removals of earlier acknowledgements are on their way to the kernel; `left` queues have not answered.
     Stored {
         left: u32,
@@ -73,11 +80,15 @@ pub struct Channel {
     /// The last delivery tag given.
     pub last_tag: u64,
     pub confirms: Option<Confirms>,
+    /// Present in transaction mode, which excludes confirms.
+    pub transaction: Option<Transaction>,
     /// For consumers created from now on; 0: unlimited.
     pub prefetch: u16,
     pub limit: Arc<ChannelLimit>,
     /// Consumers by tag: their serial numbers.
     pub tags: HashMap<Box<str>, u64>,
+    /// The consumer of direct replies.
+    pub replies: Option<ReplyConsumer>,
     pub last_queue: Option<Box<str>>,
     /// Durable queues that got acknowledgements since it was last made sure that they have reached the kernel.
     pub unstored: Vec<Arc<Queue>>,
@@ -102,9 +113,11 @@ impl Channel {
             unacked: Unacked::default(),
             last_tag: 0,
             confirms: None,
+            transaction: None,
             prefetch: 0,
             limit: Arc::default(),
             tags: HashMap::new(),
+            replies: None,
             last_queue: None,
             unstored: Vec::new(),
             deferred: Vec::new(),
@@ -113,6 +126,11 @@ impl Channel {
 
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
+    }
+
+    /// In transaction mode, what it holds back.
+    pub fn transaction(&mut self) -> Option<&mut Transaction> {
+        self.transaction.as_mut()
     }
 
     /// The next delivery tag.

@@ -7,8 +7,9 @@ use leveret_protocol::amq::{AMQPValue, FieldTable, basic};
 use leveret_protocol::hot::Settle;
 
 use super::Connection;
-use super::channel::Wait;
+use super::channel::{Channel, Wait};
 use super::dispatch::Done;
+use super::transaction::Verdict;
 use super::unacked::Outstanding;
 use crate::command::{NewConsumer, QueueCommand, Reply, Window};
 use crate::{methods, names};
@@ -56,10 +57,8 @@ impl Connection {
                 channel.key,
             )
         };
-        if consume.queue.as_str().starts_with("amq.rabbitmq.reply-to") {
-            return Err(AmqpError::not_implemented(
-                "direct reply-to is not supported yet",
-            ));
+        if consume.queue.as_str() == names::REPLY_TO {
+            return self.consume_replies(number, &consume);
         }
         let name = self.queue_name(number, consume.queue.as_str())?;
         let queue = self.usable_queue(&name)?;
@@ -96,6 +95,11 @@ impl Connection {
         let Some(channel) = self.channels.get(number) else {
             return Ok(());
         };
+        if channel.replies.as_ref().is_some_and(|c| &*c.tag == tag) {
+            channel.replies = None;
+            self.send_unless(cancel.nowait, number, methods::cancel_ok(tag));
+            return Ok(());
+        }
         let key = channel.key;
         let serial = channel.tags.remove(tag);
         let Some((serial, consumer)) = serial.and_then(|s| Some((s, self.consumers.get(&s)?)))
@@ -140,14 +144,14 @@ impl Connection {
 
     /// `basic.ack`, `basic.nack` and `basic.reject`.
     pub(super) fn settle(&mut self, number: u16, settle: Settle) -> Done {
-        let (tag, multiple, requeue) = match settle {
-            Settle::Ack { tag, multiple } => (tag, multiple, false),
+        let (tag, multiple, verdict) = match settle {
+            Settle::Ack { tag, multiple } => (tag, multiple, Verdict::Acked),
             Settle::Nack {
                 tag,
                 multiple,
                 requeue,
-            } => (tag, multiple, requeue),
-            Settle::Reject { tag, requeue } => (tag, false, requeue),
+            } => (tag, multiple, refused(requeue)),
+            Settle::Reject { tag, requeue } => (tag, false, refused(requeue)),
         };
         let Some(channel) = self.channels.get(number) else {
             return Ok(());
@@ -155,23 +159,42 @@ impl Connection {
         let unknown = || AmqpError::precondition_failed(format!("unknown delivery tag {tag}"));
         if !multiple {
             let one = channel.unacked.take_one(tag).ok_or_else(unknown)?;
-            if requeue {
-                self.requeue(number, [one])
-            } else {
-                self.done(number, [one])
-            }
+            self.settled(number, verdict, [one]);
             return Ok(());
         }
         let taken = match tag {
             0 => channel.unacked.take_all(),
             tag => channel.unacked.take_through(tag).ok_or_else(unknown)?,
         };
-        if requeue {
-            self.requeue(number, taken)
-        } else {
-            self.done(number, taken)
-        }
+        self.settled(number, verdict, taken);
         Ok(())
+    }
+
+    /// Deliveries that are no longer outstanding: what becomes of them does so now, or when the transaction is
+    /// committed.
+    fn settled(
+        &mut self,
+        number: u16,
+        verdict: Verdict,
+        taken: impl IntoIterator<Item = Outstanding>,
+    ) {
+        match (self.channels.get(number)).and_then(Channel::transaction) {
+            Some(transaction) => transaction.hold_settled(verdict, taken),
+            None => self.judge(number, verdict, taken),
+        }
+    }
+
+    /// Lets `verdict` have its effect.
+    pub(super) fn judge(
+        &mut self,
+        number: u16,
+        verdict: Verdict,
+        taken: impl IntoIterator<Item = Outstanding>,
+    ) {
+        match verdict {
+            Verdict::Acked | Verdict::Rejected => self.done(number, taken),
+            Verdict::Requeued => self.requeue(number, taken),
+        }
     }
 
     fn done(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>) {
@@ -237,6 +260,14 @@ impl Connection {
                 self.outbox.push(&consumer.queue, QueueCommand::Wake);
             }
         }
+    }
+}
+
+fn refused(requeue: bool) -> Verdict {
+    if requeue {
+        Verdict::Requeued
+    } else {
+        Verdict::Rejected
     }
 }
 

@@ -9,12 +9,12 @@ use super::Connection;
 use super::channel::Wait;
 use super::dispatch::Done;
 use crate::command::QueueCommand;
-use crate::names;
 use crate::queue::Queue;
 use crate::vhost::command::{
     BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare, TopologyCommand,
 };
 use crate::vhost::topology::unlocked;
+use crate::{methods, names};
 
 impl Connection {
     pub(super) fn queue_class(&mut self, number: u16, method: queue::AMQPMethod) -> Done {
@@ -82,10 +82,8 @@ impl Connection {
             return Ok(());
         };
         let mut name = names::strip(declare.queue.as_str());
-        if name.starts_with("amq.rabbitmq.reply-to") {
-            return Err(AmqpError::not_implemented(
-                "direct reply-to is not supported yet",
-            ));
+        if &*name == names::REPLY_TO || names::is_reply_address(name.as_bytes()) {
+            return self.declare_reply_consumer(number, name, declare.nowait);
         }
         if !declare.passive {
             if name.is_empty() {
@@ -106,6 +104,19 @@ impl Connection {
         };
         self.vhost
             .push(TopologyCommand::DeclareQueue { from, declare });
+        Ok(())
+    }
+
+    /// `queue.declare` of the name of direct replies, passive or not, or of a reply consumer's own name.
+    fn declare_reply_consumer(&mut self, number: u16, name: Box<str>, nowait: bool) -> Done {
+        if &*name != names::REPLY_TO && self.vhost.replies.find(name.as_bytes()).is_none() {
+            let described = names::queue(&name, &self.vhost.name);
+            return Err(AmqpError::not_found(format!("no {described}")));
+        }
+        self.send_unless(nowait, number, methods::queue_declare_ok(&name, 0, 1));
+        if let Some(channel) = self.channels.get(number) {
+            channel.last_queue = Some(name);
+        }
         Ok(())
     }
 

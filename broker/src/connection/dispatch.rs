@@ -1,6 +1,6 @@
 //! Methods of open channels, one arm each, and those of the connection.
 
-use leveret_protocol::amq::{AMQPClass, access, basic, channel, confirm, connection, tx};
+use leveret_protocol::amq::{AMQPClass, access, basic, channel, confirm, connection};
 use leveret_protocol::{AmqpError, frame, method};
 
 use super::channel::{Channel, Request, State, Wait};
@@ -138,6 +138,10 @@ impl Connection {
                 let Some(channel) = self.channels.get(number) else {
                     return Ok(());
                 };
+                if channel.transaction.is_some() {
+                    let text = "cannot switch from tx to confirm mode";
+                    return Err(AmqpError::precondition_failed(text));
+                }
                 channel.confirms.get_or_insert_with(Confirms::default);
                 self.send_unless(select.nowait, number, methods::confirm_select_ok());
                 Ok(())
@@ -146,11 +150,7 @@ impl Connection {
                 self.send(number, &methods::access_request_ok());
                 Ok(())
             }
-            AMQPClass::Tx(
-                tx::AMQPMethod::Select(_) | tx::AMQPMethod::Commit(_) | tx::AMQPMethod::Rollback(_),
-            ) => Err(AmqpError::not_implemented(
-                "transactions (tx class) are not supported yet",
-            )),
+            AMQPClass::Tx(method) => self.transaction_class(number, method),
             _ => Err(AmqpError::command_invalid("unimplemented method")),
         }
     }

@@ -41,20 +41,12 @@ impl Connection {
                 first,
                 count,
             } => {
-                if let Some(confirms) = self
-                    .channels
-                    .get_key(channel)
-                    .and_then(|c| c.confirms.as_mut())
-                {
-                    confirms.stored(first, count);
-                    if !self.confirming.contains(&channel.number) {
-                        self.confirming.push(channel.number);
-                    }
-                }
+                self.stored(channel, first, count);
             }
             ConnectionEvent::ConsumerGone { channel, consumer } => {
                 self.consumer_gone(channel, consumer)
             }
+            ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
             ConnectionEvent::Close(error) => {
                 self.shutting_down = Some(error);
                 self.deadline = Some(self.shared.clock.now() + SHUTDOWN_GRACE);
@@ -207,6 +199,10 @@ impl Connection {
         } = request;
         match (wait, reply) {
             (_, Reply::Error(error)) => self.raise(number, error.at(class, method)),
+            (wait @ Wait::Commit { .. }, _) => {
+                self.wait(number, wait, (class, method), nowait);
+                self.commit_went_on(key, 0, 1);
+            }
             (Wait::Stored { left }, _) => {
                 if left > 1
                     && let Some(channel) = self.channels.get_key(key)
@@ -323,6 +319,20 @@ impl Connection {
 
     // Confirms
 
+    /// Another queue has stored these publishes: confirms or a commit may have waited for that.
+    fn stored(&mut self, key: ChannelKey, first: u64, count: u32) {
+        let Some(channel) = self.channels.get_key(key) else {
+            return;
+        };
+        let Some(confirms) = &mut channel.confirms else {
+            return self.commit_went_on(key, u64::from(count), 0);
+        };
+        confirms.stored(first, count);
+        if !self.confirming.contains(&key.number) {
+            self.confirming.push(key.number);
+        }
+    }
+
     /// Sends the confirms that have become due.
     pub(super) fn emit_confirms(&mut self) {
         if self.confirming.is_empty() {
@@ -342,12 +352,15 @@ impl Connection {
         self.close_when_settled();
     }
 
-    /// On shutdown, the connection is closed once no confirm is outstanding any more.
-    fn close_when_settled(&mut self) {
+    /// On shutdown, the connection is closed once no confirm and no commit is outstanding any more.
+    pub(super) fn close_when_settled(&mut self) {
         let settled = |c: &super::channel::Channel| {
-            c.confirms
-                .as_ref()
-                .is_none_or(|confirms| confirms.is_settled())
+            let committing = matches!(
+                &c.state,
+                State::Waiting(request) if matches!(request.wait, Wait::Commit { .. })
+            );
+            let confirms = c.confirms.as_ref();
+            !committing && confirms.is_none_or(|confirms| confirms.is_settled())
         };
         if self.shutting_down.is_some() && self.channels.iter_mut().all(|channel| settled(channel))
         {

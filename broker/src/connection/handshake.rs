@@ -336,8 +336,9 @@ fn server_properties(config: &Config) -> FieldTable {
         "connection.blocked",
         "authentication_failure_close",
         "per_consumer_qos",
+        "direct_reply_to",
     ];
-    let not_yet = ["consumer_priorities", "direct_reply_to"];
+    let not_yet = ["consumer_priorities"];
     let mut table = FieldTable::default();
     for name in capabilities {
         table.insert(key(name), AMQPValue::Boolean(true));

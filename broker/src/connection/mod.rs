@@ -1,8 +1,8 @@
 //! A connection: one task that owns both halves of the socket and everything that belongs to this client.
 //!
 //! * [`handshake`]: protocol header to open-ok.
-//! * [`input`]: frames in; publishes join the turn's [`outbox`], everything else goes to [`dispatch`], and on to
-//!   [`consuming`] and [`declaring`].
+//! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`outbox`] or the channel's
+//!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
 //! * [`closing`]: how channels and the connection end, and what they give back.
 //!
@@ -22,7 +22,10 @@ mod handshake;
 mod heartbeat;
 mod input;
 mod outbox;
+mod publishing;
+mod replying;
 mod routes;
+mod transaction;
 mod unacked;
 
 use std::cell::RefCell;
@@ -35,6 +38,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use leveret_protocol::{AmqpError, frame, method};
+use leveret_storage::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -130,6 +134,8 @@ pub struct Connection {
     full: Option<Arc<Queue>>,
     /// Channels with confirms to be sent.
     confirming: Vec<u16>,
+    /// Channels whose transactions have got messages that do not count as memory in use yet.
+    transacting: Vec<u16>,
     heartbeat: Option<Heartbeat>,
     heartbeat_seconds: u16,
     received: u64,
@@ -198,6 +204,7 @@ impl Connection {
             told_blocked: false,
             full: None,
             confirming: Vec::new(),
+            transacting: Vec::new(),
             received: 0,
             sent: 0,
             deadline: None,
@@ -443,11 +450,19 @@ impl Connection {
 
     /// Sends the turn off to the queues.
     fn flush(&mut self) {
-        let full = &mut self.full;
-        self.outbox.flush(&self.shared.pressure.gauge, |queue| {
-            if queue.is_over() {
-                *full = Some(queue.clone());
-            }
-        });
+        if !self.transacting.is_empty() {
+            self.seal_transactions();
+        }
+        let gauge = &self.shared.pressure.gauge;
+        send_off(&mut self.outbox, gauge, &mut self.full);
     }
+}
+
+/// Sends to the queues what is for them; the last of those whose mailboxes are full becomes `full`.
+fn send_off(outbox: &mut Outbox, gauge: &Arc<Gauge>, full: &mut Option<Arc<Queue>>) {
+    outbox.flush(gauge, |queue| {
+        if queue.is_over() {
+            *full = Some(queue.clone());
+        }
+    });
 }

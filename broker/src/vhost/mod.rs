@@ -3,6 +3,7 @@
 mod bindings;
 pub mod command;
 pub mod definition;
+pub mod replies;
 pub mod snapshot;
 pub mod topology;
 
@@ -13,6 +14,7 @@ use arc_swap::{ArcSwap, Guard};
 use leveret_storage::Store;
 
 use self::command::TopologyCommand;
+use self::replies::Replies;
 use self::snapshot::Snapshot;
 use self::topology::TopologyOwner;
 use crate::command::Token;
@@ -23,6 +25,8 @@ pub struct VHost {
     snapshot: ArcSwap<Snapshot>,
     generation: AtomicU64,
     topology: Arc<Turn<TopologyOwner>>,
+    /// The reply consumers of all connections.
+    pub replies: Replies,
 }
 
 impl VHost {
@@ -35,6 +39,7 @@ impl VHost {
                 snapshot: ArcSwap::from_pointee(owner.snapshot()),
                 generation: AtomicU64::new(1),
                 topology: Turn::new(owner),
+                replies: Replies::default(),
             }
         })
     }
