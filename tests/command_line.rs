@@ -40,10 +40,7 @@ fn leveret<I: AsRef<OsStr>>(dir: &TempDir, arguments: impl IntoIterator<Item = I
             command.env_remove(name);
         }
     }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -60,19 +57,14 @@ fn run(command: &mut Command) -> Ended {
     let stdout = in_background(child.stdout.take().expect("stdout is a pipe"));
     let stderr = in_background(child.stderr.take().expect("stderr is a pipe"));
     let status = wait(&mut child);
-    Ended {
-        status,
-        stdout: stdout.recv().expect("stdout"),
-        stderr: stderr.recv().expect("stderr"),
-    }
+    Ended { status, stdout: stdout.recv().expect("stdout"), stderr: stderr.recv().expect("stderr") }
 }
 
 fn in_background(mut pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut text = String::new();
-        pipe.read_to_string(&mut text)
-            .expect("the program writes UTF-8");
+        pipe.read_to_string(&mut text).expect("the program writes UTF-8");
         // Nobody listens any more if the test has failed.
         let _ = sender.send(text);
     });
@@ -97,21 +89,9 @@ fn wait(child: &mut Child) -> ExitStatus {
 /// Runs a command that must fail, with one line on standard error, which it returns.
 fn refused(command: &mut Command) -> String {
     let ended = run(command);
-    assert!(
-        !ended.status.success(),
-        "accepted: {command:?}\n{}",
-        ended.stdout
-    );
-    assert!(
-        ended.status.code().is_some(),
-        "ended by a signal: {command:?}"
-    );
-    assert_eq!(
-        ended.stderr.lines().count(),
-        1,
-        "{command:?} says in one line: {}",
-        ended.stderr
-    );
+    assert!(!ended.status.success(), "accepted: {command:?}\n{}", ended.stdout);
+    assert!(ended.status.code().is_some(), "ended by a signal: {command:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{command:?} says in one line: {}", ended.stderr);
     assert!(ended.stderr.starts_with("leveret: "), "{}", ended.stderr);
     assert!(!ended.stdout.contains(STARTED), "{}", ended.stdout);
     ended.stderr
@@ -127,15 +107,8 @@ fn printed(command: &mut Command) -> String {
 
 fn names_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("the directory");
-    let mut names: Vec<_> = entries
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .into_string()
-                .expect("UTF-8")
-        })
-        .collect();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
     names.sort();
     names
 }
@@ -161,12 +134,7 @@ impl Running {
                 let _ = sender.send(line.expect("the log is UTF-8"));
             }
         });
-        let mut running = Self {
-            child,
-            lines,
-            log: Vec::new(),
-            stderr,
-        };
+        let mut running = Self { child, lines, log: Vec::new(), stderr };
         running.wait_for(STARTED);
         running
     }
@@ -194,13 +162,8 @@ impl Running {
     fn addresses(&mut self) -> Vec<SocketAddr> {
         let line = self.wait_for("listening on ");
         let (_, rest) = line.split_once("listening on ").expect("waited for");
-        let (addresses, _) = rest
-            .split_once(", data in ")
-            .expect("the same line says where the data is");
-        addresses
-            .split(", ")
-            .map(|address| address.parse().expect("an address"))
-            .collect()
+        let (addresses, _) = rest.split_once(", data in ").expect("the same line says where the data is");
+        addresses.split(", ").map(|address| address.parse().expect("an address")).collect()
     }
 
     /// A client that has logged in and holds its connection open.
@@ -211,24 +174,14 @@ impl Running {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -s {name} {}", self.child.id())])
-            .status();
-        assert!(
-            status.expect("a shell").success(),
-            "the broker is gone before SIG{name}"
-        );
+        let status = Command::new("sh").args(["-c", &format!("kill -s {name} {}", self.child.id())]).status();
+        assert!(status.expect("a shell").success(), "the broker is gone before SIG{name}");
     }
 
     /// Waits for its end: the status, and what it said on standard error.
     fn end(mut self) -> (ExitStatus, String) {
         let status = wait(&mut self.child);
-        (
-            status,
-            self.stderr
-                .recv_timeout(PATIENCE)
-                .expect("stderr ends with the program"),
-        )
+        (status, self.stderr.recv_timeout(PATIENCE).expect("stderr ends with the program"))
     }
 }
 
@@ -247,20 +200,9 @@ fn it_says_in_one_line_what_it_listens_on_and_where_its_data_is_and_then_that_it
     let dir = empty_dir();
     let mut broker = Running::start(&mut leveret(&dir, ANY_PORT));
     let line = broker.wait_for("listening on 127.0.0.1:");
-    let data = dir
-        .path()
-        .canonicalize()
-        .expect("the directory")
-        .join("leveret-data");
-    assert!(
-        line.contains(&format!("data in {}", data.display())),
-        "{line}"
-    );
-    assert!(
-        broker.log.last().is_some_and(|last| last.contains(STARTED)),
-        "{:#?}",
-        broker.log
-    );
+    let data = dir.path().canonicalize().expect("the directory").join("leveret-data");
+    assert!(line.contains(&format!("data in {}", data.display())), "{line}");
+    assert!(broker.log.last().is_some_and(|last| last.contains(STARTED)), "{:#?}", broker.log);
     assert!(data.is_dir(), "the default data directory is there");
     broker.client();
 }
@@ -278,11 +220,7 @@ fn it_serves_without_a_command_and_with_the_command_serve() {
 fn in_memory_it_leaves_no_trace() {
     let dir = empty_dir();
     let mut broker = Running::start(leveret(&dir, ANY_PORT).args(["--storage", "memory"]));
-    assert!(
-        broker
-            .wait_for("listening on ")
-            .contains("data in memory only")
-    );
+    assert!(broker.wait_for("listening on ").contains("data in memory only"));
     broker.client();
     broker.signal("TERM");
     assert!(broker.end().0.success());
@@ -292,10 +230,7 @@ fn in_memory_it_leaves_no_trace() {
 #[test]
 fn it_listens_on_every_address_it_is_given() {
     let dir = empty_dir();
-    let mut broker = Running::start(&mut leveret(
-        &dir,
-        ["--listen", "127.0.0.1:0", "--listen", "localhost:0"],
-    ));
+    let mut broker = Running::start(&mut leveret(&dir, ["--listen", "127.0.0.1:0", "--listen", "localhost:0"]));
     let addresses = broker.addresses();
     assert_eq!(addresses.len(), 2);
     for address in addresses {
@@ -306,62 +241,24 @@ fn it_listens_on_every_address_it_is_given() {
 #[test]
 fn the_default_user_password_and_vhost_are_those_it_is_given() {
     let dir = empty_dir();
-    let options = [
-        "--default-user",
-        "user",
-        "--default-pass",
-        "password",
-        "--default-vhost",
-        "shop",
-    ];
+    let options = ["--default-user", "user", "--default-pass", "password", "--default-vhost", "shop"];
     let mut broker = Running::start(leveret(&dir, ANY_PORT).args(options));
     let address = broker.addresses()[0];
-    let user = Login {
-        user: "user",
-        password: "password",
-        vhost: "shop",
-        ..Login::default()
-    };
+    let user = Login { user: "user", password: "password", vhost: "shop", ..Login::default() };
     Peer::connect(address).handshake(&user);
-    assert_eq!(
-        login_refused(
-            address,
-            &Login {
-                vhost: "shop",
-                ..Login::default()
-            }
-        ),
-        403
-    );
+    assert_eq!(login_refused(address, &Login { vhost: "shop", ..Login::default() }), 403);
 }
 
 #[test]
 fn rabbitmqs_variables_for_user_password_and_vhost_are_understood() {
     let dir = empty_dir();
-    let variables = [
-        ("RABBITMQ_DEFAULT_USER", "user"),
-        ("RABBITMQ_DEFAULT_PASS", "password"),
-        ("RABBITMQ_DEFAULT_VHOST", "shop"),
-    ];
+    let variables =
+        [("RABBITMQ_DEFAULT_USER", "user"), ("RABBITMQ_DEFAULT_PASS", "password"), ("RABBITMQ_DEFAULT_VHOST", "shop")];
     let mut broker = Running::start(leveret(&dir, ANY_PORT).envs(variables));
     let address = broker.addresses()[0];
-    let user = Login {
-        user: "user",
-        password: "password",
-        vhost: "shop",
-        ..Login::default()
-    };
+    let user = Login { user: "user", password: "password", vhost: "shop", ..Login::default() };
     Peer::connect(address).handshake(&user);
-    assert_eq!(
-        login_refused(
-            address,
-            &Login {
-                password: "wrong",
-                ..user
-            }
-        ),
-        403
-    );
+    assert_eq!(login_refused(address, &Login { password: "wrong", ..user }), 403);
 }
 
 /// The reply code with which a login is refused.
@@ -379,10 +276,7 @@ fn a_log_in_json_is_an_object_per_line() {
     let mut broker = Running::start(leveret(&dir, ANY_PORT).args(["--log-format", "json"]));
     broker.wait_for(&format!("\"message\":\"{STARTED}\""));
     for line in &broker.log {
-        assert!(
-            line.starts_with("{\"timestamp\":\"") && line.ends_with('}'),
-            "{line}"
-        );
+        assert!(line.starts_with("{\"timestamp\":\"") && line.ends_with('}'), "{line}");
     }
 }
 
@@ -390,8 +284,7 @@ fn a_log_in_json_is_an_object_per_line() {
 fn a_misspelt_variable_is_worth_a_warning_and_no_more() {
     let dir = empty_dir();
     let mut broker = Running::start(leveret(&dir, ANY_PORT).env("LEVERET_LISEN", "127.0.0.1:1"));
-    let warning =
-        broker.wait_for("the environment variable LEVERET_LISEN is no setting of leveret; ignored");
+    let warning = broker.wait_for("the environment variable LEVERET_LISEN is no setting of leveret; ignored");
     assert!(warning.contains("WARN"), "{warning}");
 }
 
@@ -399,16 +292,10 @@ fn a_misspelt_variable_is_worth_a_warning_and_no_more() {
 fn a_log_level_leaves_out_what_is_below_it() {
     let dir = empty_dir();
     let mut command = leveret(&dir, ANY_PORT);
-    command
-        .args(["--log-level", "error,leveret::cli::serve=info"])
-        .env("LEVERET_LISEN", "127.0.0.1:1");
+    command.args(["--log-level", "error,leveret::cli::serve=info"]).env("LEVERET_LISEN", "127.0.0.1:1");
     // The warning would come before the line that is waited for.
     let broker = Running::start(&mut command);
-    assert!(
-        !broker.log.iter().any(|line| line.contains("WARN")),
-        "{:#?}",
-        broker.log
-    );
+    assert!(!broker.log.iter().any(|line| line.contains("WARN")), "{:#?}", broker.log);
 }
 
 // Stopping
@@ -424,23 +311,12 @@ fn sigterm_and_sigint_send_320_to_every_client_and_exit_with_0_within_10_seconds
         for client in &mut clients {
             let close = client.expect::<connection::Close>(0);
             assert_eq!(close.reply_code, 320);
-            assert!(
-                close.reply_text.as_str().starts_with("CONNECTION_FORCED"),
-                "{close:?}"
-            );
+            assert!(close.reply_text.as_str().starts_with("CONNECTION_FORCED"), "{close:?}");
             client.send(0, connection::CloseOk {});
         }
         let (status, stderr) = broker.end();
-        assert_eq!(
-            (status.code(), stderr.as_str()),
-            (Some(0), ""),
-            "SIG{signal}"
-        );
-        assert!(
-            asked.elapsed() < STOP_LIMIT,
-            "SIG{signal} took {:?}",
-            asked.elapsed()
-        );
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "SIG{signal}");
+        assert!(asked.elapsed() < STOP_LIMIT, "SIG{signal} took {:?}", asked.elapsed());
     }
 }
 
@@ -476,34 +352,16 @@ fn a_second_signal_ends_it_at_once_with_the_code_of_that_signal() {
 fn a_bad_option_is_refused_in_one_line() {
     let dir = empty_dir();
     for (arguments, says) in [
-        (
-            &["--lisen", "127.0.0.1:0"][..],
-            "unexpected argument '--lisen'",
-        ),
-        (
-            &["--listen", "nowhere.invalid"],
-            "the name does not resolve to an address",
-        ),
-        (
-            &["--listen", "127.0.0.1:port"],
-            "not an address to listen on",
-        ),
+        (&["--lisen", "127.0.0.1:0"][..], "unexpected argument '--lisen'"),
+        (&["--listen", "nowhere.invalid"], "the name does not resolve to an address"),
+        (&["--listen", "127.0.0.1:port"], "not an address to listen on"),
         (&["--storage", "paper"], "[possible values: sled, memory]"),
         (&["--memory-limit", "much"], "not a size"),
         (&["--log-format", "xml"], "[possible values: text, json]"),
-        (
-            &["--data-dir"],
-            "a value is required for '--data-dir <DIR>'",
-        ),
-        (
-            &["--frame-max", "4096"],
-            "frame_max: 4096 is not between 8192 and 16777216",
-        ),
+        (&["--data-dir"], "a value is required for '--data-dir <DIR>'"),
+        (&["--frame-max", "4096"], "frame_max: 4096 is not between 8192 and 16777216"),
         (&["--default-pass", ""], "default_pass: must not be empty"),
-        (
-            &["--log-level", "loud"],
-            "log_level: `loud` is neither a level",
-        ),
+        (&["--log-level", "loud"], "log_level: `loud` is neither a level"),
         (&["sing"], "'sing'"),
         (&["completions", "tclsh"], "invalid value 'tclsh'"),
     ] {
@@ -518,9 +376,7 @@ fn an_impossible_value_in_the_environment_is_refused_in_one_line() {
     let dir = empty_dir();
     let line = refused(leveret(&dir, ANY_PORT).env("LEVERET_HEARTBEAT", "often"));
     assert!(
-        line.contains(
-            "the environment variable LEVERET_HEARTBEAT has the value `often`: not a whole number"
-        ),
+        line.contains("the environment variable LEVERET_HEARTBEAT has the value `often`: not a whole number"),
         "{line}"
     );
     assert_eq!(names_in(dir.path()), [""; 0], "nothing is touched");
@@ -531,33 +387,20 @@ fn a_variable_that_is_not_utf8_is_refused_in_one_line_if_it_is_a_setting() {
     let dir = empty_dir();
     let bytes = OsStr::from_bytes(b"caf\xe9");
     let line = refused(leveret(&dir, ["check-config"]).env("LEVERET_PRODUCT", bytes));
-    assert!(
-        line.contains("the environment variable LEVERET_PRODUCT is not UTF-8"),
-        "{line}"
-    );
+    assert!(line.contains("the environment variable LEVERET_PRODUCT is not UTF-8"), "{line}");
     printed(leveret(&dir, ["check-config"]).env("SOMEBODYS_PRODUCT", bytes));
 }
 
 #[test]
 fn an_unreadable_or_wrong_configuration_is_refused_in_one_line() {
     let dir = empty_dir();
-    fs::write(
-        dir.path().join("unknown.toml"),
-        "heartbeat = 10\nlisen = '127.0.0.1:0'\n",
-    )
-    .expect("a file");
+    fs::write(dir.path().join("unknown.toml"), "heartbeat = 10\nlisen = '127.0.0.1:0'\n").expect("a file");
     fs::write(dir.path().join("broken.toml"), "listen = [\n").expect("a file");
     fs::write(dir.path().join("range.toml"), "frame_max = 1\n").expect("a file");
     fs::write(dir.path().join("latin1.toml"), b"product = 'caf\xe9'\n").expect("a file");
     for (file, says) in [
-        (
-            "missing.toml",
-            "cannot read the configuration file missing.toml: ",
-        ),
-        (
-            "latin1.toml",
-            "cannot read the configuration file latin1.toml: ",
-        ),
+        ("missing.toml", "cannot read the configuration file missing.toml: "),
+        ("latin1.toml", "cannot read the configuration file latin1.toml: "),
         (".", "cannot read the configuration file .: "),
         ("unknown.toml", "unknown.toml:2: unknown field `lisen`"),
         ("broken.toml", "broken.toml:"),
@@ -568,10 +411,7 @@ fn an_unreadable_or_wrong_configuration_is_refused_in_one_line() {
             assert!(line.contains(says), "{command:?} {file}: {line}");
         }
     }
-    assert!(
-        !dir.path().join("leveret-data").exists(),
-        "nothing is touched"
-    );
+    assert!(!dir.path().join("leveret-data").exists(), "nothing is touched");
 }
 
 #[test]
@@ -589,10 +429,7 @@ fn a_data_directory_in_use_is_refused_in_one_line_and_its_broker_goes_on() {
     let dir = empty_dir();
     let mut first = Running::start(&mut leveret(&dir, ANY_PORT));
     let line = refused(&mut leveret(&dir, ANY_PORT));
-    assert!(
-        line.contains("leveret-data") && line.contains("another broker"),
-        "{line}"
-    );
+    assert!(line.contains("leveret-data") && line.contains("another broker"), "{line}");
     first.client();
 }
 
@@ -607,10 +444,7 @@ fn a_data_directory_of_an_unknown_format_is_refused_in_one_line_and_not_touched(
     fs::write(&format, "leveret store 999\n").expect("the format can be overwritten");
     let before = contents_of(&data);
     let line = refused(&mut leveret(&dir, ANY_PORT));
-    assert!(
-        line.contains("leveret-data") && line.contains("unknown format: leveret store 999"),
-        "{line}"
-    );
+    assert!(line.contains("leveret-data") && line.contains("unknown format: leveret store 999"), "{line}");
     assert_eq!(contents_of(&data), before);
 }
 
@@ -620,11 +454,7 @@ fn contents_of(dir: &Path) -> Vec<(String, Vec<u8>)> {
     for name in names_in(dir) {
         let path = dir.join(&name);
         if path.is_dir() {
-            contents.extend(
-                contents_of(&path)
-                    .into_iter()
-                    .map(|(below, bytes)| (format!("{name}/{below}"), bytes)),
-            );
+            contents.extend(contents_of(&path).into_iter().map(|(below, bytes)| (format!("{name}/{below}"), bytes)));
         } else {
             contents.push((name, fs::read(&path).expect("a file")));
         }
@@ -652,13 +482,10 @@ fn flags_go_over_environment_over_rabbitmqs_over_file_over_defaults() {
     )
     .expect("a file");
     let output = printed(
-        leveret(
-            &dir,
-            ["--config", "a.toml", "--data-dir", "flag", "--print-config"],
-        )
-        .env("LEVERET_PRODUCT", "env")
-        .env("LEVERET_DATA_DIR", "env")
-        .env("RABBITMQ_DEFAULT_USER", "rabbit"),
+        leveret(&dir, ["--config", "a.toml", "--data-dir", "flag", "--print-config"])
+            .env("LEVERET_PRODUCT", "env")
+            .env("LEVERET_DATA_DIR", "env")
+            .env("RABBITMQ_DEFAULT_USER", "rabbit"),
     );
     let lines: Vec<_> = output.lines().collect();
     for expected in [
@@ -690,48 +517,24 @@ fn the_file_may_be_named_in_the_environment() {
 #[test]
 fn a_printed_configuration_is_a_file_that_gives_the_same_and_hides_the_password() {
     let dir = empty_dir();
-    let options = [
-        "--listen",
-        "[::1]:5673",
-        "--memory-limit",
-        "300MB",
-        "--default-pass",
-        "secret",
-        "--print-config",
-    ];
+    let options = ["--listen", "[::1]:5673", "--memory-limit", "300MB", "--default-pass", "secret", "--print-config"];
     let output = printed(&mut leveret(&dir, options));
     assert!(!output.contains("secret"), "{output}");
     assert!(
-        output.contains("memory_limit = \"300MB\"\n")
-            && output.contains("listen = [\"[::1]:5673\"]\n"),
+        output.contains("memory_limit = \"300MB\"\n") && output.contains("listen = [\"[::1]:5673\"]\n"),
         "{output}"
     );
     fs::write(dir.path().join("printed.toml"), &output).expect("a file");
-    assert_eq!(
-        printed(&mut leveret(
-            &dir,
-            ["--config", "printed.toml", "--print-config"]
-        )),
-        output
-    );
+    assert_eq!(printed(&mut leveret(&dir, ["--config", "printed.toml", "--print-config"])), output);
 }
 
 #[test]
 fn a_valid_configuration_is_told_so_and_nothing_is_started() {
     let dir = empty_dir();
-    fs::write(
-        dir.path().join("a.toml"),
-        "listen = ['0.0.0.0:5672', '[::]:5672']\nmemory_limit = '1GB'\n",
-    )
-    .expect("a file");
-    assert_eq!(
-        printed(&mut leveret(&dir, ["check-config", "--config", "a.toml"])),
-        "the configuration is valid\n"
-    );
-    assert_eq!(
-        printed(&mut leveret(&dir, ["check-config"])),
-        "the configuration is valid\n"
-    );
+    fs::write(dir.path().join("a.toml"), "listen = ['0.0.0.0:5672', '[::]:5672']\nmemory_limit = '1GB'\n")
+        .expect("a file");
+    assert_eq!(printed(&mut leveret(&dir, ["check-config", "--config", "a.toml"])), "the configuration is valid\n");
+    assert_eq!(printed(&mut leveret(&dir, ["check-config"])), "the configuration is valid\n");
     assert_eq!(names_in(dir.path()), ["a.toml"]);
 }
 
@@ -740,20 +543,11 @@ fn a_valid_configuration_is_told_so_and_nothing_is_started() {
 #[test]
 fn it_tells_its_version_and_its_options() {
     let dir = empty_dir();
-    assert_eq!(
-        printed(&mut leveret(&dir, ["--version"])),
-        format!("leveret {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(printed(&mut leveret(&dir, ["--version"])), format!("leveret {}\n", env!("CARGO_PKG_VERSION")));
     let help = printed(&mut leveret(&dir, ["--help"]));
-    for option in [
-        "--listen",
-        "--data-dir",
-        "--storage",
-        "--memory-limit",
-        "--config",
-        "--print-config",
-        "check-config",
-    ] {
+    for option in
+        ["--listen", "--data-dir", "--storage", "--memory-limit", "--config", "--print-config", "check-config"]
+    {
         assert!(help.contains(option), "{option} is not in\n{help}");
     }
 }
@@ -763,9 +557,6 @@ fn it_writes_completions_for_every_shell() {
     let dir = empty_dir();
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = printed(&mut leveret(&dir, ["completions", shell]));
-        assert!(
-            script.contains("memory-limit") && script.contains("check-config"),
-            "{shell}"
-        );
+        assert!(script.contains("memory-limit") && script.contains("check-config"), "{shell}");
     }
 }

@@ -1,7 +1,7 @@
 //! Channels: opening, closing, errors and what they leave alone (contract, section 2; Appendix D 1 to 4 and 13).
 
 use amq_protocol::protocol::{basic, channel, connection, queue};
-use leveret_suite::peer::kind;
+use leveret_suite::peer::{Heard, kind};
 use leveret_suite::{Frame, Login, Octets, Peer, Server, differs_from_reference, say, unique};
 
 fn peer() -> Peer {
@@ -17,10 +17,7 @@ fn no_queue(queue: &str) -> String {
 fn open_ok_has_an_empty_longstr() {
     let mut peer = Server::start().peer_with(&Login::default());
     peer.send(1, channel::Open {});
-    assert_eq!(
-        peer.expect_frame(kind::METHOD, 1),
-        [0, 20, 0, 11, 0, 0, 0, 0]
-    );
+    assert_eq!(peer.expect_frame(kind::METHOD, 1), [0, 20, 0, 11, 0, 0, 0, 0]);
 }
 
 #[test]
@@ -39,12 +36,7 @@ fn flow_with_active_is_answered_with_active() {
 
 #[test]
 fn flow_without_active_is_540() {
-    peer().fails(
-        1,
-        channel::Flow { active: false },
-        540,
-        "NOT_IMPLEMENTED - active=false",
-    );
+    peer().fails(1, channel::Flow { active: false }, 540, "NOT_IMPLEMENTED - active=false");
 }
 
 #[test]
@@ -58,10 +50,7 @@ fn access_request_is_granted_ticket_1() {
 fn the_ticket_is_ignored() {
     let mut peer = peer();
     let name = unique("ticket");
-    peer.send_payload(
-        1,
-        Octets::method(50, 10).u16(9).shortstr(&name).u8(0).u32(0),
-    );
+    peer.send_payload(1, Octets::method(50, 10).u16(9).shortstr(&name).u8(0).u32(0));
     let ok: queue::DeclareOk = peer.expect(1);
     assert_eq!(ok.queue.as_str(), name);
 }
@@ -103,10 +92,7 @@ fn close_requeues_what_was_fetched_with_get_before_close_ok() {
     peer.get(1, &queue);
     peer.close_channel(1);
     peer.expect_counts(2, &queue, (2, 0));
-    assert_eq!(
-        peer.drain(2, &queue),
-        [("1".to_owned(), true), ("2".to_owned(), false)]
-    );
+    assert_eq!(peer.drain(2, &queue), [("1".to_owned(), true), ("2".to_owned(), false)]);
 }
 
 #[test]
@@ -126,10 +112,7 @@ fn close_of_the_last_consumers_channel_deletes_an_auto_delete_queue_before_close
     let mut peer = peer();
     peer.open_channel(2);
     let name = unique("auto");
-    peer.ask::<queue::DeclareOk>(
-        1,
-        say::declare_with(&name, |declare| declare.auto_delete = true),
-    );
+    peer.ask::<queue::DeclareOk>(1, say::declare_with(&name, |declare| declare.auto_delete = true));
     peer.consume(1, &name, "c");
     peer.close_channel(1);
     peer.expect_no_queue(2, &name);
@@ -140,10 +123,7 @@ fn connection_close_deletes_exclusive_queues_and_requeues_before_close_ok() {
     let mut other = peer();
     let mut closing = peer();
     let exclusive = unique("exclusive");
-    closing.ask::<queue::DeclareOk>(
-        1,
-        say::declare_with(&exclusive, |declare| declare.exclusive = true),
-    );
+    closing.ask::<queue::DeclareOk>(1, say::declare_with(&exclusive, |declare| declare.exclusive = true));
     let shared = closing.queue(1, "shared");
     closing.publish_all(1, &shared, &["1", "2"]);
     closing.consume(1, &shared, "c");
@@ -156,16 +136,61 @@ fn connection_close_deletes_exclusive_queues_and_requeues_before_close_ok() {
 #[test]
 fn after_close_ok_the_socket_is_the_clients_to_close() {
     let mut peer = peer();
-    peer.send(
-        0,
-        connection::Close {
-            reply_code: 200,
-            ..Default::default()
-        },
-    );
+    peer.send(0, connection::Close { reply_code: 200, ..Default::default() });
     peer.expect::<connection::CloseOk>(0);
     peer.say_no_more();
     peer.expect_end();
+}
+
+#[test]
+fn after_close_ok_a_client_that_stays_is_dropped_in_the_end() {
+    let login = Login { heartbeat: 1, ..Login::default() };
+    let mut peer = Server::start().peer_with(&login);
+    peer.send(0, connection::Close { reply_code: 200, ..Default::default() });
+    peer.expect::<connection::CloseOk>(0);
+    expect_drop_after_a_heartbeat(&mut peer);
+}
+
+#[test]
+fn a_client_that_never_answers_the_servers_close_is_dropped_in_the_end() {
+    let login = Login { heartbeat: 1, ..Login::default() };
+    let mut peer = Server::start().peer_with(&login);
+    peer.send(1, say::declare("q"));
+    peer.expect::<connection::Close>(0);
+    expect_drop_after_a_heartbeat(&mut peer);
+}
+
+/// The limit is the heartbeat, here 1 s; until then heartbeats may come.
+fn expect_drop_after_a_heartbeat(peer: &mut Peer) {
+    let start = std::time::Instant::now();
+    while let Heard::Frame(frame) = peer.hear(std::time::Duration::from_secs(20)) {
+        assert_eq!(frame.kind, kind::HEARTBEAT, "{frame:?}");
+    }
+    let took = start.elapsed();
+    assert!(took.as_millis() > 500 && took.as_secs() < 5, "dropped after {took:?}");
+}
+
+#[test]
+fn exclusive_queues_are_gone_before_the_servers_connection_close() {
+    let mut other = peer();
+    let mut failing = peer();
+    let name = unique("exclusive");
+    failing.ask::<queue::DeclareOk>(1, say::declare_with(&name, |declare| declare.exclusive = true));
+    let shared = failing.queue(1, "shared");
+    failing.publish(1, "", &shared, "held");
+    failing.consume(1, &shared, "c");
+    failing.expect_deliveries(1, &["held"]);
+    failing.send(1, channel::Open {});
+    failing.expect::<connection::Close>(0);
+    other.expect_no_queue(1, &name);
+    other.expect_contents(1, &shared, &["held"]);
+}
+
+#[test]
+fn any_new_secret_is_accepted() {
+    let mut peer = peer();
+    let update = connection::UpdateSecret { new_secret: "secret".into(), reason: "renewed".into() };
+    peer.ask::<connection::UpdateSecretOk>(0, update);
 }
 
 #[test]
@@ -189,12 +214,7 @@ fn a_failed_channel_does_not_disturb_the_others() {
     peer.open_channel(2);
     let queue = peer.queue(2, "undisturbed");
     peer.consume(2, &queue, "c");
-    peer.refused(
-        1,
-        say::declare_passive("missing"),
-        404,
-        &no_queue("missing"),
-    );
+    peer.refused(1, say::declare_passive("missing"), 404, &no_queue("missing"));
     peer.publish(2, "", &queue, "still here");
     peer.expect_deliveries(2, &["still here"]);
 }
@@ -240,11 +260,7 @@ fn publishes_after_a_failed_publish_are_neither_routed_nor_confirmed() {
     if frame.payload[..4] == [0, 60, 0, 80] {
         peer.expect_channel_close(1, 404, &text, (60, 40));
     } else {
-        assert_eq!(
-            frame.payload[..6],
-            [0, 20, 0, 40, 1, 148],
-            "channel.close 404: {frame:?}"
-        );
+        assert_eq!(frame.payload[..6], [0, 20, 0, 40, 1, 148], "channel.close 404: {frame:?}");
         peer.send(1, channel::CloseOk {});
     }
     peer.open_channel(1);
@@ -261,12 +277,7 @@ fn an_error_in_a_publish_is_raised_after_its_content() {
     peer.send_frame(Frame::new(kind::BODY, 1, "a"));
     peer.in_step(2);
     peer.send_frame(Frame::new(kind::BODY, 1, "b"));
-    peer.expect_channel_close(
-        1,
-        404,
-        "NOT_FOUND - no exchange 'no-exchange' in vhost '/'",
-        (60, 40),
-    );
+    peer.expect_channel_close(1, 404, "NOT_FOUND - no exchange 'no-exchange' in vhost '/'", (60, 40));
 }
 
 #[test]
@@ -290,32 +301,11 @@ fn no_wait_suppresses_the_ok() {
     let name = unique("no-wait");
     peer.send(1, say::declare_with(&name, |declare| declare.nowait = true));
     peer.expect_counts(1, &name, (0, 0));
-    peer.send(
-        1,
-        queue::Bind {
-            nowait: true,
-            ..say::bind(&name, "amq.fanout", "")
-        },
-    );
-    peer.send(
-        1,
-        queue::Purge {
-            nowait: true,
-            ..say::purge(&name)
-        },
-    );
-    peer.send(
-        1,
-        say::consume_with(&name, "c", |consume| consume.nowait = true),
-    );
+    peer.send(1, queue::Bind { nowait: true, ..say::bind(&name, "amq.fanout", "") });
+    peer.send(1, queue::Purge { nowait: true, ..say::purge(&name) });
+    peer.send(1, say::consume_with(&name, "c", |consume| consume.nowait = true));
     peer.in_step(1);
-    peer.send(
-        1,
-        basic::Cancel {
-            nowait: true,
-            ..say::cancel("c")
-        },
-    );
+    peer.send(1, basic::Cancel { nowait: true, ..say::cancel("c") });
     peer.send(1, say::delete_with(&name, |delete| delete.nowait = true));
     peer.send(1, amq_protocol::protocol::confirm::Select { nowait: true });
     peer.in_step(1);
@@ -325,9 +315,7 @@ fn no_wait_suppresses_the_ok() {
 #[test]
 fn no_wait_does_not_suppress_an_error() {
     let mut peer = peer();
-    let declare = say::declare_with("missing", |declare| {
-        (declare.passive, declare.nowait) = (true, true)
-    });
+    let declare = say::declare_with("missing", |declare| (declare.passive, declare.nowait) = (true, true));
     peer.refused(1, declare, 404, &no_queue("missing"));
 }
 
@@ -343,11 +331,7 @@ fn delivery_tags_count_deliveries_and_gets_of_the_channel_together() {
     assert_eq!(peer.expect_delivery(1).delivery_tag, 2);
     assert_eq!(peer.take(1, &pulled, "b").delivery_tag, 3);
     peer.publish(2, "", &pulled, "c");
-    assert_eq!(
-        peer.take(2, &pulled, "c").delivery_tag,
-        1,
-        "each channel has its own counter"
-    );
+    assert_eq!(peer.take(2, &pulled, "c").delivery_tag, 1, "each channel has its own counter");
 }
 
 #[test]
@@ -373,8 +357,7 @@ fn an_empty_queue_name_is_the_last_queue_declared_on_the_channel() {
 #[test]
 fn a_server_named_queue_is_the_last_declared_too() {
     let mut peer = peer();
-    let ok: queue::DeclareOk =
-        peer.ask(1, say::declare_with("", |declare| declare.exclusive = true));
+    let ok: queue::DeclareOk = peer.ask(1, say::declare_with("", |declare| declare.exclusive = true));
     peer.publish(1, "", ok.queue.as_str(), "1");
     peer.take(1, "", "1");
 }
@@ -411,12 +394,7 @@ fn the_last_declared_queue_belongs_to_its_channel() {
     let mut peer = peer();
     peer.open_channel(2);
     peer.queue(1, "elsewhere");
-    peer.refused(
-        2,
-        say::get(""),
-        404,
-        "NOT_FOUND - no previously declared queue",
-    );
+    peer.refused(2, say::get(""), 404, "NOT_FOUND - no previously declared queue");
 }
 
 #[test]
@@ -440,10 +418,7 @@ fn an_exclusive_queue_vanishes_with_a_lost_connection() {
     let mut other = peer();
     let mut vanishing = peer();
     let name = unique("exclusive");
-    vanishing.ask::<queue::DeclareOk>(
-        1,
-        say::declare_with(&name, |declare| declare.exclusive = true),
-    );
+    vanishing.ask::<queue::DeclareOk>(1, say::declare_with(&name, |declare| declare.exclusive = true));
     let locked = format!(
         "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'. It could be \
          originally declared on another connection or the exclusive property value does not match that of the \
@@ -463,18 +438,11 @@ fn an_exclusive_queue_vanishes_with_a_lost_connection() {
             break;
         }
         assert_eq!(close.reply_code, 405, "{close:?}");
-        assert!(
-            start.elapsed().as_secs() < 5,
-            "the exclusive queue is still there"
-        );
+        assert!(start.elapsed().as_secs() < 5, "the exclusive queue is still there");
     }
 }
 
 /// Reply texts are at most 255 bytes long; a longer one ends with three dots.
 fn cut(text: &str) -> String {
-    if text.len() > 255 {
-        format!("{}...", &text[..252])
-    } else {
-        text.to_owned()
-    }
+    if text.len() > 255 { format!("{}...", &text[..252]) } else { text.to_owned() }
 }

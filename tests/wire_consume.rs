@@ -2,9 +2,7 @@
 
 use amq_protocol::protocol::{basic, queue};
 use leveret_suite::peer::kind;
-use leveret_suite::{
-    Content, Delivery, Frame, Login, Octets, Peer, Server, differs_from_reference, say, unique,
-};
+use leveret_suite::{Content, Delivery, Frame, Login, Octets, Peer, Server, differs_from_reference, say, unique};
 
 fn peer() -> Peer {
     Server::start().peer()
@@ -17,9 +15,7 @@ fn exclusive_use(queue: &str) -> String {
 /// The next deliveries as (consumer tag, body).
 fn served(peer: &mut Peer, channel: u16, count: usize) -> Vec<(String, String)> {
     let deliveries = (0..count).map(|_| peer.expect_delivery(channel));
-    deliveries
-        .map(|delivery: Delivery| (delivery.consumer_tag.clone(), delivery.text()))
-        .collect()
+    deliveries.map(|delivery: Delivery| (delivery.consumer_tag.clone(), delivery.text())).collect()
 }
 
 #[test]
@@ -82,10 +78,7 @@ fn each_consumer_has_its_own_limit() {
     peer.qos(1, 2, false);
     peer.consume(1, &queue, "two");
     peer.publish_all(1, &queue, &["1", "2", "3", "4", "5"]);
-    let mut tags: Vec<String> = served(&mut peer, 1, 3)
-        .into_iter()
-        .map(|(tag, _)| tag)
-        .collect();
+    let mut tags: Vec<String> = served(&mut peer, 1, 3).into_iter().map(|(tag, _)| tag).collect();
     tags.sort();
     assert_eq!(tags, ["one", "two", "two"]);
     peer.expect_no_delivery(1, &queue);
@@ -221,9 +214,7 @@ fn an_empty_tag_gets_a_generated_one() {
     let queue = peer.queue(1, "generated");
     let ok: basic::ConsumeOk = peer.ask(1, say::consume(&queue, ""));
     let tag = ok.consumer_tag.to_string();
-    let random = tag
-        .strip_prefix("amq.ctag-")
-        .expect("a tag that begins with amq.ctag-");
+    let random = tag.strip_prefix("amq.ctag-").expect("a tag that begins with amq.ctag-");
     assert_eq!(random.len(), 22, "{tag}");
     peer.publish(1, "", &queue, "x");
     assert_eq!(peer.expect_delivery(1).consumer_tag, tag);
@@ -234,12 +225,7 @@ fn a_tag_in_use_on_the_channel_is_530_even_for_a_missing_queue() {
     let mut peer = peer();
     let queue = peer.queue(1, "tags");
     peer.consume(1, &queue, "x");
-    peer.fails(
-        1,
-        say::consume(&unique("missing"), "x"),
-        530,
-        "NOT_ALLOWED - attempt to reuse consumer tag 'x'",
-    );
+    peer.fails(1, say::consume(&unique("missing"), "x"), 530, "NOT_ALLOWED - attempt to reuse consumer tag 'x'");
 }
 
 #[test]
@@ -309,14 +295,8 @@ fn consume_ok_comes_before_the_first_delivery() {
 fn unknown_consume_arguments_and_no_local_are_ignored() {
     let mut peer = peer();
     let queue = peer.queue(1, "arguments");
-    let arguments = Octets::new()
-        .entry("x-cancel-on-ha-failover", b't', [1])
-        .entry_str("mine", "value");
-    let consume = Octets::method(60, 20)
-        .u16(0)
-        .shortstr(&queue)
-        .shortstr("c")
-        .u8(0b0001);
+    let arguments = Octets::new().entry("x-cancel-on-ha-failover", b't', [1]).entry_str("mine", "value");
+    let consume = Octets::method(60, 20).u16(0).shortstr(&queue).shortstr("c").u8(0b0001);
     peer.send_payload(1, consume.longstr(arguments));
     peer.expect::<basic::ConsumeOk>(1);
     peer.publish(1, "", &queue, "from the same connection");
@@ -331,10 +311,7 @@ fn consumers_are_served_in_turn() {
         peer.consume(1, &queue, tag);
     }
     peer.publish_all(1, &queue, &["1", "2", "3", "4", "5", "6"]);
-    let tags: Vec<String> = served(&mut peer, 1, 6)
-        .into_iter()
-        .map(|(tag, _)| tag)
-        .collect();
+    let tags: Vec<String> = served(&mut peer, 1, 6).into_iter().map(|(tag, _)| tag).collect();
     assert_eq!(tags[..3], tags[3..], "the second round is as the first");
     let mut round = tags[..3].to_vec();
     round.sort();
@@ -356,19 +333,9 @@ fn consumers_of_several_connections_are_served_in_turn() {
     publisher.in_step(1);
     let mut all = Vec::new();
     for consumer in &mut consumers {
-        let numbers: Vec<u32> = (0..10)
-            .map(|_| {
-                consumer
-                    .expect_delivery(1)
-                    .text()
-                    .parse()
-                    .expect("a number")
-            })
-            .collect();
-        assert!(
-            numbers.is_sorted(),
-            "each hears its messages in order: {numbers:?}"
-        );
+        let numbers: Vec<u32> =
+            (0..10).map(|_| consumer.expect_delivery(1).text().parse().expect("a number")).collect();
+        assert!(numbers.is_sorted(), "each hears its messages in order: {numbers:?}");
         consumer.expect_no_delivery(1, &queue);
         all.extend(numbers);
     }
@@ -385,15 +352,8 @@ fn a_consumer_without_room_is_passed_over() {
     peer.qos(1, 0, false);
     peer.consume(1, &queue, "large");
     peer.publish_all(1, &queue, &["1", "2", "3", "4", "5"]);
-    let tags: Vec<String> = served(&mut peer, 1, 5)
-        .into_iter()
-        .map(|(tag, _)| tag)
-        .collect();
-    assert_eq!(
-        tags.iter().filter(|tag| *tag == "small").count(),
-        1,
-        "{tags:?}"
-    );
+    let tags: Vec<String> = served(&mut peer, 1, 5).into_iter().map(|(tag, _)| tag).collect();
+    assert_eq!(tags.iter().filter(|tag| *tag == "small").count(), 1, "{tags:?}");
 }
 
 #[test]
@@ -405,18 +365,8 @@ fn a_delivery_names_exchange_key_and_is_new() {
     peer.consume(1, &queue, "tag");
     peer.publish(1, &topic, "some.key", "x");
     let delivery = peer.expect_delivery(1);
-    assert_eq!(
-        (delivery.exchange, delivery.routing_key),
-        (topic, "some.key".to_owned())
-    );
-    assert_eq!(
-        (
-            delivery.consumer_tag.as_str(),
-            delivery.delivery_tag,
-            delivery.redelivered
-        ),
-        ("tag", 1, false)
-    );
+    assert_eq!((delivery.exchange, delivery.routing_key), (topic, "some.key".to_owned()));
+    assert_eq!((delivery.consumer_tag.as_str(), delivery.delivery_tag, delivery.redelivered), ("tag", 1, false));
 }
 
 #[test]
@@ -486,11 +436,7 @@ fn deleting_the_queue_cancels_its_consumers_everywhere() {
     heard.sort_by_key(|frame| frame.channel);
     assert_eq!(heard[0].payload, Octets::method(50, 41).u32(0).0);
     let cancel = |tag: &str| Octets::method(60, 30).shortstr(tag).u8(1).0;
-    assert_eq!(
-        heard[1],
-        Frame::new(kind::METHOD, 2, cancel("near")),
-        "basic.cancel with nowait"
-    );
+    assert_eq!(heard[1], Frame::new(kind::METHOD, 2, cancel("near")), "basic.cancel with nowait");
     assert_eq!(other.expect_frame(kind::METHOD, 1), cancel("far"));
 }
 
@@ -509,10 +455,7 @@ fn a_tag_cancelled_by_the_server_is_free_at_once() {
 
 #[test]
 fn a_client_that_does_not_know_server_cancels_is_told_nothing() {
-    let mut peer = Server::start().peer_with(&Login {
-        capabilities: &[],
-        ..Login::default()
-    });
+    let mut peer = Server::start().peer_with(&Login { capabilities: &[], ..Login::default() });
     peer.open_channel(1);
     let queue = peer.queue(1, "deleted");
     peer.consume(1, &queue, "x");
@@ -553,20 +496,9 @@ fn a_consume_argument_of_the_next_issue_is_540_and_named() {
     let mut peer = peer();
     let queue = peer.queue(1, "priority");
     let arguments = Octets::new().entry("x-priority", b'I', [0, 0, 0, 9]);
-    let consume = Octets::method(60, 20)
-        .u16(0)
-        .shortstr(&queue)
-        .shortstr("c")
-        .u8(0);
+    let consume = Octets::method(60, 20).u16(0).shortstr(&queue).shortstr("c").u8(0);
     peer.send_payload(1, consume.longstr(arguments));
     let close: amq_protocol::protocol::connection::Close = peer.expect(0);
-    assert_eq!(
-        (close.reply_code, close.class_id, close.method_id),
-        (540, 60, 20),
-        "{close:?}"
-    );
-    assert!(
-        close.reply_text.as_str().contains("x-priority"),
-        "{close:?}"
-    );
+    assert_eq!((close.reply_code, close.class_id, close.method_id), (540, 60, 20), "{close:?}");
+    assert!(close.reply_text.as_str().contains("x-priority"), "{close:?}");
 }

@@ -1,76 +1,8 @@
-//! What survives a restart, and a SIGKILL (contract, section 9): durable is what was promised, and nothing comes back
-//! that was done.
-//!
-//! Each test runs a broker of its own on a directory of its own. They can't be tried against a given broker, which
-//! can't be stopped from here, and pass without a word there.
+//! What survives a restart, and a SIGKILL (contract, section 9): definitions, messages, and what was said about both.
 
-use amq_protocol::protocol::{basic, connection, exchange, queue};
-use leveret_suite::{Content, Octets, Peer, Server, say};
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// How a broker ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
-    Stop,
-    Kill,
-}
-
-/// A broker on a directory of its own; both go with this value.
-struct Durable {
-    server: Server,
-    _directory: TempDir,
-}
-
-impl Durable {
-    /// None when the tests run against a given broker.
-    fn start() -> Option<Durable> {
-        if Server::is_given() {
-            return None;
-        }
-        let directory = tempfile::tempdir().expect("a directory for the broker's data");
-        let server = Server::start_durable(directory.path());
-        Some(Durable {
-            server,
-            _directory: directory,
-        })
-    }
-
-    /// Ends the broker like this and starts it again; returns a connection to the new one.
-    fn again(&mut self, end: End) -> Peer {
-        match end {
-            End::Stop => assert!(self.server.stop().success(), "a clean stop exits with 0"),
-            End::Kill => self.server.kill9(),
-        }
-        self.server.restart();
-        self.server.peer()
-    }
-}
-
-/// queue.declare of a durable queue.
-fn declare(peer: &mut Peer, name: &str) {
-    peer.ask::<queue::DeclareOk>(1, say::declare_with(name, |declare| declare.durable = true));
-}
-
-/// Publishes persistent messages straight into a queue, on a channel of their own, and waits for their confirms.
-fn publish_confirmed(peer: &mut Peer, queue: &str, bodies: &[&str]) {
-    peer.open_channel(9);
-    peer.select_confirms(9);
-    for body in bodies {
-        peer.publish_content(9, say::publish("", queue), &Content::persistent(body));
-    }
-    peer.expect_confirms(9, bodies.len() as u64);
-    peer.close_channel(9);
-}
-
-/// Numbers as bodies.
-fn numbers(count: usize) -> Vec<String> {
-    (1..=count).map(|number| number.to_string()).collect()
-}
-
-fn as_strs(bodies: &[String]) -> Vec<&str> {
-    bodies.iter().map(String::as_str).collect()
-}
+use amq_protocol::protocol::{basic, exchange, queue};
+use leveret_suite::durable::{Durable, End, as_strs, declare, numbers, publish_confirmed};
+use leveret_suite::{Content, Octets, say};
 
 #[test]
 fn durable_exchanges_queues_and_bindings_survive_a_kill() {
@@ -78,8 +10,7 @@ fn durable_exchanges_queues_and_bindings_survive_a_kill() {
         return;
     };
     let mut peer = broker.server.peer();
-    let durable =
-        |kind: &'static str| say::exchange_with(kind, kind, |declare| declare.durable = true);
+    let durable = |kind: &'static str| say::exchange_with(kind, kind, |declare| declare.durable = true);
     for kind in ["direct", "fanout", "topic", "headers"] {
         peer.ask::<exchange::DeclareOk>(1, durable(kind));
         declare(&mut peer, &format!("q-{kind}"));
@@ -87,16 +18,8 @@ fn durable_exchanges_queues_and_bindings_survive_a_kill() {
     peer.bind(1, "q-direct", "direct", "key");
     peer.bind(1, "q-fanout", "fanout", "");
     peer.bind(1, "q-topic", "topic", "a.#");
-    let arguments = Octets::new()
-        .entry_str("x-match", "any")
-        .entry_str("colour", "red")
-        .entry_str("size", "small");
-    let bind = Octets::method(50, 20)
-        .u16(0)
-        .shortstr("q-headers")
-        .shortstr("headers")
-        .shortstr("")
-        .u8(0);
+    let arguments = Octets::new().entry_str("x-match", "any").entry_str("colour", "red").entry_str("size", "small");
+    let bind = Octets::method(50, 20).u16(0).shortstr("q-headers").shortstr("headers").shortstr("").u8(0);
     peer.send_payload(1, bind.longstr(arguments));
     peer.expect::<queue::BindOk>(1);
     let mut peer = broker.again(End::Kill);
@@ -124,10 +47,7 @@ fn deletions_and_unbindings_survive_a_kill() {
     let mut peer = broker.server.peer();
     for name in ["stays", "deleted"] {
         declare(&mut peer, name);
-        peer.ask::<exchange::DeclareOk>(
-            1,
-            say::exchange_with(name, "fanout", |declare| declare.durable = true),
-        );
+        peer.ask::<exchange::DeclareOk>(1, say::exchange_with(name, "fanout", |declare| declare.durable = true));
         peer.bind(1, name, "amq.direct", name);
     }
     peer.bind(1, "stays", "stays", "");
@@ -137,12 +57,7 @@ fn deletions_and_unbindings_survive_a_kill() {
     peer.ask::<exchange::DeleteOk>(1, say::delete_exchange("deleted"));
     let mut peer = broker.again(End::Kill);
     peer.expect_no_queue(1, "deleted");
-    peer.refused(
-        1,
-        say::exchange_passive("deleted"),
-        404,
-        "NOT_FOUND - no exchange 'deleted' in vhost '/'",
-    );
+    peer.refused(1, say::exchange_passive("deleted"), 404, "NOT_FOUND - no exchange 'deleted' in vhost '/'");
     peer.open_channel(1);
     declare(&mut peer, "deleted");
     peer.publish(1, "amq.direct", "stays", "unbound");
@@ -161,14 +76,8 @@ fn transient_queues_and_their_bindings_are_gone() {
         let mut peer = broker.server.peer();
         peer.ask::<queue::DeclareOk>(1, say::declare("transient"));
         peer.bind(1, "transient", "amq.fanout", "");
-        peer.publish_content(
-            1,
-            say::publish("", "transient"),
-            &Content::persistent("lost"),
-        );
-        let exclusive = say::declare_with("exclusive", |declare| {
-            (declare.durable, declare.exclusive) = (true, true)
-        });
+        peer.publish_content(1, say::publish("", "transient"), &Content::persistent("lost"));
+        let exclusive = say::declare_with("exclusive", |declare| (declare.durable, declare.exclusive) = (true, true));
         peer.ask::<queue::DeclareOk>(1, exclusive);
         let mut peer = broker.again(end);
         peer.expect_no_queue(1, "transient");
@@ -201,11 +110,7 @@ fn transient_messages_are_gone_even_from_a_durable_queue() {
         let mut peer = broker.server.peer();
         declare(&mut peer, "q");
         peer.publish(1, "", "q", "without a mode");
-        peer.publish_content(
-            1,
-            say::publish("", "q"),
-            &Content::with(1 << 12, [1], "mode 1"),
-        );
+        peer.publish_content(1, say::publish("", "q"), &Content::with(1 << 12, [1], "mode 1"));
         publish_confirmed(&mut peer, "q", &["mode 2"]);
         let mut peer = broker.again(end);
         peer.expect_contents(1, "q", &["mode 2"]);
@@ -219,16 +124,8 @@ fn properties_and_bodies_come_back_byte_for_byte() {
     };
     let mut peer = broker.server.peer();
     declare(&mut peer, "q");
-    let headers = Octets::new()
-        .entry_str("z", "1")
-        .entry_str("a", "2")
-        .entry_str("z", "3")
-        .entry("L", b'L', [0xFF; 8]);
-    let properties = Octets::new()
-        .shortstr("type")
-        .longstr(headers)
-        .u8(2)
-        .shortstr([0xFF]);
+    let headers = Octets::new().entry_str("z", "1").entry_str("a", "2").entry_str("z", "3").entry("L", b'L', [0xFF; 8]);
+    let properties = Octets::new().shortstr("type").longstr(headers).u8(2).shortstr([0xFF]);
     let large: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     let contents = [
         Content::with(1 << 15 | 1 << 13 | 1 << 12 | 1 << 10, properties, "small"),
@@ -259,18 +156,11 @@ fn a_message_remembers_its_exchange_and_key() {
     declare(&mut peer, "q");
     peer.bind(1, "q", "amq.topic", "#");
     peer.select_confirms(1);
-    peer.publish_content(
-        1,
-        say::publish("amq.topic", "some.key"),
-        &Content::persistent("x"),
-    );
+    peer.publish_content(1, say::publish("amq.topic", "some.key"), &Content::persistent("x"));
     peer.expect_confirms(1, 1);
     let mut peer = broker.again(End::Kill);
     let ok = peer.take(1, "q", "x");
-    assert_eq!(
-        (ok.exchange.as_str(), ok.routing_key.as_str()),
-        ("amq.topic", "some.key")
-    );
+    assert_eq!((ok.exchange.as_str(), ok.routing_key.as_str()), ("amq.topic", "some.key"));
 }
 
 #[test]
@@ -295,9 +185,7 @@ fn an_auto_delete_durable_queue_comes_back_and_goes_with_its_next_last_consumer(
         return;
     };
     let mut peer = broker.server.peer();
-    let auto = say::declare_with("auto", |declare| {
-        (declare.durable, declare.auto_delete) = (true, true)
-    });
+    let auto = say::declare_with("auto", |declare| (declare.durable, declare.auto_delete) = (true, true));
     peer.ask::<queue::DeclareOk>(1, auto);
     publish_confirmed(&mut peer, "auto", &["1"]);
     let mut peer = broker.again(End::Stop);
@@ -310,199 +198,88 @@ fn an_auto_delete_durable_queue_comes_back_and_goes_with_its_next_last_consumer(
 }
 
 #[test]
-fn after_a_clean_stop_the_redelivered_flag_is_exact() {
+fn bindings_between_durable_exchanges_survive_a_kill() {
     let Some(mut broker) = Durable::start() else {
         return;
     };
     let mut peer = broker.server.peer();
-    declare(&mut peer, "q");
-    publish_confirmed(&mut peer, "q", &["1", "2", "3", "4", "5", "6"]);
-    peer.qos(1, 4, false);
-    peer.consume(1, "q", "c");
-    peer.expect_deliveries(1, &["1", "2", "3", "4"]);
-    peer.send(1, say::ack(2));
-    peer.expect_deliveries(1, &["5"]);
-    peer.send(1, say::nack(3, true));
-    // With one slot free the requeued message comes back at once.
-    assert!(peer.expect_deliveries(1, &["3"])[0].redelivered);
-    let mut peer = broker.again(End::Stop);
-    let expected = [
-        ("1", true),
-        ("3", true),
-        ("4", true),
-        ("5", true),
-        ("6", false),
-    ];
-    let expected = expected.map(|(body, again)| (body.to_owned(), again));
-    assert_eq!(peer.drain(1, "q"), expected);
-}
-
-#[test]
-fn a_never_delivered_message_stays_new_over_many_clean_stops() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    let mut peer = broker.server.peer();
-    declare(&mut peer, "q");
-    publish_confirmed(&mut peer, "q", &["1", "2"]);
-    for _ in 0..3 {
-        broker.again(End::Stop).close();
+    let fanout = |name: &str| say::exchange_with(name, "fanout", |declare| declare.durable = true);
+    for name in ["outer", "inner"] {
+        peer.ask::<exchange::DeclareOk>(1, fanout(name));
     }
-    let mut peer = broker.again(End::Stop);
-    assert!(!peer.get(1, "q").0.redelivered);
-    let mut peer = broker.again(End::Stop);
-    assert_eq!(
-        peer.drain(1, "q"),
-        [("1".to_owned(), true), ("2".to_owned(), false)]
-    );
+    declare(&mut peer, "q");
+    let bind = exchange::Bind { destination: "inner".into(), source: "outer".into(), ..Default::default() };
+    peer.ask::<exchange::BindOk>(1, bind);
+    peer.bind(1, "q", "inner", "");
+    let mut peer = broker.again(End::Kill);
+    peer.publish(1, "outer", "", "through both");
+    peer.expect_contents(1, "q", &["through both"]);
+    let unbind = exchange::Unbind { destination: "inner".into(), source: "outer".into(), ..Default::default() };
+    peer.ask::<exchange::UnbindOk>(1, unbind);
+    let mut peer = broker.again(End::Kill);
+    peer.publish(1, "outer", "", "nowhere");
+    peer.expect_contents(1, "q", &[]);
 }
 
 #[test]
-fn after_a_kill_what_may_have_been_delivered_is_redelivered() {
+fn an_exchange_that_went_with_its_last_binding_stays_away_after_a_kill() {
     let Some(mut broker) = Durable::start() else {
         return;
     };
     let mut peer = broker.server.peer();
-    for name in ["pushed", "pulled"] {
+    let auto = say::exchange_with("auto", "fanout", |declare| {
+        (declare.durable, declare.auto_delete) = (true, true);
+    });
+    peer.ask::<exchange::DeclareOk>(1, auto);
+    declare(&mut peer, "q");
+    peer.bind(1, "q", "auto", "");
+    let mut peer = broker.again(End::Kill);
+    peer.ask::<exchange::DeclareOk>(1, say::exchange_passive("auto"));
+    peer.ask::<queue::DeleteOk>(1, say::delete("q"));
+    let mut peer = broker.again(End::Kill);
+    let text = "NOT_FOUND - no exchange 'auto' in vhost '/'";
+    peer.refused(1, say::exchange_passive("auto"), 404, text);
+}
+
+#[test]
+fn several_publishers_and_consumers_over_kills_lose_and_double_nothing_that_was_told() {
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
+    let names = ["a", "b", "c"];
+    let mut peer = broker.server.peer();
+    for name in names {
         declare(&mut peer, name);
-        publish_confirmed(&mut peer, name, &as_strs(&numbers(100)));
     }
-    peer.qos(1, 10, false);
-    peer.consume(1, "pushed", "c");
-    peer.expect_deliveries(1, &as_strs(&numbers(10)));
-    for _ in 0..3 {
-        peer.get(1, "pulled");
-    }
-    let mut peer = broker.again(End::Kill);
-    for (name, delivered) in [("pushed", 10), ("pulled", 3)] {
-        let messages = peer.drain(1, name);
-        assert_eq!(
-            messages.len(),
-            100,
-            "everything confirmed and not acked is there once"
-        );
-        for (index, (body, again)) in messages.iter().enumerate() {
-            assert_eq!(*body, (index + 1).to_string(), "in order");
-            assert!(
-                *again || index >= delivered,
-                "{body} of {name} was delivered, and comes as new"
-            );
-        }
-        assert!(
-            !messages[99].1,
-            "the last of {name} was certainly never delivered"
-        );
-    }
-}
-
-#[test]
-fn a_message_redelivered_before_two_kills_is_redelivered_after_them() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    let mut peer = broker.server.peer();
-    declare(&mut peer, "q");
-    publish_confirmed(&mut peer, "q", &["1"]);
-    peer.get(1, "q");
-    drop(broker.again(End::Kill));
-    let mut peer = broker.again(End::Kill);
-    assert!(peer.get(1, "q").0.redelivered);
-}
-
-#[test]
-fn done_acks_never_come_back_after_a_kill() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    for round in 0..5 {
-        let name = format!("q{round}");
-        let mut peer = broker.server.peer();
-        declare(&mut peer, &name);
-        publish_confirmed(&mut peer, &name, &as_strs(&numbers(20)));
-        peer.consume(1, &name, "c");
-        peer.expect_deliveries(1, &as_strs(&numbers(20)));
-        peer.send(1, say::ack_until(5));
-        peer.send(1, say::ack(7));
-        peer.send(1, say::nack(9, false));
-        peer.send(1, say::reject(20, false));
-        // An ack is done once the reply to any later synchronous method of its channel has come.
-        peer.qos(1, 0, false);
-        let mut peer = broker.again(End::Kill);
-        let left: Vec<String> = numbers(20)
+    // Per queue: the bodies that must be there, and those that may be.
+    let mut expected: Vec<Vec<String>> = vec![Vec::new(); names.len()];
+    for round in 0..4 {
+        let workers: Vec<_> = names
             .into_iter()
-            .filter(|body| !["1", "2", "3", "4", "5", "7", "9", "20"].contains(&body.as_str()))
+            .zip(expected)
+            .map(|(name, mut there)| {
+                let mut peer = broker.server.peer();
+                std::thread::spawn(move || {
+                    let bodies: Vec<String> = (0..60).map(|n| format!("{round}-{n}")).collect();
+                    publish_confirmed(&mut peer, name, &as_strs(&bodies));
+                    there.extend(bodies);
+                    for body in there.drain(..25) {
+                        let (ok, content) = peer.get(1, name);
+                        assert_eq!(content.text(), body, "in order, from {name}");
+                        peer.send(1, say::ack(ok.delivery_tag));
+                    }
+                    peer.in_step(1);
+                    there
+                })
+            })
             .collect();
-        peer.expect_contents(1, &name, &as_strs(&left));
+        let joined = workers.into_iter().map(|worker| worker.join().expect("a worker"));
+        expected = joined.collect();
+        peer = broker.again(End::Kill);
     }
-}
-
-#[test]
-fn what_was_taken_without_acknowledgement_never_comes_back_after_a_kill() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    let mut peer = broker.server.peer();
-    for name in ["pulled", "pushed"] {
-        declare(&mut peer, name);
-        publish_confirmed(&mut peer, name, &["1", "2", "3"]);
+    for (name, there) in names.iter().zip(&expected) {
+        peer.expect_contents(1, name, &as_strs(there));
     }
-    peer.take(1, "pulled", "1");
-    peer.take(1, "pulled", "2");
-    peer.consume_with(1, "pushed", "c", |consume| consume.no_ack = true);
-    peer.expect_deliveries(1, &["1", "2", "3"]);
-    peer.qos(1, 0, false);
-    let mut peer = broker.again(End::Kill);
-    peer.expect_contents(1, "pulled", &["3"]);
-    peer.expect_contents(1, "pushed", &[]);
-}
-
-#[test]
-fn an_ack_done_while_its_message_was_still_being_written_never_comes_back() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    for round in 0..5 {
-        let name = format!("q{round}");
-        let mut peer = broker.server.peer();
-        declare(&mut peer, &name);
-        peer.consume(1, &name, "c");
-        for body in numbers(50) {
-            peer.publish_content(1, say::publish("", &name), &Content::persistent(body));
-        }
-        // No confirms: the acks overtake the disk.
-        peer.expect_deliveries(1, &as_strs(&numbers(50)));
-        peer.send(1, say::ack_until(50));
-        peer.qos(1, 0, false);
-        let mut peer = broker.again(End::Kill);
-        peer.expect_contents(1, &name, &[]);
-    }
-}
-
-#[test]
-fn an_ack_in_one_queue_leaves_the_copy_in_another() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    let mut peer = broker.server.peer();
-    for name in ["one", "two"] {
-        declare(&mut peer, name);
-        peer.bind(1, name, "amq.fanout", "");
-    }
-    peer.select_confirms(1);
-    for body in ["1", "2"] {
-        peer.publish_content(
-            1,
-            say::publish("amq.fanout", ""),
-            &Content::persistent(body),
-        );
-    }
-    peer.expect_confirms(1, 2);
-    peer.get(1, "one");
-    peer.send(1, say::ack(1));
-    peer.qos(1, 0, false);
-    let mut peer = broker.again(End::Kill);
-    peer.expect_contents(1, "one", &["2"]);
-    peer.expect_contents(1, "two", &["1", "2"]);
 }
 
 #[test]
@@ -539,26 +316,12 @@ fn what_was_not_confirmed_at_the_kill_is_there_at_most_once_and_in_order() {
             peer.publish_content(1, say::publish("", &name), &Content::persistent(body));
         }
         let first: basic::Ack = peer.expect(1);
-        let confirmed = if first.multiple {
-            first.delivery_tag
-        } else {
-            0
-        };
+        let confirmed = if first.multiple { first.delivery_tag } else { 0 };
         let mut peer = broker.again(End::Kill);
         let found = peer.drain(1, &name);
-        let found: Vec<u64> = found
-            .into_iter()
-            .map(|(body, _)| body.parse().expect("a number"))
-            .collect();
-        assert!(
-            found.len() as u64 >= confirmed,
-            "{confirmed} were confirmed, {} are there",
-            found.len()
-        );
-        assert!(
-            found.iter().copied().eq(1..=found.len() as u64),
-            "a beginning of what was sent: {found:?}"
-        );
+        let found: Vec<u64> = found.into_iter().map(|(body, _)| body.parse().expect("a number")).collect();
+        assert!(found.len() as u64 >= confirmed, "{confirmed} were confirmed, {} are there", found.len());
+        assert!(found.iter().copied().eq(1..=found.len() as u64), "a beginning of what was sent: {found:?}");
     }
 }
 
@@ -571,9 +334,7 @@ fn many_kills_lose_and_double_nothing() {
     declare(&mut peer, "q");
     let (mut next_in, mut next_out) = (1, 1);
     for round in 0..10 {
-        let bodies: Vec<String> = (next_in..next_in + 30)
-            .map(|n: u64| n.to_string())
-            .collect();
+        let bodies: Vec<String> = (next_in..next_in + 30).map(|n: u64| n.to_string()).collect();
         publish_confirmed(&mut peer, "q", &as_strs(&bodies));
         next_in += 30;
         for _ in 0..20 {
@@ -587,104 +348,4 @@ fn many_kills_lose_and_double_nothing() {
     }
     let rest: Vec<String> = (next_out..next_in).map(|n| n.to_string()).collect();
     peer.expect_contents(1, "q", &as_strs(&rest));
-}
-
-#[test]
-fn sigterm_tells_every_client_320_and_exits_with_0_within_10_seconds() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    let mut peers: Vec<Peer> = (0..5).map(|_| broker.server.peer()).collect();
-    broker.server.signal("TERM");
-    for peer in &mut peers {
-        let text = "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'";
-        peer.expect_connection_close_frame(320, text, (0, 0));
-        peer.send(0, connection::CloseOk {});
-        peer.expect_end();
-    }
-    let start = Instant::now();
-    assert!(broker.server.wait_for_end().success());
-    assert!(start.elapsed() < Duration::from_secs(10));
-}
-
-#[test]
-fn sigterm_does_not_wait_for_clients_that_stay_silent() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    let mut peer = broker.server.peer();
-    declare(&mut peer, "q");
-    let start = Instant::now();
-    assert!(broker.server.stop().success());
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "took {:?}",
-        start.elapsed()
-    );
-}
-
-#[test]
-fn sigterm_finishes_pending_confirms_first() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    let mut peer = broker.server.peer();
-    declare(&mut peer, "q");
-    peer.select_confirms(1);
-    for body in numbers(200) {
-        peer.publish_content(1, say::publish("", "q"), &Content::persistent(body));
-    }
-    // The broker has read them all, or this would not be answered.
-    peer.send(1, say::qos(0, false));
-    let (mut confirmed, mut signalled) = (std::collections::BTreeSet::new(), false);
-    loop {
-        let frame = peer.frame();
-        match frame.method() {
-            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack)))
-                if ack.multiple =>
-            {
-                confirmed.extend(1..=ack.delivery_tag);
-            }
-            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => {
-                confirmed.insert(ack.delivery_tag);
-            }
-            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::QosOk(_)))
-                if !signalled =>
-            {
-                broker.server.signal("TERM");
-                signalled = true;
-            }
-            Some(amq_protocol::protocol::AMQPClass::Connection(connection::AMQPMethod::Close(
-                _,
-            ))) => break,
-            _ => panic!("a confirm, qos-ok or connection.close, came {frame:?}"),
-        }
-    }
-    peer.send(0, connection::CloseOk {});
-    assert_eq!(confirmed.len(), 200, "all confirms before the close");
-    assert!(broker.server.wait_for_end().success());
-    broker.server.restart();
-    let mut peer = broker.server.peer();
-    peer.expect_contents(1, "q", &as_strs(&numbers(200)));
-}
-
-#[test]
-fn recovery_says_what_it_found() {
-    let Some(mut broker) = Durable::start() else {
-        return;
-    };
-    let mut peer = broker.server.peer();
-    declare(&mut peer, "q");
-    publish_confirmed(&mut peer, "q", &["1", "2", "3"]);
-    broker.again(End::Kill).close();
-    let log = broker.server.log();
-    assert!(
-        log.lines()
-            .any(|line| line.to_lowercase().contains("recover")),
-        "no line about recovery in\n{log}"
-    );
-    assert!(
-        log.contains("Server startup complete; 0 plugins started."),
-        "{log}"
-    );
 }

@@ -8,8 +8,7 @@ use std::time::Duration;
 const NOT_A_METHOD: &str = "UNEXPECTED_FRAME - expected method frame, got non method frame instead";
 const NOT_A_HEADER: &str =
     "UNEXPECTED_FRAME - expected content header for class 60, got non content header frame instead";
-const NOT_A_BODY: &str =
-    "UNEXPECTED_FRAME - expected content body, got non content body frame instead";
+const NOT_A_BODY: &str = "UNEXPECTED_FRAME - expected content body, got non content body frame instead";
 const NOT_OPEN: &str = "CHANNEL_ERROR - expected 'channel.open'";
 const NOT_ON_A_CHANNEL: &str = "COMMAND_INVALID - unimplemented method";
 const NOT_WHILE_RUNNING: &str = "CHANNEL_ERROR - unexpected method in connection state running";
@@ -31,30 +30,21 @@ fn publishing() -> Peer {
 fn expect_fatal(mut peer: Peer, text: &str) {
     peer.expect_connection_close_frame(501, text, NONE);
     let took = peer.expect_end();
-    assert!(
-        took < Duration::from_secs(6),
-        "about 3 s later, not {took:?}"
-    );
+    assert!(took < Duration::from_secs(6), "about 3 s later, not {took:?}");
 }
 
 #[test]
 fn a_payload_above_frame_max_is_501_on_sight_of_the_frame_header() {
     let mut peer = peer();
     peer.send_octets(Octets::new().u8(kind::METHOD).u16(1).u32(131_073));
-    expect_fatal(
-        peer,
-        "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,131073,131064}",
-    );
+    expect_fatal(peer, "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,131073,131064}");
 }
 
 #[test]
 fn a_payload_of_four_gigabytes_is_501_on_sight_of_the_frame_header() {
     let mut peer = peer();
     peer.send_octets(Octets::new().u8(kind::BODY).u16(1).u32(u32::MAX));
-    expect_fatal(
-        peer,
-        "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,4294967295,131064}",
-    );
+    expect_fatal(peer, "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,4294967295,131064}");
 }
 
 #[test]
@@ -68,43 +58,22 @@ fn a_payload_of_exactly_frame_max_is_accepted() {
 
 #[test]
 fn the_negotiated_frame_max_is_the_limit() {
-    let mut peer = Server::start().peer_with(&Login {
-        frame_max: 4096,
-        ..Login::default()
-    });
+    let mut peer = Server::start().peer_with(&Login { frame_max: 4096, ..Login::default() });
     peer.send_octets(Octets::new().u8(kind::METHOD).u16(1).u32(4097));
-    expect_fatal(
-        peer,
-        "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,4097,4088}",
-    );
+    expect_fatal(peer, "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,4097,4088}");
 }
 
 #[test]
 fn a_wrong_end_octet_is_501() {
     let mut peer = peer();
-    peer.send_octets(
-        Octets::new()
-            .u8(kind::METHOD)
-            .u16(1)
-            .longstr([0, 20, 0, 10, 0])
-            .u8(0xCD),
-    );
-    expect_fatal(
-        peer,
-        "FRAME_ERROR - type 1, all octets = <<0,20,0,10,0>>: {invalid_frame_end_marker,205}",
-    );
+    peer.send_octets(Octets::new().u8(kind::METHOD).u16(1).longstr([0, 20, 0, 10, 0]).u8(0xCD));
+    expect_fatal(peer, "FRAME_ERROR - type 1, all octets = <<0,20,0,10,0>>: {invalid_frame_end_marker,205}");
 }
 
 #[test]
 fn more_than_16_octets_are_shown_by_the_first_16() {
     let mut peer = peer();
-    peer.send_octets(
-        Octets::new()
-            .u8(kind::BODY)
-            .u16(1)
-            .longstr("twenty octets of it ")
-            .u8(0),
-    );
+    peer.send_octets(Octets::new().u8(kind::BODY).u16(1).longstr("twenty octets of it ").u8(0));
     expect_fatal(
         peer,
         "FRAME_ERROR - type 3, first 16 octets = <<\"twenty octets of\">>: {invalid_frame_end_marker,0}",
@@ -113,11 +82,7 @@ fn more_than_16_octets_are_shown_by_the_first_16() {
 
 #[test]
 fn an_unknown_frame_type_is_501() {
-    for (kind, payload, shown) in [
-        (4, "abcd", "<<\"abcd\">>"),
-        (0, "", "<<>>"),
-        (9, "\u{1}", "<<1>>"),
-    ] {
+    for (kind, payload, shown) in [(4, "abcd", "<<\"abcd\">>"), (0, "", "<<>>"), (9, "\u{1}", "<<1>>")] {
         let mut peer = peer();
         peer.send_frame(Frame::new(kind, 1, payload));
         let text = format!("FRAME_ERROR - type {kind}, all octets = {shown}: unknown_frame");
@@ -129,21 +94,13 @@ fn an_unknown_frame_type_is_501() {
 fn a_method_frame_below_4_octets_is_501() {
     let mut peer = peer();
     peer.send_frame(Frame::new(kind::METHOD, 1, [0, 60, 0]));
-    peer.expect_connection_close(
-        501,
-        "FRAME_ERROR - type 1, all octets = <<0,60,0>>: unknown_frame",
-        NONE,
-    );
+    peer.expect_connection_close(501, "FRAME_ERROR - type 1, all octets = <<0,60,0>>: unknown_frame", NONE);
 }
 
 #[test]
 fn a_header_frame_below_12_octets_is_501() {
     let mut peer = publishing();
-    peer.send_frame(Frame::new(
-        kind::HEADER,
-        1,
-        [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    ));
+    peer.send_frame(Frame::new(kind::HEADER, 1, [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
     let text = "FRAME_ERROR - type 2, all octets = <<0,60,0,0,0,0,0,0,0,0,0>>: unknown_frame";
     peer.expect_connection_close(501, text, NONE);
 }
@@ -152,11 +109,7 @@ fn a_header_frame_below_12_octets_is_501() {
 fn a_heartbeat_with_a_payload_is_501() {
     let mut peer = peer();
     peer.send_frame(Frame::new(kind::HEARTBEAT, 0, "x"));
-    peer.expect_connection_close(
-        501,
-        "FRAME_ERROR - type 8, all octets = <<\"x\">>: unknown_frame",
-        NONE,
-    );
+    peer.expect_connection_close(501, "FRAME_ERROR - type 8, all octets = <<\"x\">>: unknown_frame", NONE);
 }
 
 #[test]
@@ -174,11 +127,7 @@ fn a_header_or_body_frame_on_channel_0_is_505() {
     one.expect_connection_close(505, text, NONE);
     let mut other = peer();
     other.send_frame(Frame::new(kind::BODY, 0, "abc"));
-    other.expect_connection_close(
-        505,
-        "UNEXPECTED_FRAME - type 3, all octets = <<\"abc\">>",
-        NONE,
-    );
+    other.expect_connection_close(505, "UNEXPECTED_FRAME - type 3, all octets = <<\"abc\">>", NONE);
 }
 
 #[test]
@@ -190,15 +139,8 @@ fn an_unknown_method_id_is_503() {
         let mut peer = peer();
         peer.send_payload(1, Octets::method(class, method));
         let close: connection::Close = peer.expect(0);
-        assert_eq!(
-            (close.reply_code, close.class_id, close.method_id),
-            (503, class, method)
-        );
-        assert!(
-            close.reply_text.as_str().starts_with("COMMAND_INVALID - "),
-            "{}",
-            close.reply_text
-        );
+        assert_eq!((close.reply_code, close.class_id, close.method_id), (503, class, method));
+        assert!(close.reply_text.as_str().starts_with("COMMAND_INVALID - "), "{}", close.reply_text);
     }
 }
 
@@ -219,15 +161,7 @@ fn arguments_with_octets_left_over_are_501() {
 #[test]
 fn a_table_longer_than_its_frame_is_501() {
     let mut peer = peer();
-    peer.send_payload(
-        1,
-        Octets::method(50, 10)
-            .u16(0)
-            .shortstr("q")
-            .u8(0)
-            .u32(9)
-            .bytes([1, b'a']),
-    );
+    peer.send_payload(1, Octets::method(50, 10).u16(0).shortstr("q").u8(0).u32(9).bytes([1, b'a']));
     let text = "FRAME_ERROR - cannot decode <<0,0,1,113,0,0,0,0,9,1,97>>";
     peer.expect_connection_close(501, text, (50, 10));
 }
@@ -235,14 +169,7 @@ fn a_table_longer_than_its_frame_is_501() {
 #[test]
 fn a_name_that_is_not_utf_8_is_501() {
     let mut peer = peer();
-    peer.send_payload(
-        1,
-        Octets::method(50, 10)
-            .u16(0)
-            .shortstr([0xFF, 0xFE])
-            .u8(0)
-            .u32(0),
-    );
+    peer.send_payload(1, Octets::method(50, 10).u16(0).shortstr([0xFF, 0xFE]).u8(0).u32(0));
     peer.expect_connection_close(501, "FRAME_ERROR - Malformed UTF-8 in shortstr", NONE);
 }
 
@@ -251,23 +178,13 @@ fn the_routing_key_of_a_publish_may_be_any_bytes() {
     let mut peer = peer();
     let queue = peer.queue(1, "bytes");
     peer.bind(1, &queue, "amq.fanout", "");
-    peer.send_payload(
-        1,
-        Octets::method(60, 40)
-            .u16(0)
-            .shortstr("amq.fanout")
-            .shortstr([0xFF, 0x00, 0xFE])
-            .u8(0),
-    );
+    peer.send_payload(1, Octets::method(60, 40).u16(0).shortstr("amq.fanout").shortstr([0xFF, 0x00, 0xFE]).u8(0));
     peer.send_frame(Frame::new(kind::HEADER, 1, Octets::header(0, 0)));
     peer.in_step(1);
     peer.send(1, say::get(&queue));
     let got = peer.expect_frame(kind::METHOD, 1);
     let key = Octets::new().shortstr([0xFF, 0x00, 0xFE]).0;
-    assert!(
-        got.windows(key.len()).any(|window| window == key),
-        "the key as it was sent in {got:?}"
-    );
+    assert!(got.windows(key.len()).any(|window| window == key), "the key as it was sent in {got:?}");
 }
 
 #[test]
@@ -295,9 +212,7 @@ fn a_table_nested_beyond_reason_ends_the_connection_and_nothing_else() {
     }
     let mut table = Vec::new();
     for _ in 0..10_000 {
-        table = Octets::new()
-            .entry("", b'F', Octets::new().longstr(table))
-            .0;
+        table = Octets::new().entry("", b'F', Octets::new().longstr(table)).0;
     }
     expect_malformed_table(table);
     peer().close();
@@ -306,11 +221,7 @@ fn a_table_nested_beyond_reason_ends_the_connection_and_nothing_else() {
 fn expect_malformed_table(table: Vec<u8>) {
     let mut peer = peer();
     // As octets, for a frame would be decoded to be remembered.
-    let declare = Octets::method(50, 10)
-        .u16(0)
-        .shortstr("q")
-        .u8(0)
-        .longstr(table);
+    let declare = Octets::method(50, 10).u16(0).shortstr("q").u8(0).longstr(table);
     peer.send_octets(Frame::new(kind::METHOD, 1, declare).octets());
     let close: connection::Close = peer.expect(0);
     assert!(matches!(close.reply_code, 501 | 502), "{close:?}");
@@ -322,17 +233,9 @@ fn properties_that_do_not_parse_end_the_connection() {
     let unknown_tag = Octets::new().longstr(Octets::new().entry("a", b'?', [1]));
     let truncated = Octets::new().u8(20).bytes("short");
     let left_over = Octets::new().u8(2).bytes("more");
-    for (flags, properties) in [
-        (1 << 13, unknown_tag),
-        (1 << 15, truncated),
-        (1 << 12, left_over),
-    ] {
+    for (flags, properties) in [(1 << 13, unknown_tag), (1 << 15, truncated), (1 << 12, left_over)] {
         let mut peer = publishing();
-        peer.send_frame(Frame::new(
-            kind::HEADER,
-            1,
-            Octets::header(0, flags).bytes(properties),
-        ));
+        peer.send_frame(Frame::new(kind::HEADER, 1, Octets::header(0, flags).bytes(properties)));
         let close: connection::Close = peer.expect(0);
         assert!(matches!(close.reply_code, 501 | 502 | 541), "{close:?}");
     }
@@ -345,21 +248,14 @@ fn bits_1_and_0_of_the_property_flags_are_ignored() {
     }
     let mut peer = peer();
     let queue = peer.queue(1, "flags");
-    peer.publish_content(
-        1,
-        say::publish("", &queue),
-        &Content::with(1 << 12 | 3, [2], "x"),
-    );
+    peer.publish_content(1, say::publish("", &queue), &Content::with(1 << 12 | 3, [2], "x"));
     let (_, content) = peer.get(1, &queue);
     assert_eq!(content, Content::persistent("x"));
 }
 
 #[test]
 fn a_header_or_body_without_a_publish_is_505() {
-    for frame in [
-        Frame::new(kind::HEADER, 1, Octets::header(0, 0)),
-        Frame::new(kind::BODY, 1, "x"),
-    ] {
+    for frame in [Frame::new(kind::HEADER, 1, Octets::header(0, 0)), Frame::new(kind::BODY, 1, "x")] {
         let mut peer = peer();
         peer.send_frame(frame);
         peer.expect_connection_close(505, NOT_A_METHOD, NONE);
@@ -399,24 +295,15 @@ fn a_second_header_where_the_body_is_expected_is_505() {
 #[test]
 fn a_content_header_of_another_class_is_505() {
     let mut peer = publishing();
-    peer.send_frame(Frame::new(
-        kind::HEADER,
-        1,
-        Octets::new().u16(10).u16(0).u64(0).u16(0),
-    ));
-    let text =
-        "UNEXPECTED_FRAME - expected content header for class 60, got one for class 10 instead";
+    peer.send_frame(Frame::new(kind::HEADER, 1, Octets::new().u16(10).u16(0).u64(0).u16(0)));
+    let text = "UNEXPECTED_FRAME - expected content header for class 60, got one for class 10 instead";
     peer.expect_connection_close(505, text, PUBLISH);
 }
 
 #[test]
 fn a_content_header_with_a_weight_is_505() {
     let mut peer = publishing();
-    peer.send_frame(Frame::new(
-        kind::HEADER,
-        1,
-        Octets::new().u16(60).u16(1).u64(0).u16(0),
-    ));
+    peer.send_frame(Frame::new(kind::HEADER, 1, Octets::new().u16(60).u16(1).u64(0).u16(0)));
     peer.expect_connection_close(505, NOT_A_HEADER, PUBLISH);
 }
 
@@ -428,11 +315,7 @@ fn a_body_longer_than_announced_is_501() {
     let mut peer = publishing();
     peer.send_frame(Frame::new(kind::HEADER, 1, Octets::header(3, 0)));
     peer.send_frame(Frame::new(kind::BODY, 1, "four"));
-    peer.expect_connection_close(
-        501,
-        "FRAME_ERROR - content body frame exceeds remaining content size",
-        PUBLISH,
-    );
+    peer.expect_connection_close(501, "FRAME_ERROR - content body frame exceeds remaining content size", PUBLISH);
 }
 
 #[test]
@@ -499,12 +382,7 @@ fn content_may_be_mixed_with_frames_of_other_channels() {
 fn frames_may_come_octet_by_octet() {
     let mut peer = peer();
     let queue = peer.queue(1, "octets");
-    let mut octets = Frame::new(
-        kind::METHOD,
-        1,
-        leveret_suite::Method::payload(say::publish("", &queue)),
-    )
-    .octets();
+    let mut octets = Frame::new(kind::METHOD, 1, leveret_suite::Method::payload(say::publish("", &queue))).octets();
     octets.extend(Frame::new(kind::HEADER, 1, Octets::header(2, 0)).octets());
     octets.extend(Frame::new(kind::BODY, 1, "ab").octets());
     for octet in octets {
@@ -539,10 +417,7 @@ fn a_publish_on_a_channel_that_was_never_opened_is_504_once_its_content_is_compl
 
 #[test]
 fn a_lone_header_or_body_on_a_channel_that_was_never_opened_is_505() {
-    for frame in [
-        Frame::new(kind::HEADER, 7, Octets::header(0, 0)),
-        Frame::new(kind::BODY, 7, "x"),
-    ] {
+    for frame in [Frame::new(kind::HEADER, 7, Octets::header(0, 0)), Frame::new(kind::BODY, 7, "x")] {
         let mut peer = peer();
         peer.send_frame(frame);
         peer.expect_connection_close(505, NOT_A_METHOD, NONE);
@@ -551,12 +426,7 @@ fn a_lone_header_or_body_on_a_channel_that_was_never_opened_is_505() {
 
 #[test]
 fn opening_an_open_channel_is_504() {
-    peer().fails(
-        1,
-        channel::Open {},
-        504,
-        "CHANNEL_ERROR - second 'channel.open' seen",
-    );
+    peer().fails(1, channel::Open {}, 504, "CHANNEL_ERROR - second 'channel.open' seen");
 }
 
 #[test]
@@ -564,12 +434,7 @@ fn opening_a_channel_that_the_server_has_closed_is_504_before_close_ok() {
     let mut peer = peer();
     peer.send(1, say::declare_passive("missing"));
     peer.expect::<channel::Close>(1);
-    peer.fails(
-        1,
-        channel::Open {},
-        504,
-        "CHANNEL_ERROR - second 'channel.open' seen",
-    );
+    peer.fails(1, channel::Open {}, 504, "CHANNEL_ERROR - second 'channel.open' seen");
 }
 
 #[test]
@@ -613,25 +478,18 @@ fn a_handshake_method_after_the_handshake_is_504() {
 
 #[test]
 fn one_channel_more_than_channel_max_is_530() {
-    let mut peer = Server::start().peer_with(&Login {
-        channel_max: 3,
-        ..Login::default()
-    });
+    let mut peer = Server::start().peer_with(&Login { channel_max: 3, ..Login::default() });
     for channel in 1..=3 {
         peer.open_channel(channel);
     }
     peer.send(4, channel::Open {});
-    let text =
-        "NOT_ALLOWED - number of channels opened (3) has reached the negotiated channel_max (3)";
+    let text = "NOT_ALLOWED - number of channels opened (3) has reached the negotiated channel_max (3)";
     peer.expect_connection_close(530, text, NONE);
 }
 
 #[test]
 fn channel_numbers_may_be_above_channel_max() {
-    let mut peer = Server::start().peer_with(&Login {
-        channel_max: 3,
-        ..Login::default()
-    });
+    let mut peer = Server::start().peer_with(&Login { channel_max: 3, ..Login::default() });
     peer.open_channel(65_535);
 }
 
@@ -642,13 +500,7 @@ fn frames_after_the_servers_connection_close_are_ignored_until_close_ok() {
     peer.expect::<connection::Close>(0);
     peer.send(1, say::declare("q"));
     peer.publish(1, "", "q", "x");
-    peer.send(
-        0,
-        connection::Close {
-            reply_code: 200,
-            ..Default::default()
-        },
-    );
+    peer.send(0, connection::Close { reply_code: 200, ..Default::default() });
     peer.expect::<connection::CloseOk>(0);
     peer.send(0, connection::CloseOk {});
     peer.expect_end();
@@ -658,15 +510,7 @@ fn frames_after_the_servers_connection_close_are_ignored_until_close_ok() {
 fn a_channel_close_of_another_connection_is_not_heard_here() {
     let mut here = peer();
     let mut there = peer();
-    there.fails(
-        1,
-        channel::Open {},
-        504,
-        "CHANNEL_ERROR - second 'channel.open' seen",
-    );
+    there.fails(1, channel::Open {}, 504, "CHANNEL_ERROR - second 'channel.open' seen");
     here.in_step(1);
-    assert!(matches!(
-        here.hear(Duration::from_millis(50)),
-        Heard::Silence
-    ));
+    assert!(matches!(here.hear(Duration::from_millis(50)), Heard::Silence));
 }

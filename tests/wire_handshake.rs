@@ -48,18 +48,9 @@ fn the_header_of_0_9_is_treated_as_0_9_1() {
 
 #[test]
 fn another_version_gets_eight_octets_and_the_end() {
-    let versions: [&[u8; 8]; 3] = [
-        b"AMQP\x00\x00\x64\x03",
-        b"AMQP\x01\x01\x00\x0a",
-        b"AMQP\x00\x00\x09\x02",
-    ];
+    let versions: [&[u8; 8]; 3] = [b"AMQP\x00\x00\x64\x03", b"AMQP\x01\x01\x00\x0a", b"AMQP\x00\x00\x09\x02"];
     for header in versions {
-        assert_eq!(
-            answer_to_header(header),
-            PROTOCOL_HEADER,
-            "{}",
-            header.escape_ascii()
-        );
+        assert_eq!(answer_to_header(header), PROTOCOL_HEADER, "{}", header.escape_ascii());
     }
 }
 
@@ -80,10 +71,7 @@ fn amqp_1_0_gets_eight_octets_and_the_end() {
 #[test]
 fn anything_but_amqp_gets_eight_octets_and_the_end() {
     assert_eq!(answer_to_header(b"GET / HT"), PROTOCOL_HEADER);
-    assert_eq!(
-        answer_to_header(b"\x16\x03\x01\x02\x00\x01\x00\x01"),
-        PROTOCOL_HEADER
-    );
+    assert_eq!(answer_to_header(b"\x16\x03\x01\x02\x00\x01\x00\x01"), PROTOCOL_HEADER);
 }
 
 #[test]
@@ -131,14 +119,7 @@ fn server_properties_name_a_rabbitmq_of_the_4_2_line() {
 #[test]
 fn server_properties_hold_the_six_texts() {
     let (_, start) = started();
-    for name in [
-        "product",
-        "version",
-        "platform",
-        "copyright",
-        "information",
-        "cluster_name",
-    ] {
+    for name in ["product", "version", "platform", "copyright", "information", "cluster_name"] {
         assert!(!text(&start.server_properties, name).is_empty(), "{name}");
     }
 }
@@ -146,9 +127,7 @@ fn server_properties_hold_the_six_texts() {
 #[test]
 fn the_capabilities_that_work_are_announced_as_true() {
     let (_, start) = started();
-    let Some(AMQPValue::FieldTable(capabilities)) =
-        start.server_properties.inner().get("capabilities")
-    else {
+    let Some(AMQPValue::FieldTable(capabilities)) = start.server_properties.inner().get("capabilities") else {
         panic!("no table of capabilities in {:?}", start.server_properties);
     };
     for name in [
@@ -159,12 +138,9 @@ fn the_capabilities_that_work_are_announced_as_true() {
         "connection.blocked",
         "authentication_failure_close",
         "per_consumer_qos",
+        "direct_reply_to",
     ] {
-        assert_eq!(
-            capabilities.inner().get(name),
-            Some(&AMQPValue::Boolean(true)),
-            "{name}"
-        );
+        assert_eq!(capabilities.inner().get(name), Some(&AMQPValue::Boolean(true)), "{name}");
     }
 }
 
@@ -179,10 +155,7 @@ fn text(table: &FieldTable, name: &str) -> String {
 fn tune_offers_2047_channels_128_kib_frames_and_60_seconds() {
     let mut peer = Peer::connect(Server::start().address());
     let tune = peer.handshake_until_tune(&Login::default());
-    assert_eq!(
-        (tune.channel_max, tune.frame_max, tune.heartbeat),
-        (2047, 131_072, 60)
-    );
+    assert_eq!((tune.channel_max, tune.frame_max, tune.heartbeat), (2047, 131_072, 60));
 }
 
 #[test]
@@ -192,9 +165,7 @@ fn plain_is_nul_user_nul_password() {
 
 #[test]
 fn amqplain_is_a_table_without_its_length() {
-    let entries = Octets::new()
-        .entry_str("LOGIN", "guest")
-        .entry_str("PASSWORD", "guest");
+    let entries = Octets::new().entry_str("LOGIN", "guest").entry_str("PASSWORD", "guest");
     let (mut peer, _) = started();
     peer.send_payload(0, Login::default().start_ok_with("AMQPLAIN", entries));
     peer.expect::<connection::Tune>(0);
@@ -203,11 +174,7 @@ fn amqplain_is_a_table_without_its_length() {
 #[test]
 fn start_ok_may_have_an_empty_table_and_any_locale() {
     let (mut peer, _) = started();
-    let start_ok = Octets::method(10, 11)
-        .longstr("")
-        .shortstr("PLAIN")
-        .longstr("\0guest\0guest")
-        .shortstr("tlh_KL");
+    let start_ok = Octets::method(10, 11).longstr("").shortstr("PLAIN").longstr("\0guest\0guest").shortstr("tlh_KL");
     peer.send_payload(0, start_ok);
     peer.expect::<connection::Tune>(0);
 }
@@ -215,23 +182,9 @@ fn start_ok_may_have_an_empty_table_and_any_locale() {
 #[test]
 fn a_refused_login_is_told_403_to_clients_that_know_it() {
     let long = "p".repeat(300);
-    for (user, password) in [
-        ("guest", "wrong"),
-        ("nobody", "guest"),
-        ("", "guest"),
-        ("guest", ""),
-        ("guest", &long),
-    ] {
+    for (user, password) in [("guest", "wrong"), ("nobody", "guest"), ("", "guest"), ("guest", ""), ("guest", &long)] {
         let (mut peer, _) = started();
-        peer.send_payload(
-            0,
-            Login {
-                user,
-                password,
-                ..Login::default()
-            }
-            .start_ok(),
-        );
+        peer.send_payload(0, Login { user, password, ..Login::default() }.start_ok());
         peer.expect_connection_close_frame(403, REFUSED, (0, 0));
         peer.send(0, connection::CloseOk {});
         peer.expect_end();
@@ -240,9 +193,7 @@ fn a_refused_login_is_told_403_to_clients_that_know_it() {
 
 #[test]
 fn a_refused_amqplain_login_names_amqplain() {
-    let entries = Octets::new()
-        .entry_str("LOGIN", "guest")
-        .entry_str("PASSWORD", "wrong");
+    let entries = Octets::new().entry_str("LOGIN", "guest").entry_str("PASSWORD", "wrong");
     let (mut peer, _) = started();
     peer.send_payload(0, Login::default().start_ok_with("AMQPLAIN", entries));
     peer.expect_connection_close_frame(403, &REFUSED.replace("PLAIN", "AMQPLAIN"), (0, 0));
@@ -251,34 +202,16 @@ fn a_refused_amqplain_login_names_amqplain() {
 #[test]
 fn a_refused_client_that_never_says_close_ok_is_dropped() {
     let (mut peer, _) = started();
-    peer.send_payload(
-        0,
-        Login {
-            password: "wrong",
-            ..Login::default()
-        }
-        .start_ok(),
-    );
+    peer.send_payload(0, Login { password: "wrong", ..Login::default() }.start_ok());
     peer.expect_connection_close_frame(403, REFUSED, (0, 0));
     let took = peer.expect_end();
-    assert!(
-        took < Duration::from_secs(6),
-        "3 s at the latest, not {took:?}"
-    );
+    assert!(took < Duration::from_secs(6), "3 s at the latest, not {took:?}");
 }
 
 #[test]
 fn a_refused_login_without_the_capability_is_dropped_without_a_word() {
     let (mut peer, _) = started();
-    peer.send_payload(
-        0,
-        Login {
-            password: "wrong",
-            capabilities: &[],
-            ..Login::default()
-        }
-        .start_ok(),
-    );
+    peer.send_payload(0, Login { password: "wrong", capabilities: &[], ..Login::default() }.start_ok());
     peer.expect_end();
 }
 
@@ -286,24 +219,14 @@ fn a_refused_login_without_the_capability_is_dropped_without_a_word() {
 fn an_unknown_mechanism_is_not_accepted() {
     for mechanism in ["plain", "", "EXTERNAL"] {
         let (mut peer, _) = started();
-        peer.send_payload(
-            0,
-            Login::default().start_ok_with(mechanism, "\0guest\0guest"),
-        );
+        peer.send_payload(0, Login::default().start_ok_with(mechanism, "\0guest\0guest"));
         expect_no_login(&mut peer);
     }
 }
 
 #[test]
 fn a_malformed_plain_response_is_not_accepted() {
-    for response in [
-        "",
-        "guest",
-        "guest\0guest",
-        "x\0guest\0guest",
-        "\0guest",
-        "\0guest\0guest\0",
-    ] {
+    for response in ["", "guest", "guest\0guest", "x\0guest\0guest", "\0guest", "\0guest\0guest\0"] {
         let (mut peer, _) = started();
         peer.send_payload(0, Login::default().start_ok_with("PLAIN", response));
         expect_no_login(&mut peer);
@@ -312,19 +235,10 @@ fn a_malformed_plain_response_is_not_accepted() {
 
 #[test]
 fn a_malformed_amqplain_response_is_not_accepted() {
-    let whole = Octets::new()
-        .entry_str("LOGIN", "guest")
-        .entry_str("PASSWORD", "guest");
+    let whole = Octets::new().entry_str("LOGIN", "guest").entry_str("PASSWORD", "guest");
     let no_password = Octets::new().entry_str("LOGIN", "guest");
-    let number = Octets::new()
-        .entry_str("LOGIN", "guest")
-        .entry("PASSWORD", b'I', [0, 0, 0, 1]);
-    for response in [
-        Octets::new().longstr(whole),
-        no_password,
-        number,
-        Octets::new().bytes("guest"),
-    ] {
+    let number = Octets::new().entry_str("LOGIN", "guest").entry("PASSWORD", b'I', [0, 0, 0, 1]);
+    for response in [Octets::new().longstr(whole), no_password, number, Octets::new().bytes("guest")] {
         let (mut peer, _) = started();
         peer.send_payload(0, Login::default().start_ok_with("AMQPLAIN", response));
         expect_no_login(&mut peer);
@@ -354,42 +268,27 @@ fn a_start_ok_above_8_kib_is_not_accepted() {
 
 #[test]
 fn a_frame_max_below_the_minimum_is_refused() {
-    refuse_tune(Login {
-        frame_max: 100,
-        ..Login::default()
-    });
+    refuse_tune(Login { frame_max: 100, ..Login::default() });
 }
 
 #[test]
 fn a_frame_max_above_the_offer_is_refused() {
-    refuse_tune(Login {
-        frame_max: 131_073,
-        ..Login::default()
-    });
+    refuse_tune(Login { frame_max: 131_073, ..Login::default() });
 }
 
 #[test]
 fn a_frame_max_of_0_is_refused_when_a_limit_was_offered() {
-    refuse_tune(Login {
-        frame_max: 0,
-        ..Login::default()
-    });
+    refuse_tune(Login { frame_max: 0, ..Login::default() });
 }
 
 #[test]
 fn a_channel_max_above_the_offer_is_refused() {
-    refuse_tune(Login {
-        channel_max: 2048,
-        ..Login::default()
-    });
+    refuse_tune(Login { channel_max: 2048, ..Login::default() });
 }
 
 #[test]
 fn a_channel_max_of_0_is_refused_when_a_limit_was_offered() {
-    refuse_tune(Login {
-        channel_max: 0,
-        ..Login::default()
-    });
+    refuse_tune(Login { channel_max: 0, ..Login::default() });
 }
 
 /// RabbitMQ drops the socket after 3 s; a 530 before that is fine (contract, 1.5).
@@ -410,10 +309,7 @@ fn refuse_tune(login: Login) {
 
 #[test]
 fn a_frame_max_of_4096_is_accepted() {
-    let login = Login {
-        frame_max: 4096,
-        ..Login::default()
-    };
+    let login = Login { frame_max: 4096, ..Login::default() };
     let mut peer = Server::start().peer_with(&login);
     peer.open_channel(1);
     peer.close();
@@ -421,19 +317,12 @@ fn a_frame_max_of_4096_is_accepted() {
 
 #[test]
 fn bodies_are_split_to_the_frame_max_of_the_client() {
-    let mut peer = Server::start().peer_with(&Login {
-        frame_max: 4096,
-        ..Login::default()
-    });
+    let mut peer = Server::start().peer_with(&Login { frame_max: 4096, ..Login::default() });
     peer.open_channel(1);
     let queue = peer.queue(1, "small-frames");
     let body = vec![b'b'; 10_000];
     peer.send(1, say::publish("", &queue));
-    peer.send_frame(leveret_suite::Frame::new(
-        kind::HEADER,
-        1,
-        Octets::header(10_000, 0),
-    ));
+    peer.send_frame(leveret_suite::Frame::new(kind::HEADER, 1, Octets::header(10_000, 0)));
     for piece in body.chunks(4000) {
         peer.send_frame(leveret_suite::Frame::new(kind::BODY, 1, piece));
     }
@@ -448,12 +337,7 @@ fn bodies_are_split_to_the_frame_max_of_the_client() {
 #[test]
 fn a_vhost_that_is_not_there_is_530() {
     let vhost = unique("vhost");
-    tuned().fails(
-        0,
-        open(&vhost),
-        530,
-        &format!("NOT_ALLOWED - vhost {vhost} not found"),
-    );
+    tuned().fails(0, open(&vhost), 530, &format!("NOT_ALLOWED - vhost {vhost} not found"));
 }
 
 #[test]
@@ -466,25 +350,14 @@ fn open_ok_has_empty_known_hosts() {
 #[test]
 fn capabilities_and_insist_of_open_are_ignored() {
     let mut peer = tuned();
-    peer.send_payload(
-        0,
-        Octets::method(10, 40)
-            .shortstr("/")
-            .shortstr("capabilities")
-            .u8(1),
-    );
+    peer.send_payload(0, Octets::method(10, 40).shortstr("/").shortstr("capabilities").u8(1));
     peer.expect::<connection::OpenOk>(0);
 }
 
 #[test]
 fn a_wrong_connection_method_after_tune_ok_is_504() {
     let mut peer = tuned();
-    peer.fails(
-        0,
-        tune_ok(&Login::default()),
-        504,
-        "CHANNEL_ERROR - unexpected method in connection state opening",
-    );
+    peer.fails(0, tune_ok(&Login::default()), 504, "CHANNEL_ERROR - unexpected method in connection state opening");
 }
 
 #[test]
@@ -517,60 +390,38 @@ fn a_handshake_that_stalls_is_dropped_after_10_seconds() {
     for peer in [&mut silent, &mut polite] {
         peer.read_to_end();
         let took = start.elapsed();
-        assert!(
-            took > Duration::from_secs(9) && took < Duration::from_secs(15),
-            "after {took:?}"
-        );
+        assert!(took > Duration::from_secs(9) && took < Duration::from_secs(15), "after {took:?}");
     }
 }
 
 #[test]
 fn a_client_that_sends_heartbeats_stays_and_one_that_stops_is_dropped_within_three_intervals() {
-    let mut peer = Server::start().peer_with(&Login {
-        heartbeat: 1,
-        ..Login::default()
-    });
+    let mut peer = Server::start().peer_with(&Login { heartbeat: 1, ..Login::default() });
     let start = Instant::now();
     let mut heard = 0;
     while start.elapsed() < Duration::from_millis(3100) {
         peer.send_octets(HEARTBEAT);
         match peer.hear(Duration::from_millis(400)) {
             Heard::Frame(frame) => {
-                assert_eq!(
-                    (frame.kind, frame.channel, frame.payload.len()),
-                    (kind::HEARTBEAT, 0, 0)
-                );
+                assert_eq!((frame.kind, frame.channel, frame.payload.len()), (kind::HEARTBEAT, 0, 0));
                 heard += 1;
             }
             Heard::Silence => {}
-            Heard::End => panic!(
-                "dropped after {:?} although it sent heartbeats",
-                start.elapsed()
-            ),
+            Heard::End => panic!("dropped after {:?} although it sent heartbeats", start.elapsed()),
         }
     }
     assert!(heard >= 2, "heartbeats of the broker's own in 3 s: {heard}");
     let start = Instant::now();
     while let Heard::Frame(frame) = peer.hear(Duration::from_secs(10)) {
-        assert_eq!(
-            frame.kind,
-            kind::HEARTBEAT,
-            "nothing but heartbeats before the end: {frame:?}"
-        );
+        assert_eq!(frame.kind, kind::HEARTBEAT, "nothing but heartbeats before the end: {frame:?}");
     }
     let took = start.elapsed();
-    assert!(
-        took > Duration::from_millis(1500) && took < Duration::from_millis(3800),
-        "dropped after {took:?}"
-    );
+    assert!(took > Duration::from_millis(1500) && took < Duration::from_millis(3800), "dropped after {took:?}");
 }
 
 #[test]
 fn any_traffic_counts_as_a_heartbeat() {
-    let mut peer = Server::start().peer_with(&Login {
-        heartbeat: 1,
-        ..Login::default()
-    });
+    let mut peer = Server::start().peer_with(&Login { heartbeat: 1, ..Login::default() });
     peer.open_channel(1);
     let queue = peer.queue(1, "lively");
     let start = Instant::now();
@@ -584,10 +435,7 @@ fn any_traffic_counts_as_a_heartbeat() {
 
 #[test]
 fn a_heartbeat_of_0_means_none_in_either_direction() {
-    let mut peer = Server::start().peer_with(&Login {
-        heartbeat: 0,
-        ..Login::default()
-    });
+    let mut peer = Server::start().peer_with(&Login { heartbeat: 0, ..Login::default() });
     peer.expect_silence(Duration::from_secs(4));
     peer.open_channel(1);
 }

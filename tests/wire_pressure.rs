@@ -23,9 +23,7 @@ fn broker(arguments: &[&str]) -> Option<Server> {
     if Server::is_given() {
         return None;
     }
-    Some(Server::start_with(
-        &[&["--storage", "memory"], arguments].concat(),
-    ))
+    Some(Server::start_with(&[&["--storage", "memory"], arguments].concat()))
 }
 
 /// The frames of one publish whose body begins with its number.
@@ -41,19 +39,13 @@ fn publish_octets(exchange: &str, key: &str, number: u64) -> Vec<u8> {
 
 /// The number that a body begins with.
 fn number(content: &Content) -> u64 {
-    u64::from_be_bytes(
-        content.body[..8]
-            .try_into()
-            .expect("a body of more than eight octets"),
-    )
+    u64::from_be_bytes(content.body[..8].try_into().expect("a body of more than eight octets"))
 }
 
 /// Publishes `count` messages, holding at most a few in hand, and waits until the broker has read them all.
 fn publish_many(peer: &mut Peer, exchange: &str, key: &str, count: u64) {
     for number in 0..count {
-        peer.stream()
-            .write_all(&publish_octets(exchange, key, number))
-            .expect("the broker takes what is sent");
+        peer.stream().write_all(&publish_octets(exchange, key, number)).expect("the broker takes what is sent");
     }
     peer.in_step(1);
 }
@@ -78,32 +70,17 @@ fn a_consumer_that_stops_reading_holds_up_nobody_and_gets_everything_later() {
     });
     for expected in 0..count {
         let delivery = keen.expect_delivery(1);
-        assert_eq!(
-            number(&delivery.content),
-            expected,
-            "the keen consumer hears everything in order"
-        );
+        assert_eq!(number(&delivery.content), expected, "the keen consumer hears everything in order");
     }
     let mut publisher = publishing.join().expect("the publisher was never stuck");
     // What waits for the lazy one is kept once, in its queue, and not a second time for its socket.
     let grown = broker.resident_kib().saturating_sub(before);
-    assert!(
-        grown < 220 * MIB,
-        "100 MB wait for a consumer; memory has grown by {} MiB",
-        grown / MIB
-    );
+    assert!(grown < 220 * MIB, "100 MB wait for a consumer; memory has grown by {} MiB", grown / MIB);
     let ready = publisher.counts(1, "lazy").0;
-    assert!(
-        ready > 5_000,
-        "most of it waits in the queue, where others could take it: {ready} are ready"
-    );
+    assert!(ready > 5_000, "most of it waits in the queue, where others could take it: {ready} are ready");
     for expected in 0..count {
         let delivery = lazy.expect_delivery(1);
-        assert_eq!(
-            number(&delivery.content),
-            expected,
-            "the lazy consumer gets everything in order"
-        );
+        assert_eq!(number(&delivery.content), expected, "the lazy consumer gets everything in order");
     }
 }
 
@@ -120,20 +97,14 @@ fn a_peer_that_never_reads_its_replies_is_not_served_without_end() {
     let mut request = Frame::new(kind::METHOD, 1, say::get(name).payload()).octets();
     request.extend(Frame::new(kind::METHOD, 1, say::nack_until(0, true).payload()).octets());
     let requests = request.repeat(1_000);
-    deaf.stream()
-        .set_write_timeout(Some(Duration::from_secs(2)))
-        .expect("a write timeout");
+    deaf.stream().set_write_timeout(Some(Duration::from_secs(2))).expect("a write timeout");
     for _ in 0..200 {
         if deaf.stream().write_all(&requests).is_err() {
             break;
         }
     }
     let grown = broker.resident_kib().saturating_sub(before);
-    assert!(
-        grown < 150 * MIB,
-        "2 GB of replies were asked for and none read; memory has grown by {} MiB",
-        grown / MIB
-    );
+    assert!(grown < 150 * MIB, "2 GB of replies were asked for and none read; memory has grown by {} MiB", grown / MIB);
     other.in_step(1);
     drop(deaf);
     // The message comes back with the end of its connection.
@@ -154,19 +125,12 @@ fn a_publisher_faster_than_every_consumer_is_blocked_and_consumers_go_on() {
     // 300 MB against a limit of 64 MiB.
     let count: u64 = 30_000;
     let sent = AtomicU64::new(0);
-    let mut socket = publisher
-        .stream()
-        .try_clone()
-        .expect("a second handle of the socket");
-    socket
-        .set_write_timeout(Some(STUCK))
-        .expect("a write timeout");
+    let mut socket = publisher.stream().try_clone().expect("a second handle of the socket");
+    socket.set_write_timeout(Some(STUCK)).expect("a write timeout");
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for number in 0..count {
-                socket
-                    .write_all(&publish_octets("", "q", number))
-                    .expect("the broker goes on reading in the end");
+                socket.write_all(&publish_octets("", "q", number)).expect("the broker goes on reading in the end");
                 sent.store(number + 1, Ordering::Relaxed);
             }
         });
@@ -176,22 +140,14 @@ fn a_publisher_faster_than_every_consumer_is_blocked_and_consumers_go_on() {
         let stopped_at = wait_until_still(&sent);
         assert!(stopped_at < count, "the publisher was never stopped");
         let grown = broker.resident_kib().saturating_sub(before);
-        assert!(
-            grown < 3 * limit,
-            "limit 64 MiB, memory has grown by {} MiB",
-            grown / MIB
-        );
+        assert!(grown < 3 * limit, "limit 64 MiB, memory has grown by {} MiB", grown / MIB);
         // Others publish no more, but may do all else; a consumer makes room.
         consumer.qos(1, 100, false);
         consumer.consume(1, "q", "c");
         let mut highest = 0;
         for expected in 0..count {
             let delivery = consumer.expect_delivery(1);
-            assert_eq!(
-                number(&delivery.content),
-                expected,
-                "nothing is lost or out of order"
-            );
+            assert_eq!(number(&delivery.content), expected, "nothing is lost or out of order");
             consumer.send(1, say::ack(delivery.delivery_tag));
             if expected % 1000 == 0 {
                 highest = highest.max(broker.resident_kib());
@@ -199,19 +155,11 @@ fn a_publisher_faster_than_every_consumer_is_blocked_and_consumers_go_on() {
         }
         writer.join().expect("the publisher gets through");
         let grown = highest.saturating_sub(before);
-        assert!(
-            grown < 3 * limit,
-            "limit 64 MiB, memory has grown by {} MiB",
-            grown / MIB
-        );
+        assert!(grown < 3 * limit, "limit 64 MiB, memory has grown by {} MiB", grown / MIB);
         // Each blocked is followed by its unblocked, and the last word is that the way is free.
         publisher.expect::<connection::Unblocked>(0);
         while let Heard::Frame(frame) = publisher.hear(Duration::from_millis(300)) {
-            assert_eq!(
-                frame.payload[..4],
-                [0, 10, 0, 60],
-                "a further blocked: {frame:?}"
-            );
+            assert_eq!(frame.payload[..4], [0, 10, 0, 60], "a further blocked: {frame:?}");
             publisher.expect::<connection::Unblocked>(0);
         }
         publisher.in_step(1);
@@ -239,36 +187,23 @@ fn a_client_that_does_not_know_blocked_is_only_held_up() {
     let Some(broker) = broker(&["--memory-limit", "32MiB"]) else {
         return;
     };
-    let login = leveret_suite::Login {
-        capabilities: &[],
-        ..Default::default()
-    };
+    let login = leveret_suite::Login { capabilities: &[], ..Default::default() };
     let mut publisher = broker.peer_with(&login);
     publisher.open_channel(1);
     let mut consumer = broker.peer();
     consumer.ask::<amq_protocol::protocol::queue::DeclareOk>(1, say::declare("q"));
     let count: u64 = 10_000;
-    let mut socket = publisher
-        .stream()
-        .try_clone()
-        .expect("a second handle of the socket");
-    socket
-        .set_write_timeout(Some(STUCK))
-        .expect("a write timeout");
+    let mut socket = publisher.stream().try_clone().expect("a second handle of the socket");
+    socket.set_write_timeout(Some(STUCK)).expect("a write timeout");
     let sent = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for number in 0..count {
-                socket
-                    .write_all(&publish_octets("", "q", number))
-                    .expect("the broker goes on reading in the end");
+                socket.write_all(&publish_octets("", "q", number)).expect("the broker goes on reading in the end");
                 sent.store(number + 1, Ordering::Relaxed);
             }
         });
-        assert!(
-            wait_until_still(&sent) < count,
-            "the publisher was never stopped"
-        );
+        assert!(wait_until_still(&sent) < count, "the publisher was never stopped");
         consumer.consume_with(1, "q", "c", |consume| consume.no_ack = true);
         for expected in 0..count {
             assert_eq!(number(&consumer.expect_delivery(1).content), expected);
@@ -286,11 +221,7 @@ fn a_thousand_idle_connections_cost_little_and_disturb_nobody() {
     let before = broker.resident_kib();
     let mut idle: Vec<Peer> = (0..1000).map(|_| broker.peer()).collect();
     let grown = broker.resident_kib().saturating_sub(before);
-    assert!(
-        grown < 100 * MIB,
-        "1,000 idle connections cost {} MiB",
-        grown / MIB
-    );
+    assert!(grown < 100 * MIB, "1,000 idle connections cost {} MiB", grown / MIB);
     worker.publish(1, "", &queue, "still served");
     worker.take(1, &queue, "still served");
     for peer in idle.iter_mut().step_by(100) {
@@ -317,10 +248,7 @@ fn a_connection_that_vanishes_gives_back_thousands_in_order() {
     for expected in 0..count {
         let delivery = heir.expect_delivery(1);
         assert_eq!(number(&delivery.content), expected, "back in its old place");
-        assert!(
-            delivery.redelivered,
-            "{expected} was given to somebody before"
-        );
+        assert!(delivery.redelivered, "{expected} was given to somebody before");
     }
     heir.send(1, say::ack_until(0));
     heir.close_channel(1);
@@ -345,11 +273,7 @@ fn memory_that_was_used_is_used_again() {
         after_round.insert(round, broker.resident_kib());
     }
     let grown = after_round[&5].saturating_sub(after_round[&1]);
-    assert!(
-        grown < 40 * MIB,
-        "80 MB went through after the second round, {} MiB stayed",
-        grown / MIB
-    );
+    assert!(grown < 40 * MIB, "80 MB went through after the second round, {} MiB stayed", grown / MIB);
 }
 
 #[test]
@@ -366,9 +290,5 @@ fn a_silent_peer_with_half_a_frame_does_no_harm() {
     }
     broker.peer().close();
     let grown = broker.resident_kib().saturating_sub(before);
-    assert!(
-        grown < 50 * MIB,
-        "200 announced bodies cost {} MiB",
-        grown / MIB
-    );
+    assert!(grown < 50 * MIB, "200 announced bodies cost {} MiB", grown / MIB);
 }

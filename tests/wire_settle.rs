@@ -25,15 +25,8 @@ fn unknown(tag: u64) -> String {
 /// What a queue holds, each message with its redelivered flag.
 fn expect_messages(peer: &mut Peer, queue: &str, expected: &[(&str, bool)]) {
     peer.counts(1, queue);
-    let expected: Vec<(String, bool)> = expected
-        .iter()
-        .map(|(body, again)| ((*body).to_owned(), *again))
-        .collect();
-    assert_eq!(
-        peer.drain(1, queue),
-        expected,
-        "bodies and redelivered flags (left: are, right: expected)"
-    );
+    let expected: Vec<(String, bool)> = expected.iter().map(|(body, again)| ((*body).to_owned(), *again)).collect();
+    assert_eq!(peer.drain(1, queue), expected, "bodies and redelivered flags (left: are, right: expected)");
 }
 
 #[test]
@@ -137,11 +130,7 @@ fn an_ack_after_an_error_has_no_effect() {
 fn a_requeued_message_goes_back_to_its_place_and_is_redelivered() {
     let (mut peer, queue) = holding(&["1", "2", "3"], 1);
     peer.send(1, say::nack(1, true));
-    expect_messages(
-        &mut peer,
-        &queue,
-        &[("1", true), ("2", false), ("3", false)],
-    );
+    expect_messages(&mut peer, &queue, &[("1", true), ("2", false), ("3", false)]);
 }
 
 #[test]
@@ -157,17 +146,7 @@ fn requeued_messages_keep_their_order_whatever_the_order_of_the_nacks() {
     for tag in [2, 3, 1] {
         peer.send(1, say::nack(tag, true));
     }
-    expect_messages(
-        &mut peer,
-        &queue,
-        &[
-            ("1", true),
-            ("2", true),
-            ("3", true),
-            ("4", false),
-            ("5", false),
-        ],
-    );
+    expect_messages(&mut peer, &queue, &[("1", true), ("2", true), ("3", true), ("4", false), ("5", false)]);
 }
 
 #[test]
@@ -178,17 +157,7 @@ fn closing_a_channel_puts_everything_back_in_order() {
     peer.consume(2, &queue, "c");
     peer.expect_deliveries(2, &["1", "2", "3"]);
     peer.close_channel(2);
-    expect_messages(
-        &mut peer,
-        &queue,
-        &[
-            ("1", true),
-            ("2", true),
-            ("3", true),
-            ("4", false),
-            ("5", false),
-        ],
-    );
+    expect_messages(&mut peer, &queue, &[("1", true), ("2", true), ("3", true), ("4", false), ("5", false)]);
 }
 
 #[test]
@@ -205,17 +174,7 @@ fn two_channels_give_back_to_one_order() {
     peer.send(2, say::close_channel());
     peer.expect::<amq_protocol::protocol::channel::CloseOk>(2);
     peer.send(1, say::nack_until(0, true));
-    expect_messages(
-        &mut peer,
-        &queue,
-        &[
-            ("1", true),
-            ("2", true),
-            ("3", true),
-            ("4", true),
-            ("5", false),
-        ],
-    );
+    expect_messages(&mut peer, &queue, &[("1", true), ("2", true), ("3", true), ("4", true), ("5", false)]);
 }
 
 #[test]
@@ -246,10 +205,7 @@ fn a_requeued_message_may_come_to_the_same_consumer_again() {
     for tag in 1..=3 {
         peer.send(1, say::nack(tag, true));
         let delivery = peer.expect_delivery(1);
-        assert_eq!(
-            (delivery.delivery_tag, delivery.redelivered),
-            (tag + 1, true)
-        );
+        assert_eq!((delivery.delivery_tag, delivery.redelivered), (tag + 1, true));
     }
 }
 
@@ -316,18 +272,8 @@ fn recover_async_is_recover_without_an_answer() {
 
 #[test]
 fn recover_without_requeue_is_540() {
-    peer().fails(
-        1,
-        say::recover(false),
-        540,
-        "NOT_IMPLEMENTED - requeue=false",
-    );
-    peer().fails(
-        1,
-        basic::RecoverAsync { requeue: false },
-        540,
-        "NOT_IMPLEMENTED - requeue=false",
-    );
+    peer().fails(1, say::recover(false), 540, "NOT_IMPLEMENTED - requeue=false");
+    peer().fails(1, basic::RecoverAsync { requeue: false }, 540, "NOT_IMPLEMENTED - requeue=false");
 }
 
 #[test]
@@ -360,10 +306,7 @@ fn settling_may_be_pipelined_by_the_thousand() {
             _ => peer.send(1, say::reject(tag, true)),
         }
     }
-    let expected: Vec<&str> = bodies
-        .iter()
-        .map(String::as_str)
-        .filter(|body| body.parse::<u32>().is_ok_and(|n| n % 3 != 0))
-        .collect();
+    let expected: Vec<&str> =
+        bodies.iter().map(String::as_str).filter(|body| body.parse::<u32>().is_ok_and(|n| n % 3 != 0)).collect();
     peer.expect_contents(1, &queue, &expected);
 }

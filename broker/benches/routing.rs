@@ -83,13 +83,8 @@ fn headers(size: usize) {
     for at in 0..size {
         router.bind(b"", &arguments(at), at);
     }
-    let messages: Vec<Vec<u8>> = (0..1_000)
-        .map(|n| encode_table(&arguments(n * 7_919 % size)).split_off(4))
-        .collect();
-    let parsed: Vec<Headers<'_>> = messages
-        .iter()
-        .filter_map(|bytes| Headers::parse(bytes).ok())
-        .collect();
+    let messages: Vec<Vec<u8>> = (0..1_000).map(|n| encode_table(&arguments(n * 7_919 % size)).split_off(4)).collect();
+    let parsed: Vec<Headers<'_>> = messages.iter().filter_map(|bytes| Headers::parse(bytes).ok()).collect();
     let mut found = 0;
     let route = per_step(parsed.len(), || {
         for headers in &parsed {
@@ -109,10 +104,7 @@ fn count(router: &Router<usize>, key: &[u8], headers: Option<Headers<'_>>) -> us
 }
 
 /// Binds and unbinds with a snapshot taken before each step, as the owner of a virtual host publishes them.
-fn changes(
-    router: &mut Router<usize>,
-    binding: impl Fn(usize) -> (String, FieldTable),
-) -> (f64, f64) {
+fn changes(router: &mut Router<usize>, binding: impl Fn(usize) -> (String, FieldTable)) -> (f64, f64) {
     const STEPS: usize = 1_000;
     let new: Vec<(String, FieldTable)> = (0..STEPS).map(binding).collect();
     let mut snapshot = router.clone();

@@ -45,11 +45,7 @@ fn amqplain(response: &[u8]) -> Option<Login> {
 
 fn login(mechanism: &'static str, user: &[u8], password: &[u8]) -> Option<Login> {
     let user = String::from_utf8_lossy(user).into_owned();
-    Some(Login {
-        mechanism,
-        user,
-        password: password.to_vec(),
-    })
+    Some(Login { mechanism, user, password: password.to_vec() })
 }
 
 /// Whether the login is right, and allowed from where it comes.

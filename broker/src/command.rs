@@ -1,11 +1,11 @@
 //! What owners say to each other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
-use leveret_storage::{Block, Run};
+use leveret_storage::{Block, Entry, Run, Store};
 
 use crate::mailbox::Mailbox;
 use crate::queue::Queue;
@@ -36,10 +36,7 @@ pub struct Requester {
 impl Requester {
     /// Answers. A connection that is gone no longer wants to know.
     pub fn reply(&self, reply: Reply) {
-        let _ = self.peer.mailbox.push(ConnectionEvent::Reply {
-            channel: self.channel,
-            reply,
-        });
+        let _ = self.peer.mailbox.push(ConnectionEvent::Reply { channel: self.channel, reply });
     }
 }
 
@@ -52,9 +49,16 @@ pub struct Segment {
     pub persistent: bool,
     /// Somebody may have seen them before.
     pub redelivered: bool,
+    /// How often they came back unsettled; only counted, and shown, by quorum queues.
+    pub returns: u32,
+    /// When they expire, in milliseconds since the Unix epoch; [`Segment::NEVER`] otherwise.
+    pub expires: u64,
 }
 
 impl Segment {
+    /// No time to live.
+    pub const NEVER: u64 = u64::MAX;
+
     pub fn count(&self) -> u32 {
         self.run.count()
     }
@@ -148,15 +152,13 @@ impl ChannelLimit {
     /// Takes up to `wanted` places and says how many.
     pub fn take(&self, wanted: u32) -> u32 {
         let mut taken = 0;
-        let _ = self
-            .used
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-                taken = match self.limit.load(Ordering::Acquire) {
-                    0 => wanted,
-                    limit => wanted.min(limit.saturating_sub(used)),
-                };
-                Some(used + taken)
-            });
+        let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+            taken = match self.limit.load(Ordering::Acquire) {
+                0 => wanted,
+                limit => wanted.min(limit.saturating_sub(used)),
+            };
+            Some(used + taken)
+        });
         taken
     }
 
@@ -183,9 +185,7 @@ impl ChannelLimit {
 
     /// True when a queue has starved of this limit and should look again.
     pub fn take_starved(&self) -> bool {
-        !self.is_full()
-            && self.starved.load(Ordering::SeqCst)
-            && self.starved.swap(false, Ordering::SeqCst)
+        !self.is_full() && self.starved.load(Ordering::SeqCst) && self.starved.swap(false, Ordering::SeqCst)
     }
 }
 
@@ -206,14 +206,12 @@ impl Token {
     /// Tells whom it concerns.
     pub fn complete(self) {
         match self {
-            Token::Confirm {
-                to: ConfirmTo { to, first },
-                count,
-            } => {
+            Token::Confirm { to: ConfirmTo { to, first }, count } => {
                 let _ = to.peer.mailbox.push(ConnectionEvent::Confirm {
                     channel: to.channel,
                     first,
                     count,
+                    refused: false,
                 });
             }
             Token::Reply { to, reply } => to.reply(reply),
@@ -228,11 +226,12 @@ pub enum ConnectionEvent {
         channel: ChannelKey,
         reply: Reply,
     },
-    /// One more of their queues has taken the publishes `first..first + count`.
+    /// One more of their queues has taken the publishes `first..first + count`, or `refused` them.
     Confirm {
         channel: ChannelKey,
         first: u64,
         count: u32,
+        refused: bool,
     },
     /// The queue of this consumer is gone.
     ConsumerGone {
@@ -282,23 +281,34 @@ pub enum Reply {
 
 /// What a queue is told.
 pub enum QueueCommand {
-    /// New messages, all persistent or none. Without `confirm` nobody waits for them.
+    /// New messages, all persistent or none, all with the same `expiration` in milliseconds. Without `confirm` nobody
+    /// waits for them.
     Publish {
         run: Run,
         persistent: bool,
+        expiration: Option<u64>,
         confirm: Option<ConfirmTo>,
     },
-    /// Messages that are done: acknowledged, or rejected for good.
+    /// Held until everything before it has been handed to storage.
+    Release(Arc<Release>),
+    /// Messages that are acknowledged.
     Settle {
         consumer: Option<ConsumerKey>,
         first: u64,
         count: u32,
         persistent: bool,
     },
+    /// Messages that are refused for good: dead-lettered, or dropped.
+    Reject {
+        consumer: Option<ConsumerKey>,
+        segment: Segment,
+    },
     /// Messages that come back to their place.
     Requeue {
         consumer: Option<ConsumerKey>,
         segment: Segment,
+        /// The client had them.
+        seen: bool,
     },
     Consume(Box<NewConsumer>),
     Cancel {
@@ -327,6 +337,8 @@ pub enum QueueCommand {
     },
     /// The topology has removed the queue.
     Kill,
+    /// Something may have expired.
+    Tick,
     /// A consumer's window or its channel's limit has room again.
     Wake,
     /// Answers [`Reply::Done`] when everything before has been done and, with `stored`, when removals before it have
@@ -337,11 +349,27 @@ pub enum QueueCommand {
     },
 }
 
+/// What storage is told once the last of several queues has let go of it: a dead letter's removal from where it died
+/// goes behind its insertion where it went, so that a kill in between doubles it at worst.
+pub struct Release {
+    pub store: Store<Token>,
+    pub entries: Mutex<Vec<Entry<Token>>>,
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        let entries = self.entries.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.store.submit(entries);
+    }
+}
+
 /// A consumer that wants to be registered.
 pub struct NewConsumer {
     pub from: Requester,
     pub no_ack: bool,
     pub exclusive: bool,
+    /// Higher ones are served first.
+    pub priority: i64,
     /// Unacked messages at most, 0: unlimited.
     pub prefetch: u32,
     pub window: Arc<Window>,

@@ -188,38 +188,23 @@ settings! {
 
 /// [`MEMORY_SHARE_PERCENT`] of the memory there is.
 fn default_memory_limit() -> ByteSize {
-    memory_available().map_or(MEMORY_LIMIT_UNKNOWN_MACHINE, |available| {
-        ByteSize::new(available / 100 * MEMORY_SHARE_PERCENT)
-    })
+    memory_available()
+        .map_or(MEMORY_LIMIT_UNKNOWN_MACHINE, |available| ByteSize::new(available / 100 * MEMORY_SHARE_PERCENT))
 }
 
 /// Why there is no configuration. Each is one line for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration file {}: {source}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{}:{line}: {message}", path.display())]
-    File {
-        path: PathBuf,
-        line: usize,
-        message: String,
-    },
+    File { path: PathBuf, line: usize, message: String },
     #[error("the environment variable {variable} has the value `{text}`: {reason}")]
-    Variable {
-        variable: String,
-        text: String,
-        reason: InvalidValue,
-    },
+    Variable { variable: String, text: String, reason: InvalidValue },
     #[error("the environment variable {0} is not UTF-8")]
     NotUtf8(String),
     #[error("{}: {reason}", setting)]
-    Setting {
-        setting: &'static str,
-        reason: InvalidSetting,
-    },
+    Setting { setting: &'static str, reason: InvalidSetting },
 }
 
 /// A configuration made of layers, and what was found on the way.
@@ -267,19 +252,11 @@ impl Config {
         let (mut ours, mut rabbitmq) = (PartialConfig::default(), PartialConfig::default());
         let mut unknown_variables = Vec::new();
         for (variable, text) in env {
-            let set = if let Some((_, setting)) = RABBITMQ_VARIABLES
-                .iter()
-                .find(|(name, _)| *name == variable)
-            {
+            let set = if let Some((_, setting)) = RABBITMQ_VARIABLES.iter().find(|(name, _)| *name == variable) {
                 // Compose files pass a variable on even if it has no value; RabbitMQ's images take that as not set.
-                if text.is_empty() {
-                    Ok(true)
-                } else {
-                    rabbitmq.set(setting, &text)
-                }
+                if text.is_empty() { Ok(true) } else { rabbitmq.set(setting, &text) }
             } else if let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) {
-                ours.set(&name.to_ascii_lowercase(), &text)
-                    .map(|known| known || variable == FILE_VARIABLE)
+                ours.set(&name.to_ascii_lowercase(), &text).map(|known| known || variable == FILE_VARIABLE)
             } else {
                 continue;
             };
@@ -287,25 +264,14 @@ impl Config {
                 Ok(true) => {}
                 Ok(false) => unknown_variables.push(variable),
                 Err(reason) => {
-                    return Err(ConfigError::Variable {
-                        variable,
-                        text,
-                        reason,
-                    });
+                    return Err(ConfigError::Variable { variable, text, reason });
                 }
             }
         }
-        let mut config = flags
-            .over(ours)
-            .over(rabbitmq)
-            .over(file.unwrap_or_default())
-            .complete();
+        let mut config = flags.over(ours).over(rabbitmq).over(file.unwrap_or_default()).complete();
         // `--loopback-users ''` is how a command line says an empty list.
         config.loopback_users.retain(|user| !user.is_empty());
-        Ok(Layered {
-            config,
-            unknown_variables,
-        })
+        Ok(Layered { config, unknown_variables })
     }
 
     /// Checks what the types cannot say: ranges, and texts that must not be empty.
@@ -313,8 +279,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Setting`] for the first setting that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        validate::validate(self)
-            .map_err(|(setting, reason)| ConfigError::Setting { setting, reason })
+        validate::validate(self).map_err(|(setting, reason)| ConfigError::Setting { setting, reason })
     }
 
     /// The configuration as the text of a file that gives the same one, except the password, which is not shown.
@@ -333,28 +298,16 @@ impl PartialConfig {
     /// # Errors
     /// [`ConfigError::Unreadable`] or [`ConfigError::File`] with the line that is wrong.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Self::parse(&text).map_err(|(line, message)| ConfigError::File {
-            path: path.to_owned(),
-            line,
-            message,
-        })
+        Self::parse(&text).map_err(|(line, message)| ConfigError::File { path: path.to_owned(), line, message })
     }
 
     /// Reads the text of a file; an error is the number of a line and what is wrong there, in one line.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
         toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
-            let line = text
-                .bytes()
-                .take(start)
-                .filter(|byte| *byte == b'\n')
-                .count()
-                + 1;
+            let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
             (line, error.message().lines().collect::<Vec<_>>().join(", "))
         })
     }

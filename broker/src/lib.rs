@@ -21,14 +21,17 @@ mod command;
 pub mod config;
 mod connection;
 pub mod exchange;
+mod expiration;
 mod mailbox;
 mod message;
 mod methods;
 mod names;
+mod outbox;
 mod pressure;
 mod queue;
 mod recovery;
 pub mod server;
+mod timers;
 mod vhost;
 
 pub use config::Config;

@@ -32,13 +32,7 @@ struct Inner<T> {
 
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
-        Mailbox {
-            inner: Mutex::new(Inner {
-                items: Vec::new(),
-                sleeper: None,
-                closed: false,
-            }),
-        }
+        Mailbox { inner: Mutex::new(Inner { items: Vec::new(), sleeper: None, closed: false }) }
     }
 }
 

@@ -6,31 +6,93 @@
 
 use std::sync::Arc;
 
-use leveret_protocol::ADDRESS_GAP;
+use leveret_protocol::amq::AMQPValue;
+use leveret_protocol::content as content_header;
+use leveret_protocol::content::Edits;
+use leveret_protocol::{ADDRESS_GAP, Message};
 use leveret_storage::{Block, Gauge, Span};
 
-/// What the broker keeps in a message's `meta` word: length of the address (16 bits), flags (8), priority (8), body
-/// size (32).
+/// What the broker keeps in a message's `meta` word:
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 0–9 | length of the address in bytes (two short strings: 512 at most) |
+/// | 10 | persistent (delivery mode 2) |
+/// | 11 | has an `expiration` property |
+/// | 12 | was dead-lettered: its x-death header is the broker's own |
+/// | 13–20 | priority |
+/// | 21–63 | when it was published, milliseconds since the Unix epoch |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta(pub u64);
 
-const PERSISTENT: u64 = 1 << 16;
+const ADDRESS: u64 = 0x3ff;
+const PERSISTENT: u64 = 1 << 10;
+const EXPIRES: u64 = 1 << 11;
+const DEAD_LETTERED: u64 = 1 << 12;
+const PRIORITY: u32 = 13;
+const PUBLISHED: u32 = 21;
 
 impl Meta {
-    pub fn new(address: usize, persistent: bool, priority: u8, body: u32) -> Meta {
-        let flags = if persistent { PERSISTENT } else { 0 };
-        Meta(address as u64 & 0xffff | flags | (priority as u64) << 24 | (body as u64) << 32)
+    /// `published` in milliseconds since the Unix epoch.
+    pub fn new(address: usize, published: u64) -> Meta {
+        Meta(address as u64 & ADDRESS | published << PUBLISHED)
+    }
+
+    pub fn with_persistent(self, yes: bool) -> Meta {
+        if yes { Meta(self.0 | PERSISTENT) } else { self }
+    }
+
+    pub fn with_expiration(self, yes: bool) -> Meta {
+        if yes { Meta(self.0 | EXPIRES) } else { self }
+    }
+
+    pub fn with_priority(self, priority: u8) -> Meta {
+        Meta(self.0 | u64::from(priority) << PRIORITY)
+    }
+
+    pub fn with_dead_lettered(self) -> Meta {
+        Meta(self.0 | DEAD_LETTERED)
     }
 
     /// Length of the address in bytes.
     pub fn address(self) -> usize {
-        (self.0 & 0xffff) as usize
+        (self.0 & ADDRESS) as usize
     }
 
     /// Delivery mode 2.
     pub fn is_persistent(self) -> bool {
         self.0 & PERSISTENT != 0
     }
+
+    /// It has an `expiration` property.
+    pub fn expires(self) -> bool {
+        self.0 & EXPIRES != 0
+    }
+
+    /// Its x-death header is the broker's own.
+    pub fn is_dead_lettered(self) -> bool {
+        self.0 & DEAD_LETTERED != 0
+    }
+
+    pub fn priority(self) -> u8 {
+        (self.0 >> PRIORITY) as u8
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn published(self) -> u64 {
+        self.0 >> PUBLISHED
+    }
+}
+
+/// The `meta` word of message `index` of `block`.
+pub fn meta(block: &Block, index: u32) -> Meta {
+    Meta(block.meta(index))
+}
+
+/// Size of the body of message `index` of `block`, in bytes, as its content header says.
+pub fn body_size(block: &Block, index: u32) -> u64 {
+    const AT: usize = 7 + 4;
+    content(block, index).get(AT..AT + 8).and_then(|octets| octets.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
 /// The address of message `index` of `block`.
@@ -45,6 +107,14 @@ pub fn content(block: &Block, index: u32) -> &[u8] {
     &bytes[(Meta(block.meta(index)).address() + ADDRESS_GAP).min(bytes.len())..]
 }
 
+/// The message with the header `x-delivery-count`, which quorum queues show from the second delivery on.
+pub fn with_delivery_count(block: &Block, index: u32, count: u32) -> Option<Vec<u8>> {
+    let message = Message::parse(block.bytes(index))?;
+    let put = [("x-delivery-count", AMQPValue::LongLongInt(count.into()))];
+    let edits = Edits { remove: &[], put: &put, ..Edits::default() };
+    Some(message.rebuild(message.address, &content_header::edit(message.header, &edits).ok()?))
+}
+
 /// The block of a turn, while it is being filled.
 #[derive(Default)]
 pub struct BlockBuilder {
@@ -55,11 +125,7 @@ pub struct BlockBuilder {
 impl BlockBuilder {
     /// Adds a message and returns its index.
     pub fn add(&mut self, message: &[u8], meta: Meta) -> u32 {
-        self.spans.push(Span {
-            start: self.buffer.len() as u32,
-            len: message.len() as u32,
-            meta: meta.0,
-        });
+        self.spans.push(Span { start: self.buffer.len() as u32, len: message.len() as u32, meta: meta.0 });
         self.buffer.extend_from_slice(message);
         self.spans.len() as u32 - 1
     }
@@ -69,11 +135,7 @@ impl BlockBuilder {
         if !self.spans.is_empty() {
             return self.add(&message, meta);
         }
-        self.spans.push(Span {
-            start: 0,
-            len: message.len() as u32,
-            meta: meta.0,
-        });
+        self.spans.push(Span { start: 0, len: message.len() as u32, meta: meta.0 });
         self.buffer = message;
         0
     }
@@ -95,10 +157,6 @@ impl BlockBuilder {
 
     /// The finished block, its memory cut to size; the builder is empty again.
     pub fn finish(&mut self, gauge: &Arc<Gauge>) -> Arc<Block> {
-        Block::new(
-            std::mem::take(&mut self.buffer),
-            std::mem::take(&mut self.spans),
-            gauge,
-        )
+        Block::new(std::mem::take(&mut self.buffer), std::mem::take(&mut self.spans), gauge)
     }
 }

@@ -2,8 +2,7 @@
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::{
-    AMQPClass, LongString, ShortString, access, basic, channel, confirm, connection, exchange,
-    queue, tx,
+    AMQPClass, LongString, ShortString, access, basic, channel, confirm, connection, exchange, queue, tx,
 };
 
 use crate::vhost::command::DestinationKind;
@@ -28,28 +27,20 @@ pub fn exchange_delete_ok() -> AMQPClass {
 pub fn bind_ok(kind: DestinationKind) -> AMQPClass {
     match kind {
         DestinationKind::Queue => AMQPClass::Queue(queue::AMQPMethod::BindOk(queue::BindOk {})),
-        DestinationKind::Exchange => {
-            AMQPClass::Exchange(exchange::AMQPMethod::BindOk(exchange::BindOk {}))
-        }
+        DestinationKind::Exchange => AMQPClass::Exchange(exchange::AMQPMethod::BindOk(exchange::BindOk {})),
     }
 }
 
 pub fn unbind_ok(kind: DestinationKind) -> AMQPClass {
     match kind {
         DestinationKind::Queue => AMQPClass::Queue(queue::AMQPMethod::UnbindOk(queue::UnbindOk {})),
-        DestinationKind::Exchange => {
-            AMQPClass::Exchange(exchange::AMQPMethod::UnbindOk(exchange::UnbindOk {}))
-        }
+        DestinationKind::Exchange => AMQPClass::Exchange(exchange::AMQPMethod::UnbindOk(exchange::UnbindOk {})),
     }
 }
 
 pub fn queue_declare_ok(name: &str, message_count: u32, consumer_count: u32) -> AMQPClass {
     let queue = short(name);
-    AMQPClass::Queue(queue::AMQPMethod::DeclareOk(queue::DeclareOk {
-        queue,
-        message_count,
-        consumer_count,
-    }))
+    AMQPClass::Queue(queue::AMQPMethod::DeclareOk(queue::DeclareOk { queue, message_count, consumer_count }))
 }
 
 pub fn purge_ok(message_count: u32) -> AMQPClass {
@@ -57,9 +48,7 @@ pub fn purge_ok(message_count: u32) -> AMQPClass {
 }
 
 pub fn delete_ok(message_count: u32) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::DeleteOk(queue::DeleteOk {
-        message_count,
-    }))
+    AMQPClass::Queue(queue::AMQPMethod::DeleteOk(queue::DeleteOk { message_count }))
 }
 
 pub fn qos_ok() -> AMQPClass {
@@ -67,23 +56,16 @@ pub fn qos_ok() -> AMQPClass {
 }
 
 pub fn consume_ok(tag: &str) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(basic::ConsumeOk {
-        consumer_tag: short(tag),
-    }))
+    AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(basic::ConsumeOk { consumer_tag: short(tag) }))
 }
 
 pub fn cancel_ok(tag: &str) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::CancelOk(basic::CancelOk {
-        consumer_tag: short(tag),
-    }))
+    AMQPClass::Basic(basic::AMQPMethod::CancelOk(basic::CancelOk { consumer_tag: short(tag) }))
 }
 
 /// The broker's own cancel: the client must not answer it.
 pub fn cancel(tag: &str) -> AMQPClass {
-    AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel {
-        consumer_tag: short(tag),
-        nowait: true,
-    }))
+    AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: short(tag), nowait: true }))
 }
 
 pub fn get_empty() -> AMQPClass {
@@ -153,17 +135,10 @@ pub fn connection_open_ok() -> AMQPClass {
 }
 
 pub fn connection_tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> AMQPClass {
-    AMQPClass::Connection(connection::AMQPMethod::Tune(connection::Tune {
-        channel_max,
-        frame_max,
-        heartbeat,
-    }))
+    AMQPClass::Connection(connection::AMQPMethod::Tune(connection::Tune { channel_max, frame_max, heartbeat }))
 }
 
-pub fn connection_start(
-    server_properties: leveret_protocol::amq::FieldTable,
-    mechanisms: &str,
-) -> AMQPClass {
+pub fn connection_start(server_properties: leveret_protocol::amq::FieldTable, mechanisms: &str) -> AMQPClass {
     AMQPClass::Connection(connection::AMQPMethod::Start(connection::Start {
         version_major: 0,
         version_minor: 9,
@@ -174,9 +149,7 @@ pub fn connection_start(
 }
 
 pub fn connection_blocked(reason: &str) -> AMQPClass {
-    AMQPClass::Connection(connection::AMQPMethod::Blocked(connection::Blocked {
-        reason: short(reason),
-    }))
+    AMQPClass::Connection(connection::AMQPMethod::Blocked(connection::Blocked { reason: short(reason) }))
 }
 
 pub fn connection_unblocked() -> AMQPClass {
@@ -184,7 +157,5 @@ pub fn connection_unblocked() -> AMQPClass {
 }
 
 pub fn update_secret_ok() -> AMQPClass {
-    AMQPClass::Connection(connection::AMQPMethod::UpdateSecretOk(
-        connection::UpdateSecretOk {},
-    ))
+    AMQPClass::Connection(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {}))
 }

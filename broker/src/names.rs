@@ -34,8 +34,7 @@ pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 /// True for what a client may take for the name of a reply consumer: [`REPLY_TO`], a dot, and anything.
 pub fn is_reply_address(name: &[u8]) -> bool {
-    name.strip_prefix(REPLY_TO.as_bytes())
-        .is_some_and(|rest| rest.first() == Some(&b'.'))
+    name.strip_prefix(REPLY_TO.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'.'))
 }
 
 /// A name for a reply consumer, which nobody can guess who has not seen it: 69 octets.

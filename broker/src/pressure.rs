@@ -26,13 +26,12 @@ pub struct Pressure {
 
 impl Pressure {
     pub fn new(gauge: Arc<Gauge>, limit: usize, clock: Arc<dyn Clock>) -> Arc<Pressure> {
-        Arc::new(Pressure {
-            gauge,
-            limit,
-            shut: AtomicBool::new(false),
-            parked: Mutex::new(Vec::new()),
-            clock,
-        })
+        Arc::new(Pressure { gauge, limit, shut: AtomicBool::new(false), parked: Mutex::new(Vec::new()), clock })
+    }
+
+    /// Bytes of messages in memory above which the gate shuts.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// True while publishers must wait. Whoever finds the limit passed shuts the gate.
@@ -69,11 +68,7 @@ impl Pressure {
         while self.gauge.bytes() > self.limit / 10 * 9 {
             self.clock.sleep_until(self.clock.now() + LOOK_AGAIN).await;
         }
-        tracing::info!(
-            used = self.gauge.bytes(),
-            limit = self.limit,
-            "memory is free again: publishers go on"
-        );
+        tracing::info!(used = self.gauge.bytes(), limit = self.limit, "memory is free again: publishers go on");
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         self.shut.store(false, Ordering::Release);
         for waker in parked.drain(..) {

@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use leveret_storage::{
-    Entry, Op, Quarantined, Recovered, RecoveredQueue, Run, StorageError, Store,
-};
+use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, Run, StorageError, Store};
 
 use crate::command::{Segment, Token};
 use crate::config::Config;
-use crate::vhost::VHost;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
 use crate::vhost::definition::{self, Definition};
+use crate::vhost::{Parts, VHost};
 
 /// Definitions of one virtual host.
 #[derive(Default)]
@@ -26,56 +24,31 @@ struct Found {
 pub fn vhosts(
     config: &Config,
     recovered: Recovered,
-    store: &Store<Token>,
+    parts: &Parts,
 ) -> Result<HashMap<Box<str>, Arc<VHost>>, StorageError> {
     report(&recovered);
     let mut found: HashMap<Box<str>, Found> = HashMap::new();
-    found
-        .entry(config.default_vhost.as_str().into())
-        .or_default();
+    found.entry(config.default_vhost.as_str().into()).or_default();
     for (key, value) in &recovered.definitions {
         match definition::decode(key, value) {
-            Ok((vhost, Definition::Exchange(exchange))) => {
-                found.entry(vhost).or_default().exchanges.push(exchange)
-            }
-            Ok((vhost, Definition::Queue(id, queue))) => {
-                found.entry(vhost).or_default().queues.push((id, queue))
-            }
-            Ok((vhost, Definition::Binding(binding))) => {
-                found.entry(vhost).or_default().bindings.push(binding)
-            }
+            Ok((vhost, Definition::Exchange(exchange))) => found.entry(vhost).or_default().exchanges.push(exchange),
+            Ok((vhost, Definition::Queue(id, queue))) => found.entry(vhost).or_default().queues.push((id, queue)),
+            Ok((vhost, Definition::Binding(binding))) => found.entry(vhost).or_default().bindings.push(binding),
             Err(error) => tracing::error!(%error, key = ?key, "a definition is left out"),
         }
     }
-    let named = found
-        .values()
-        .flat_map(|found| &found.queues)
-        .map(|(id, _)| *id)
-        .max()
-        .unwrap_or(0);
-    let stored = recovered
-        .queues
-        .iter()
-        .map(|queue| queue.queue)
-        .max()
-        .unwrap_or(0);
-    let next_id = Arc::new(AtomicU64::new(named.max(stored) + 1));
-    let mut messages: HashMap<u64, RecoveredQueue> = recovered
-        .queues
-        .into_iter()
-        .map(|queue| (queue.queue, queue))
-        .collect();
+    let named = found.values().flat_map(|found| &found.queues).map(|(id, _)| *id).max().unwrap_or(0);
+    let stored = recovered.queues.iter().map(|queue| queue.queue).max().unwrap_or(0);
+    parts.next_id.store(named.max(stored) + 1, Ordering::Relaxed);
+    let mut messages: HashMap<u64, RecoveredQueue> =
+        recovered.queues.into_iter().map(|queue| (queue.queue, queue)).collect();
     let mut vhosts = HashMap::new();
     for (name, found) in found {
-        let vhost = VHost::new(Arc::from(&*name), next_id.clone(), store.clone());
+        let vhost = VHost::new(Arc::from(&*name), parts.clone());
         fill(&vhost, found, &mut messages)?;
         vhosts.insert(name, vhost);
     }
-    drop_orphans(messages, store);
-    tracing::debug!(
-        next_queue = next_id.load(Ordering::Relaxed),
-        "definitions recovered"
-    );
+    drop_orphans(messages, &parts.store);
     Ok(vhosts)
 }
 
@@ -98,28 +71,16 @@ fn report(recovered: &Recovered) {
             recovered.messages,
             recovered.bytes,
             recovered.duration,
-            if recovered.clean {
-                ""
-            } else {
-                "; the last stop was not clean"
-            },
+            if recovered.clean { "" } else { "; the last stop was not clean" },
         );
     }
 }
 
-fn fill(
-    vhost: &VHost,
-    found: Found,
-    messages: &mut HashMap<u64, RecoveredQueue>,
-) -> Result<(), StorageError> {
+fn fill(vhost: &VHost, found: Found, messages: &mut HashMap<u64, RecoveredQueue>) -> Result<(), StorageError> {
     vhost.recover(|topology| {
         for exchange in &found.exchanges {
             if let Err(error) = topology.recover_exchange(exchange) {
-                tracing::error!(
-                    exchange = &*exchange.name,
-                    "left out: {}",
-                    error.reply_text()
-                );
+                tracing::error!(exchange = &*exchange.name, "left out: {}", error.reply_text());
             }
         }
         for (id, queue) in found.queues {
@@ -130,11 +91,7 @@ fn fill(
         for binding in found.bindings {
             let (source, destination) = (binding.source.clone(), binding.destination.clone());
             if !topology.recover_binding(binding) {
-                tracing::error!(
-                    source = &*source,
-                    destination = &*destination,
-                    "a binding has lost one of its ends"
-                );
+                tracing::error!(source = &*source, destination = &*destination, "a binding has lost one of its ends");
             }
         }
         Ok(())
@@ -146,12 +103,8 @@ fn segments(stored: RecoveredQueue) -> Vec<Segment> {
     let seen = stored.delivered_through;
     let mut segments = Vec::new();
     for (first, run) in stored.runs {
-        let mut segment = Segment {
-            first,
-            run,
-            persistent: true,
-            redelivered: false,
-        };
+        let mut segment =
+            Segment { first, run, persistent: true, redelivered: false, returns: 0, expires: Segment::NEVER };
         if first > seen {
             segments.push(segment);
             continue;
@@ -169,10 +122,7 @@ fn segments(stored: RecoveredQueue) -> Vec<Segment> {
 
 /// Messages whose queue no definition names: a kill came in the middle of the queue's deletion.
 fn drop_orphans(left: HashMap<u64, RecoveredQueue>, store: &Store<Token>) {
-    let mut entries: Vec<Entry<Token>> = left
-        .into_keys()
-        .map(|queue| Entry::Op(Op::DropQueue { queue }))
-        .collect();
+    let mut entries: Vec<Entry<Token>> = left.into_keys().map(|queue| Entry::Op(Op::DropQueue { queue })).collect();
     if !entries.is_empty() {
         store.submit(&mut entries);
     }

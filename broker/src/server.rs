@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leveret_protocol::AmqpError;
-use leveret_storage::{
-    Backend, Gauge, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
-};
+use leveret_storage::{Backend, Gauge, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -22,7 +20,8 @@ use crate::connection;
 use crate::mailbox::Mailbox;
 use crate::pressure::Pressure;
 use crate::recovery;
-use crate::vhost::VHost;
+use crate::timers::Timers;
+use crate::vhost::{Parts, VHost};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: u32 = 1024;
@@ -37,10 +36,7 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("cannot listen on {address}: {source}")]
-    Listen {
-        address: SocketAddr,
-        source: std::io::Error,
-    },
+    Listen { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -91,6 +87,7 @@ pub struct Broker {
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
+    ticking: JoinHandle<()>,
 }
 
 /// A broker to be started with other parts than the usual ones.
@@ -116,19 +113,10 @@ impl Builder {
 
     /// Starts the broker on the current tokio runtime (multi-thread).
     pub async fn start(self) -> Result<Broker, StartError> {
-        let Builder {
-            config,
-            clock,
-            gauge,
-            opened,
-        } = self;
+        let Builder { config, clock, gauge, opened } = self;
         config.validate()?;
         // Ports first: one in use must leave the data untouched. Nobody can connect before `listen`.
-        let sockets = config
-            .listen
-            .iter()
-            .map(|address| bind(*address))
-            .collect::<Result<Vec<_>, _>>()?;
+        let sockets = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let (backend, recovered) = match opened {
             Some(opened) => opened,
             None => open(&config, &gauge)?,
@@ -141,7 +129,16 @@ impl Builder {
             |tokens: &mut Vec<Token>| tokens.drain(..).for_each(Token::complete),
             move |error| drop(failed.send(Stop::Failed(Arc::new(error)))),
         )?;
-        let vhosts = recovery::vhosts(&config, recovered, &store)?;
+        let timers = Timers::new(clock.clone());
+        let parts = Parts {
+            next_id: Arc::default(),
+            store: store.clone(),
+            gauge: gauge.clone(),
+            timers: timers.clone(),
+            clock: clock.clone(),
+        };
+        let vhosts = recovery::vhosts(&config, recovered, &parts)?;
+        let ticking = tokio::spawn(timers.run());
         let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             pressure: Pressure::new(gauge, limit, clock.clone()),
@@ -157,18 +154,9 @@ impl Builder {
             let error = |source| StartError::Listen { address, source };
             let listener = socket.listen(BACKLOG).map_err(error)?;
             addresses.push(listener.local_addr().map_err(error)?);
-            listeners.push(tokio::spawn(accept(
-                listener,
-                shared.clone(),
-                stopping.clone(),
-            )));
+            listeners.push(tokio::spawn(accept(listener, shared.clone(), stopping.clone())));
         }
-        Ok(Broker {
-            addresses,
-            store,
-            stop,
-            listeners: Mutex::new(listeners),
-        })
+        Ok(Broker { addresses, store, stop, listeners: Mutex::new(listeners), ticking })
     }
 }
 
@@ -180,12 +168,7 @@ impl Broker {
 
     /// A broker whose clock or store is given by the caller.
     pub fn builder(config: Config) -> Builder {
-        Builder {
-            config,
-            clock: Arc::new(SystemClock::default()),
-            gauge: Arc::default(),
-            opened: None,
-        }
+        Builder { config, clock: Arc::new(SystemClock::default()), gauge: Arc::default(), opened: None }
     }
 
     /// Where it listens, in the order of the configuration; port 0 has become the port that was found.
@@ -205,12 +188,7 @@ impl Broker {
             }
             running
         });
-        let listeners = std::mem::take(
-            &mut *self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner));
         for listener in listeners {
             // A listener that panicked has nothing left to close.
             let _ = listener.await;
@@ -242,6 +220,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        self.ticking.abort();
         self.stop.send_if_modified(|stop| {
             let running = matches!(stop, Stop::Running);
             if running {
@@ -254,11 +233,7 @@ impl Drop for Broker {
 
 fn bind(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
     let bind = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         Ok((socket, address))
@@ -266,10 +241,7 @@ fn bind(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
     bind().map_err(|source| StartError::Listen { address, source })
 }
 
-fn open(
-    config: &Config,
-    gauge: &Arc<Gauge>,
-) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+fn open(config: &Config, gauge: &Arc<Gauge>) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     match config.storage {
         StorageKind::Memory => open_memory(),
         StorageKind::Sled => open_sled(&config.data_dir, gauge),
@@ -303,9 +275,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
     if graceful {
         let peers: Vec<_> = shared.peers().values().cloned().collect();
         for peer in peers {
-            let error = AmqpError::connection_forced(
-                "broker forced connection closure with reason 'shutdown'",
-            );
+            let error = AmqpError::connection_forced("broker forced connection closure with reason 'shutdown'");
             let _ = peer.mailbox.push(ConnectionEvent::Close(error));
         }
         let all = async { while connections.join_next().await.is_some() {} };
@@ -317,22 +287,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
 }
 
 /// Serves one connection, known to the others while it lasts.
-async fn serve(
-    io: TcpStream,
-    from: SocketAddr,
-    shared: Arc<Shared>,
-    mut stopping: watch::Receiver<Stop>,
-) {
+async fn serve(io: TcpStream, from: SocketAddr, shared: Arc<Shared>, mut stopping: watch::Receiver<Stop>) {
     let id = shared.next_peer.fetch_add(1, Ordering::Relaxed);
-    let peer = Arc::new(Peer {
-        id,
-        mailbox: Mailbox::default(),
-    });
+    let peer = Arc::new(Peer { id, mailbox: Mailbox::default() });
     let stopped = async move {
         // A handshake is not finished during a shutdown.
-        let _ = stopping
-            .wait_for(|stop| !matches!(stop, Stop::Running))
-            .await;
+        let _ = stopping.wait_for(|stop| !matches!(stop, Stop::Running)).await;
     };
     let registered = Registered::new(&shared, peer);
     connection::serve(io, from, shared.clone(), registered.peer.clone(), stopped).await;

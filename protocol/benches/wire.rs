@@ -69,12 +69,7 @@ fn published(body: usize) -> Vec<u8> {
     header.extend_from_slice(&(body as u64).to_be_bytes());
     header.extend_from_slice(&[0x10, 0, 2]);
     for _ in 0..MESSAGES {
-        let publish = [
-            &[0, 60, 0, 40, 0, 0][..],
-            &message::address(b"", b"bench"),
-            &[0],
-        ]
-        .concat();
+        let publish = [&[0, 60, 0, 40, 0, 0][..], &message::address(b"", b"bench"), &[0]].concat();
         frame::encode(&mut buffer, frame::METHOD, 1, &publish);
         frame::encode(&mut buffer, frame::HEADER, 1, &header);
         frame::encode(&mut buffer, frame::BODY, 1, &vec![b'x'; body]);

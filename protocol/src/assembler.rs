@@ -39,9 +39,7 @@ pub struct Whole<'a> {
 impl<'a> Whole<'a> {
     /// The content: header frame and body frames.
     pub fn content(&self) -> &'a [u8] {
-        self.message
-            .get(self.publish.address.len() + ADDRESS_GAP..)
-            .unwrap_or_default()
+        self.message.get(self.publish.address.len() + ADDRESS_GAP..).unwrap_or_default()
     }
 }
 
@@ -56,10 +54,7 @@ pub fn whole(buffer: &[u8], frame_max: u32) -> Option<Whole<'_>> {
     let publish = parse_publish(payload)?;
     let (header_channel, payload, mut rest) = next(rest, HEADER, max)?;
     let header = header(payload);
-    let regular = header.class == 60
-        && header.weight == 0
-        && header.flags & UNUSED == 0
-        && payload.len() >= 14;
+    let regular = header.class == 60 && header.weight == 0 && header.flags & UNUSED == 0 && payload.len() >= 14;
     if channel == [0, 0] || header_channel != channel || !regular {
         return None;
     }
@@ -75,13 +70,7 @@ pub fn whole(buffer: &[u8], frame_max: u32) -> Option<Whole<'_>> {
     let consumed = buffer.len() - rest.len();
     // Prefix, ids and ticket come before the address.
     let message = buffer.get(PREFIX + 6..consumed)?;
-    Some(Whole {
-        message,
-        channel: u16::from_be_bytes(channel),
-        publish,
-        header,
-        consumed,
-    })
+    Some(Whole { message, channel: u16::from_be_bytes(channel), publish, header, consumed })
 }
 
 /// Channel and payload of the frame that `buffer` begins with, and what follows it; `None` when it is not whole
@@ -156,9 +145,7 @@ impl Complete {
 
     /// Exchange and routing key as short strings.
     pub fn address(&self) -> &[u8] {
-        self.message
-            .get(..self.content_at.saturating_sub(ADDRESS_GAP))
-            .unwrap_or_default()
+        self.message.get(..self.content_at.saturating_sub(ADDRESS_GAP)).unwrap_or_default()
     }
 
     /// Header frame and body frames.
@@ -204,10 +191,7 @@ impl Assembler {
             return Err(self.fail(self.unexpected(HEADER)));
         }
         if fields.class != 60 {
-            let text = format!(
-                "expected content header for class 60, got one for class {} instead",
-                fields.class
-            );
+            let text = format!("expected content header for class 60, got one for class {} instead", fields.class);
             return Err(self.fail(AmqpError::unexpected_frame(text).at(60, 40)));
         }
         let size = fields.body_size;
@@ -220,12 +204,7 @@ impl Assembler {
         if size == 0 {
             return Ok(self.complete(0, false));
         }
-        self.state = State::WantBody {
-            size,
-            left: size,
-            too_large,
-            cut: None,
-        };
+        self.state = State::WantBody { size, left: size, too_large, cut: None };
         Ok(Progress::More)
     }
 
@@ -244,18 +223,11 @@ impl Assembler {
     /// # Errors
     /// 505 when no body is expected; 501 when it is longer than its header announced.
     pub fn body(&mut self, payload: &[u8], frame_max: u32) -> Result<Progress, AmqpError> {
-        let State::WantBody {
-            size,
-            left,
-            too_large,
-            cut,
-        } = &mut self.state
-        else {
+        let State::WantBody { size, left, too_large, cut } = &mut self.state else {
             return Err(self.fail(self.unexpected(BODY)));
         };
         let Some(now_left) = left.checked_sub(payload.len() as u64) else {
-            let error = AmqpError::frame_error("content body frame exceeds remaining content size")
-                .at(60, 40);
+            let error = AmqpError::frame_error("content body frame exceeds remaining content size").at(60, 40);
             return Err(self.fail(error));
         };
         *left = now_left;
@@ -265,22 +237,13 @@ impl Assembler {
             cut.get_or_insert_with(|| Cut::new(size as usize, 0, max_payload(frame_max)))
                 .push(&mut self.message, payload);
         }
-        if now_left == 0 {
-            Ok(self.complete(size, too_large))
-        } else {
-            Ok(Progress::More)
-        }
+        if now_left == 0 { Ok(self.complete(size, too_large)) } else { Ok(Progress::More) }
     }
 
     fn complete(&mut self, body_size: u64, too_large: bool) -> Progress {
         self.state = State::Idle;
         let message = std::mem::take(&mut self.message);
-        Progress::Complete(Complete {
-            message,
-            body_size,
-            too_large,
-            content_at: self.content_at,
-        })
+        Progress::Complete(Complete { message, body_size, too_large, content_at: self.content_at })
     }
 
     fn fail(&mut self, error: AmqpError) -> AmqpError {
@@ -295,17 +258,14 @@ impl Assembler {
     pub fn unexpected(&self, kind: u8) -> AmqpError {
         match self.state {
             State::Idle if kind == METHOD => AmqpError::internal_error(""),
-            State::Idle => {
-                AmqpError::unexpected_frame("expected method frame, got non method frame instead")
-            }
+            State::Idle => AmqpError::unexpected_frame("expected method frame, got non method frame instead"),
             State::WantHeader => AmqpError::unexpected_frame(
                 "expected content header for class 60, got non content header frame instead",
             )
             .at(60, 40),
-            State::WantBody { .. } => AmqpError::unexpected_frame(
-                "expected content body, got non content body frame instead",
-            )
-            .at(60, 40),
+            State::WantBody { .. } => {
+                AmqpError::unexpected_frame("expected content body, got non content body frame instead").at(60, 40)
+            }
         }
     }
 }

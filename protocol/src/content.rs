@@ -151,19 +151,11 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub(crate) fn new(bytes: &'a [u8], flags: u16) -> Fields<'a> {
-        Fields {
-            reader: Reader(bytes),
-            flags,
-            damage: None,
-        }
+        Fields { reader: Reader(bytes), flags, damage: None }
     }
 
     #[inline(always)]
-    pub(crate) fn field<T>(
-        &mut self,
-        bit: u16,
-        read: impl FnOnce(&mut Reader<'a>) -> Option<T>,
-    ) -> Option<T> {
+    pub(crate) fn field<T>(&mut self, bit: u16, read: impl FnOnce(&mut Reader<'a>) -> Option<T>) -> Option<T> {
         if self.flags & (1 << bit) == 0 {
             return None;
         }
@@ -206,12 +198,7 @@ mod tests {
     use crate::frame::size_of;
 
     fn payload(flags: u16, properties: &[u8]) -> Vec<u8> {
-        [
-            &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3][..],
-            &flags.to_be_bytes(),
-            properties,
-        ]
-        .concat()
+        [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3][..], &flags.to_be_bytes(), properties].concat()
     }
 
     fn table(entries: &[u8]) -> Vec<u8> {
@@ -227,31 +214,13 @@ mod tests {
         ]
         .concat();
         let all = Properties::parse(u16::MAX, &bytes).expect("well-formed");
-        assert_eq!(
-            (all.content_type, all.content_encoding),
-            (Some(&b"t"[..]), Some(&b"e"[..]))
-        );
-        assert_eq!(
-            all.headers.expect("present").get("k"),
-            Some(crate::Value::Void)
-        );
-        assert_eq!(
-            (all.delivery_mode, all.priority, all.timestamp),
-            (Some(2), Some(9), Some(7))
-        );
-        assert_eq!(
-            (all.correlation_id, all.reply_to),
-            (Some(&b"c"[..]), Some(&b"r"[..]))
-        );
-        assert_eq!(
-            (all.expiration, all.message_id),
-            (Some(&b"1"[..]), Some(&b"m"[..]))
-        );
+        assert_eq!((all.content_type, all.content_encoding), (Some(&b"t"[..]), Some(&b"e"[..])));
+        assert_eq!(all.headers.expect("present").get("k"), Some(crate::Value::Void));
+        assert_eq!((all.delivery_mode, all.priority, all.timestamp), (Some(2), Some(9), Some(7)));
+        assert_eq!((all.correlation_id, all.reply_to), (Some(&b"c"[..]), Some(&b"r"[..])));
+        assert_eq!((all.expiration, all.message_id), (Some(&b"1"[..]), Some(&b"m"[..])));
         assert_eq!((all.kind, all.user_id), (Some(&b"T"[..]), Some(&b"u"[..])));
-        assert_eq!(
-            (all.app_id, all.cluster_id),
-            (Some(&b"a"[..]), Some(&b"z"[..]))
-        );
+        assert_eq!((all.app_id, all.cluster_id), (Some(&b"a"[..]), Some(&b"z"[..])));
         assert_eq!(delivery_mode(u16::MAX, &bytes), Some(2));
     }
 
@@ -260,38 +229,16 @@ mod tests {
         let none = Properties::parse(0, b"").expect("well-formed");
         assert_eq!((none.content_type, none.headers), (None, None));
         let empty = Properties::parse(0xA000, b"\0\0\0\0\0").expect("well-formed");
-        assert_eq!(
-            (
-                empty.content_type,
-                empty.headers.map(|table| table.is_empty())
-            ),
-            (Some(&b""[..]), Some(true))
-        );
+        assert_eq!((empty.content_type, empty.headers.map(|table| table.is_empty())), (Some(&b""[..]), Some(true)));
     }
 
     #[test]
     fn truncated_left_over_and_damaged_properties_are_refused() {
-        let refused = |flags, bytes: &[u8]| {
-            Properties::parse(flags, bytes)
-                .expect_err("must be refused")
-                .reply_text()
-        };
-        assert_eq!(
-            refused(0x8000, b"\x05abc"),
-            "FRAME_ERROR - content properties end too early"
-        );
-        assert_eq!(
-            refused(0x1000, b"\x01\x02"),
-            "FRAME_ERROR - octets left over after content properties"
-        );
-        assert_eq!(
-            refused(0x2000, &table(b"\x01k!")),
-            "SYNTAX_ERROR - malformed headers: unknown field type 33"
-        );
-        assert_eq!(
-            refused(0x2000, b"\0\0\0\x09"),
-            "FRAME_ERROR - content properties end too early"
-        );
+        let refused = |flags, bytes: &[u8]| Properties::parse(flags, bytes).expect_err("must be refused").reply_text();
+        assert_eq!(refused(0x8000, b"\x05abc"), "FRAME_ERROR - content properties end too early");
+        assert_eq!(refused(0x1000, b"\x01\x02"), "FRAME_ERROR - octets left over after content properties");
+        assert_eq!(refused(0x2000, &table(b"\x01k!")), "SYNTAX_ERROR - malformed headers: unknown field type 33");
+        assert_eq!(refused(0x2000, b"\0\0\0\x09"), "FRAME_ERROR - content properties end too early");
     }
 
     #[test]

@@ -15,10 +15,7 @@ pub fn content(out: &mut Vec<u8>, channel: u16, content: &[u8], frame_max: u32) 
     let start = out.len();
     out.extend_from_slice(content);
     let max = max_payload(frame_max);
-    if !out
-        .get_mut(start..)
-        .is_some_and(|frames| patch(frames, channel, max))
-    {
+    if !out.get_mut(start..).is_some_and(|frames| patch(frames, channel, max)) {
         out.truncate(start);
         cut_anew(out, channel, content, max);
     }
@@ -27,10 +24,7 @@ pub fn content(out: &mut Vec<u8>, channel: u16, content: &[u8], frame_max: u32) 
 /// Appends a `basic.deliver` with its content. `consumer_tag` goes without its length octet and has at most 255
 /// octets; `address` is exchange and routing key as short strings.
 #[inline]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the arguments of the method, no more"
-)]
+#[allow(clippy::too_many_arguments, reason = "the arguments of the method, no more")]
 pub fn deliver(
     out: &mut Vec<u8>,
     channel: u16,
@@ -60,10 +54,7 @@ pub fn deliver(
 }
 
 /// Appends a `basic.get-ok` with its content; `message_count` is what is still ready in the queue.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the arguments of the method, no more"
-)]
+#[allow(clippy::too_many_arguments, reason = "the arguments of the method, no more")]
 pub fn get_ok(
     out: &mut Vec<u8>,
     channel: u16,
@@ -174,12 +165,7 @@ pub(crate) struct Cut {
 
 impl Cut {
     pub(crate) fn new(total: usize, channel: u16, max: usize) -> Cut {
-        Cut {
-            channel,
-            max: max.max(1),
-            left: total,
-            open: 0,
-        }
+        Cut { channel, max: max.max(1), left: total, open: 0 }
     }
 
     /// Appends the next octets of the body. What goes beyond the body's size is dropped.
@@ -212,9 +198,7 @@ mod tests {
     fn content_of(bodies: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
         frame::encode(&mut out, HEADER, 9, b"header of some kind");
-        bodies
-            .iter()
-            .for_each(|body| frame::encode(&mut out, BODY, 9, body));
+        bodies.iter().for_each(|body| frame::encode(&mut out, BODY, 9, body));
         out
     }
 
@@ -245,38 +229,16 @@ mod tests {
     fn a_body_too_large_for_the_receiver_is_cut_anew() {
         let mut out = Vec::new();
         content(&mut out, 1, &content_of(&[b"abc", b"defgh", b"i"]), 12);
-        let pieces: Vec<_> = frames(&out)
-            .into_iter()
-            .map(|(_, _, payload)| payload)
-            .collect();
-        assert_eq!(
-            pieces,
-            [&b"header of some kind"[..], b"abcd", b"efgh", b"i"]
-        );
+        let pieces: Vec<_> = frames(&out).into_iter().map(|(_, _, payload)| payload).collect();
+        assert_eq!(pieces, [&b"header of some kind"[..], b"abcd", b"efgh", b"i"]);
     }
 
     #[test]
     fn deliver_stands_before_its_content() {
         let mut out = Vec::new();
-        deliver(
-            &mut out,
-            3,
-            b"tag",
-            7,
-            true,
-            b"\x01x\x02rk",
-            &content_of(&[b"abc"]),
-            4096,
-        );
+        deliver(&mut out, 3, b"tag", 7, true, b"\x01x\x02rk", &content_of(&[b"abc"]), 4096);
         let found = frames(&out);
-        assert_eq!(
-            found[0],
-            (
-                METHOD,
-                3,
-                b"\0\x3C\0\x3C\x03tag\0\0\0\0\0\0\0\x07\x01\x01x\x02rk".to_vec()
-            )
-        );
+        assert_eq!(found[0], (METHOD, 3, b"\0\x3C\0\x3C\x03tag\0\0\0\0\0\0\0\x07\x01\x01x\x02rk".to_vec()));
         assert_eq!(found[2], (BODY, 3, b"abc".to_vec()));
     }
 

@@ -35,9 +35,7 @@ pub fn edit(payload: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, AmqpError> {
     let mut before = Fields::new(header.properties, header.flags);
     before.string(15);
     before.string(14);
-    let (start, rest) = header
-        .properties
-        .split_at(header.properties.len() - before.reader.0.len());
+    let (start, rest) = header.properties.split_at(header.properties.len() - before.reader.0.len());
 
     let has_headers = old.headers.is_some() || !edits.put.is_empty();
     let mut flags = header.flags & !HEADERS & !UNUSED;
@@ -125,12 +123,7 @@ mod tests {
     use super::*;
 
     fn payload(flags: u16, properties: &[u8]) -> Vec<u8> {
-        [
-            &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3][..],
-            &flags.to_be_bytes(),
-            properties,
-        ]
-        .concat()
+        [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3][..], &flags.to_be_bytes(), properties].concat()
     }
 
     fn table(entries: &[u8]) -> Vec<u8> {
@@ -139,35 +132,16 @@ mod tests {
 
     #[test]
     fn removing_bcc_leaves_all_else_byte_for_byte() {
-        let entries = |bcc: &[u8]| {
-            table(&[b"\x01zL\0\0\0\0\0\0\0\x01", bcc, b"\x01ab\x01\x01ab\x02"].concat())
-        };
-        let with = |bcc: &[u8]| {
-            payload(
-                0xB900,
-                &[b"\x02tt", &entries(bcc)[..], b"\x01\x01\x0260"].concat(),
-            )
-        };
-        let edits = Edits {
-            remove: &["BCC"],
-            ..Edits::default()
-        };
-        assert_eq!(
-            edit(&with(b"\x03BCCA\0\0\0\x06S\0\0\0\x01k"), &edits),
-            Ok(with(b""))
-        );
+        let entries = |bcc: &[u8]| table(&[b"\x01zL\0\0\0\0\0\0\0\x01", bcc, b"\x01ab\x01\x01ab\x02"].concat());
+        let with = |bcc: &[u8]| payload(0xB900, &[b"\x02tt", &entries(bcc)[..], b"\x01\x01\x0260"].concat());
+        let edits = Edits { remove: &["BCC"], ..Edits::default() };
+        assert_eq!(edit(&with(b"\x03BCCA\0\0\0\x06S\0\0\0\x01k"), &edits), Ok(with(b"")));
     }
 
     #[test]
     fn a_headers_table_that_held_only_bcc_stays_empty_and_an_absent_one_stays_absent() {
-        let edits = Edits {
-            remove: &["BCC"],
-            ..Edits::default()
-        };
-        let emptied = edit(
-            &payload(0x3000, &[&table(b"\x03BCCV")[..], b"\x02"].concat()),
-            &edits,
-        );
+        let edits = Edits { remove: &["BCC"], ..Edits::default() };
+        let emptied = edit(&payload(0x3000, &[&table(b"\x03BCCV")[..], b"\x02"].concat()), &edits);
         assert_eq!(emptied, Ok(payload(0x3000, b"\0\0\0\0\x02")));
         let absent = payload(0x1000, b"\x02");
         assert_eq!(edit(&absent, &edits), Ok(absent.clone()));
@@ -176,32 +150,17 @@ mod tests {
     #[test]
     fn put_replaces_every_entry_of_that_key_and_adds_the_table_if_need_be() {
         let put = [("n", AMQPValue::LongLongInt(1))];
-        let edits = Edits {
-            put: &put,
-            ..Edits::default()
-        };
+        let edits = Edits { put: &put, ..Edits::default() };
         let n = b"\x01nl\0\0\0\0\0\0\0\x01";
         let old = payload(0x2000, &table(b"\x01nV\x01kt\x01\x01nV"));
-        assert_eq!(
-            edit(&old, &edits),
-            Ok(payload(0x2000, &table(&[&b"\x01kt\x01"[..], n].concat())))
-        );
+        assert_eq!(edit(&old, &edits), Ok(payload(0x2000, &table(&[&b"\x01kt\x01"[..], n].concat()))));
         let bare = payload(0x9000, b"\x01t\x02");
-        assert_eq!(
-            edit(&bare, &edits),
-            Ok(payload(
-                0xB000,
-                &[b"\x01t", &table(n)[..], b"\x02"].concat()
-            ))
-        );
+        assert_eq!(edit(&bare, &edits), Ok(payload(0xB000, &[b"\x01t", &table(n)[..], b"\x02"].concat())));
     }
 
     #[test]
     fn the_expiration_can_be_dropped() {
-        let edits = Edits {
-            drop_expiration: true,
-            ..Edits::default()
-        };
+        let edits = Edits { drop_expiration: true, ..Edits::default() };
         let old = payload(0x1380, b"\x02\x01r\x0260\x01m");
         assert_eq!(edit(&old, &edits), Ok(payload(0x1280, b"\x02\x01r\x01m")));
         let without = payload(0x1200, b"\x02\x01r");
@@ -210,19 +169,10 @@ mod tests {
 
     #[test]
     fn the_reply_to_can_be_replaced_or_added_where_it_belongs() {
-        let edits = Edits {
-            reply_to: Some(b"new"),
-            ..Edits::default()
-        };
+        let edits = Edits { reply_to: Some(b"new"), ..Edits::default() };
         let old = payload(0x1780, b"\x02\x01c\x01r\x0260\x01m");
-        assert_eq!(
-            edit(&old, &edits),
-            Ok(payload(0x1780, b"\x02\x01c\x03new\x0260\x01m"))
-        );
+        assert_eq!(edit(&old, &edits), Ok(payload(0x1780, b"\x02\x01c\x03new\x0260\x01m")));
         let without = payload(0x1180, b"\x02\x0260\x01m");
-        assert_eq!(
-            edit(&without, &edits),
-            Ok(payload(0x1380, b"\x02\x03new\x0260\x01m"))
-        );
+        assert_eq!(edit(&without, &edits), Ok(payload(0x1380, b"\x02\x03new\x0260\x01m")));
     }
 }

@@ -88,14 +88,7 @@ constructors! {
 
 impl AmqpError {
     fn new(scope: Scope, code: u16, text: String) -> Self {
-        AmqpError {
-            scope,
-            code,
-            text,
-            class: 0,
-            method: 0,
-            fatal: false,
-        }
+        AmqpError { scope, code, text, class: 0, method: 0, fatal: false }
     }
 
     /// Names the method that failed.

@@ -40,10 +40,7 @@ impl Frame<'_> {
 pub fn max_payload(frame_max: u32) -> usize {
     match frame_max {
         0 => usize::try_from(u32::MAX).unwrap_or(usize::MAX),
-        _ => usize::try_from(frame_max)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(OVERHEAD)
-            .max(1),
+        _ => usize::try_from(frame_max).unwrap_or(usize::MAX).saturating_sub(OVERHEAD).max(1),
     }
 }
 
@@ -65,10 +62,7 @@ pub fn split(buffer: &[u8], frame_max: u32) -> Result<Option<Frame<'_>>, AmqpErr
     if size > frame_max && frame_max != 0 {
         return Err(too_large(kind, size, frame_max));
     }
-    let Some((payload, rest)) = usize::try_from(size)
-        .ok()
-        .and_then(|size| rest.split_at_checked(size))
-    else {
+    let Some((payload, rest)) = usize::try_from(size).ok().and_then(|size| rest.split_at_checked(size)) else {
         return Ok(None);
     };
     let Some(&end) = rest.first() else {
@@ -77,16 +71,8 @@ pub fn split(buffer: &[u8], frame_max: u32) -> Result<Option<Frame<'_>>, AmqpErr
     if end != FRAME_END {
         return Err(wrong_end(kind, payload, end));
     }
-    let frame = Frame {
-        kind,
-        channel: u16::from_be_bytes([c0, c1]),
-        payload,
-    };
-    if is_well_formed(&frame) && is_in_place(&frame) {
-        Ok(Some(frame))
-    } else {
-        Err(refuse(&frame))
-    }
+    let frame = Frame { kind, channel: u16::from_be_bytes([c0, c1]), payload };
+    if is_well_formed(&frame) && is_in_place(&frame) { Ok(Some(frame)) } else { Err(refuse(&frame)) }
 }
 
 /// A known type, with a payload that such a frame can have.
@@ -113,48 +99,30 @@ fn is_in_place(frame: &Frame<'_>) -> bool {
 
 #[cold]
 fn refuse(frame: &Frame<'_>) -> AmqpError {
-    if is_well_formed(frame) {
-        unexpected(frame)
-    } else {
-        unknown(frame)
-    }
+    if is_well_formed(frame) { unexpected(frame) } else { unknown(frame) }
 }
 
 /// 505 for a well-formed frame where it has no business: `type 2, all octets = <<…>>`.
 #[cold]
 pub fn unexpected(frame: &Frame<'_>) -> AmqpError {
-    AmqpError::unexpected_frame(format!(
-        "type {}, {}",
-        frame.kind,
-        first_octets(frame.payload)
-    ))
+    AmqpError::unexpected_frame(format!("type {}, {}", frame.kind, first_octets(frame.payload)))
 }
 
 #[cold]
 fn unknown(frame: &Frame<'_>) -> AmqpError {
-    AmqpError::frame_error(format!(
-        "type {}, {}: unknown_frame",
-        frame.kind,
-        first_octets(frame.payload)
-    ))
+    AmqpError::frame_error(format!("type {}, {}: unknown_frame", frame.kind, first_octets(frame.payload)))
 }
 
 #[cold]
 fn too_large(kind: u8, size: u32, frame_max: u32) -> AmqpError {
     let legal = frame_max.saturating_sub(8);
-    AmqpError::frame_error(format!(
-        "type {kind}, all octets = <<>>: {{frame_too_large,{size},{legal}}}"
-    ))
-    .fatal()
+    AmqpError::frame_error(format!("type {kind}, all octets = <<>>: {{frame_too_large,{size},{legal}}}")).fatal()
 }
 
 #[cold]
 fn wrong_end(kind: u8, payload: &[u8], end: u8) -> AmqpError {
-    AmqpError::frame_error(format!(
-        "type {kind}, {}: {{invalid_frame_end_marker,{end}}}",
-        first_octets(payload)
-    ))
-    .fatal()
+    AmqpError::frame_error(format!("type {kind}, {}: {{invalid_frame_end_marker,{end}}}", first_octets(payload)))
+        .fatal()
 }
 
 /// A heartbeat frame, ready to send.
@@ -208,22 +176,14 @@ mod tests {
             assert_eq!(split(&bytes[..end], 4096), Ok(None));
         }
         let whole = split(&bytes, 4096).expect("well-formed").expect("whole");
-        assert_eq!(
-            (whole.kind, whole.channel, whole.payload),
-            (METHOD, 7, &[0, 20, 0, 10, 0][..])
-        );
+        assert_eq!((whole.kind, whole.channel, whole.payload), (METHOD, 7, &[0, 20, 0, 10, 0][..]));
         assert_eq!(whole.octets(), bytes.len());
     }
 
     #[test]
     fn a_frame_too_large_is_refused_on_sight_of_its_header() {
         let head = prefix(BODY, 1, 131_073);
-        refused(
-            &head,
-            131_072,
-            "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,131073,131064}",
-            true,
-        );
+        refused(&head, 131_072, "FRAME_ERROR - type 3, all octets = <<>>: {frame_too_large,131073,131064}", true);
         assert_eq!(split(&prefix(BODY, 1, 131_072), 131_072), Ok(None));
     }
 
@@ -231,22 +191,12 @@ mod tests {
     fn a_wrong_end_octet_is_refused() {
         let mut bytes = frame(METHOD, 0, b"abcd");
         bytes[11] = 0;
-        refused(
-            &bytes,
-            4096,
-            "FRAME_ERROR - type 1, all octets = <<\"abcd\">>: {invalid_frame_end_marker,0}",
-            true,
-        );
+        refused(&bytes, 4096, "FRAME_ERROR - type 1, all octets = <<\"abcd\">>: {invalid_frame_end_marker,0}", true);
     }
 
     #[test]
     fn malformed_frames_are_unknown_frames() {
-        refused(
-            &frame(9, 1, &[]),
-            4096,
-            "FRAME_ERROR - type 9, all octets = <<>>: unknown_frame",
-            false,
-        );
+        refused(&frame(9, 1, &[]), 4096, "FRAME_ERROR - type 9, all octets = <<>>: unknown_frame", false);
         refused(
             &frame(METHOD, 1, &[0, 20, 0]),
             4096,
@@ -259,35 +209,15 @@ mod tests {
             "FRAME_ERROR - type 2, all octets = <<0,0,0,0,0,0,0,0,0,0,0>>: unknown_frame",
             false,
         );
-        refused(
-            &frame(HEARTBEAT, 0, &[1]),
-            4096,
-            "FRAME_ERROR - type 8, all octets = <<1>>: unknown_frame",
-            false,
-        );
-        refused(
-            &frame(HEARTBEAT, 1, &[1]),
-            4096,
-            "FRAME_ERROR - type 8, all octets = <<1>>: unknown_frame",
-            false,
-        );
+        refused(&frame(HEARTBEAT, 0, &[1]), 4096, "FRAME_ERROR - type 8, all octets = <<1>>: unknown_frame", false);
+        refused(&frame(HEARTBEAT, 1, &[1]), 4096, "FRAME_ERROR - type 8, all octets = <<1>>: unknown_frame", false);
     }
 
     #[test]
     fn heartbeats_belong_on_channel_0_and_content_does_not() {
         assert!(matches!(split(&heartbeat(), 4096), Ok(Some(_))));
-        refused(
-            &frame(HEARTBEAT, 1, &[]),
-            4096,
-            "UNEXPECTED_FRAME - type 8, all octets = <<>>",
-            false,
-        );
-        refused(
-            &frame(BODY, 0, b"x"),
-            4096,
-            "UNEXPECTED_FRAME - type 3, all octets = <<\"x\">>",
-            false,
-        );
+        refused(&frame(HEARTBEAT, 1, &[]), 4096, "UNEXPECTED_FRAME - type 8, all octets = <<>>", false);
+        refused(&frame(BODY, 0, b"x"), 4096, "UNEXPECTED_FRAME - type 3, all octets = <<\"x\">>", false);
         let zeros = "0,".repeat(15);
         refused(
             &frame(HEADER, 0, &[0; 17]),

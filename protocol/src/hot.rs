@@ -54,13 +54,7 @@ pub(crate) fn parse_publish(payload: &[u8]) -> Option<Publish<'_>> {
     let routing_key = reader.short()?;
     let (address, bits) = start.split_at_checked(2 + exchange.len() + routing_key.len())?;
     let &[bits] = bits else { return None };
-    Some(Publish {
-        exchange,
-        routing_key,
-        mandatory: bits & 1 != 0,
-        immediate: bits & 2 != 0,
-        address,
-    })
+    Some(Publish { exchange, routing_key, mandatory: bits & 1 != 0, immediate: bits & 2 != 0, address })
 }
 
 /// How a consumer settles deliveries. A tag of 0 with `multiple` means all that are outstanding.
@@ -97,8 +91,7 @@ pub enum Settle {
 /// 501 `cannot decode` when it is one of the three but its arguments are not a tag and one octet of flags.
 #[inline]
 pub fn settle(payload: &[u8]) -> Result<Option<Settle>, AmqpError> {
-    let Some((&[0, 60, 0, method @ (80 | 90 | 120)], arguments)) = payload.split_first_chunk::<4>()
-    else {
+    let Some((&[0, 60, 0, method @ (80 | 90 | 120)], arguments)) = payload.split_first_chunk::<4>() else {
         return Ok(None);
     };
     let Some((tag, &[bits])) = arguments.split_first_chunk::<8>() else {
@@ -107,19 +100,9 @@ pub fn settle(payload: &[u8]) -> Result<Option<Settle>, AmqpError> {
     let tag = u64::from_be_bytes(*tag);
     let (first, second) = (bits & 1 != 0, bits & 2 != 0);
     Ok(Some(match method {
-        80 => Settle::Ack {
-            tag,
-            multiple: first,
-        },
-        90 => Settle::Reject {
-            tag,
-            requeue: first,
-        },
-        _ => Settle::Nack {
-            tag,
-            multiple: first,
-            requeue: second,
-        },
+        80 => Settle::Ack { tag, multiple: first },
+        90 => Settle::Reject { tag, requeue: first },
+        _ => Settle::Nack { tag, multiple: first, requeue: second },
     }))
 }
 
@@ -159,30 +142,18 @@ mod tests {
     fn publish_keeps_any_octets_of_exchange_and_routing_key() {
         let payload = b"\0\x3C\0\x28\0\0\x02\xFF\xFE\x01\x80\x01";
         let publish = publish(payload).expect("well-formed");
-        assert_eq!(
-            (publish.exchange, publish.routing_key),
-            (&b"\xFF\xFE"[..], &b"\x80"[..])
-        );
+        assert_eq!((publish.exchange, publish.routing_key), (&b"\xFF\xFE"[..], &b"\x80"[..]));
         assert_eq!(publish.address, b"\x02\xFF\xFE\x01\x80");
-        assert_eq!(
-            (publish.mandatory, publish.immediate, publish.bits()),
-            (true, false, 1)
-        );
+        assert_eq!((publish.mandatory, publish.immediate, publish.bits()), (true, false, 1));
     }
 
     #[test]
     fn publish_with_octets_missing_or_left_over_cannot_be_decoded() {
         let whole = b"\0\x3C\0\x28\0\0\x01x\x01k\0";
         let left_over = [&whole[..], b"!"].concat();
-        for bad in (4..whole.len())
-            .map(|end| &whole[..end])
-            .chain([&left_over[..]])
-        {
+        for bad in (4..whole.len()).map(|end| &whole[..end]).chain([&left_over[..]]) {
             let error = publish(bad).expect_err("must be refused");
-            assert_eq!(
-                error.reply_text(),
-                format!("FRAME_ERROR - cannot decode {}", octets(&bad[4..]))
-            );
+            assert_eq!(error.reply_text(), format!("FRAME_ERROR - cannot decode {}", octets(&bad[4..])));
             assert_eq!((error.class, error.method), (60, 40));
         }
     }
@@ -190,27 +161,10 @@ mod tests {
     #[test]
     fn settle_reads_the_three_and_leaves_other_methods_alone() {
         let tag = 0x0102_0304_0506_0708;
-        let bytes =
-            |method, bits| [&[0, 60, 0, method][..], &u64::to_be_bytes(tag), &[bits]].concat();
-        assert_eq!(
-            settle(&bytes(80, 1)),
-            Ok(Some(Settle::Ack {
-                tag,
-                multiple: true
-            }))
-        );
-        assert_eq!(
-            settle(&bytes(90, 1)),
-            Ok(Some(Settle::Reject { tag, requeue: true }))
-        );
-        assert_eq!(
-            settle(&bytes(120, 2)),
-            Ok(Some(Settle::Nack {
-                tag,
-                multiple: false,
-                requeue: true
-            }))
-        );
+        let bytes = |method, bits| [&[0, 60, 0, method][..], &u64::to_be_bytes(tag), &[bits]].concat();
+        assert_eq!(settle(&bytes(80, 1)), Ok(Some(Settle::Ack { tag, multiple: true })));
+        assert_eq!(settle(&bytes(90, 1)), Ok(Some(Settle::Reject { tag, requeue: true })));
+        assert_eq!(settle(&bytes(120, 2)), Ok(Some(Settle::Nack { tag, multiple: false, requeue: true })));
         assert_eq!(settle(&bytes(70, 0)), Ok(None));
         assert_eq!(settle(&[0, 60]), Ok(None));
         let short = settle(&bytes(80, 0)[..12]).expect_err("must be refused");

@@ -41,7 +41,6 @@ pub mod amq {
         self, AMQPClass, access, basic, channel, confirm, connection, exchange, queue, tx,
     };
     pub use amq_protocol::types::{
-        AMQPType, AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString,
-        ShortString,
+        AMQPType, AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString, ShortString,
     };
 }

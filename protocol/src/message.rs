@@ -47,14 +47,7 @@ impl<'a> Message<'a> {
         if header.is_empty() {
             return None;
         }
-        Some(Message {
-            exchange,
-            routing_key,
-            address,
-            bits,
-            header,
-            content: reader.0,
-        })
+        Some(Message { exchange, routing_key, address, bits, header, content: reader.0 })
     }
 
     /// The content header.
@@ -74,18 +67,14 @@ impl<'a> Message<'a> {
 
     /// The body frames, whole.
     pub fn body_frames(&self) -> &'a [u8] {
-        self.content
-            .get(self.header.len() + frame::OVERHEAD..)
-            .unwrap_or_default()
+        self.content.get(self.header.len() + frame::OVERHEAD..).unwrap_or_default()
     }
 
     /// The same body under another address and content header, as dead-lettering and BCC need it. `header` is a
     /// header frame's payload, `address` two short strings.
     pub fn rebuild(&self, address: &[u8], header: &[u8]) -> Vec<u8> {
         let bodies = self.body_frames();
-        let mut out = Vec::with_capacity(
-            address.len() + ADDRESS_GAP + header.len() + frame::OVERHEAD + bodies.len(),
-        );
+        let mut out = Vec::with_capacity(address.len() + ADDRESS_GAP + header.len() + frame::OVERHEAD + bodies.len());
         begin(&mut out, address, self.bits, header);
         out.extend_from_slice(bodies);
         out
@@ -117,8 +106,7 @@ pub fn address(exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
 /// A message the broker itself writes: `header` is a header frame's payload (its body size must be that of
 /// `body`).
 pub fn build(address: &[u8], header: &[u8], body: &[u8], frame_max: u32) -> Vec<u8> {
-    let mut out =
-        Vec::with_capacity(address.len() + header.len() + body.len() + 4 * frame::OVERHEAD);
+    let mut out = Vec::with_capacity(address.len() + header.len() + body.len() + 4 * frame::OVERHEAD);
     begin(&mut out, address, 0, header);
     deliver::Cut::new(body.len(), 0, frame::max_payload(frame_max)).push(&mut out, body);
     out
@@ -139,24 +127,16 @@ mod tests {
         );
         assert_eq!((message.header, message.bits), (&header[..], 0));
         assert!(message.content_header().is_persistent());
-        assert_eq!(
-            message.bodies().map(<[u8]>::len).collect::<Vec<_>>(),
-            [4, 4, 2]
-        );
+        assert_eq!(message.bodies().map(<[u8]>::len).collect::<Vec<_>>(), [4, 4, 2]);
         assert_eq!(message.body(), b"0123456789");
     }
 
     #[test]
     fn rebuilding_changes_address_and_header_and_keeps_the_body() {
         let bytes = build(&address(b"", b"q"), &[0; 14], b"body", 4096);
-        let rebuilt = Message::parse(&bytes)
-            .expect("whole")
-            .rebuild(&address(b"dlx", b"dead"), &[1; 20]);
+        let rebuilt = Message::parse(&bytes).expect("whole").rebuild(&address(b"dlx", b"dead"), &[1; 20]);
         let message = Message::parse(&rebuilt).expect("whole");
-        assert_eq!(
-            (message.exchange, message.routing_key, message.header),
-            (&b"dlx"[..], &b"dead"[..], &[1; 20][..])
-        );
+        assert_eq!((message.exchange, message.routing_key, message.header), (&b"dlx"[..], &b"dead"[..], &[1; 20][..]));
         assert_eq!(message.body(), b"body");
     }
 }

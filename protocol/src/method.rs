@@ -45,11 +45,7 @@ struct Schema {
 }
 
 const fn method(class: u16, method: u16, sender: Sender, args: &'static [Arg]) -> Schema {
-    Schema {
-        ids: (class, method),
-        sender,
-        args,
-    }
+    Schema { ids: (class, method), sender, args }
 }
 
 /// Every method of AMQP 0-9-1 with RabbitMQ's extensions.
@@ -175,16 +171,16 @@ pub fn unimplemented(class: u16, method: u16) -> AmqpError {
 /// field type, or more than [`crate::table::MAX_DEPTH`] levels.
 pub fn decode(payload: &[u8]) -> Result<AMQPClass, AmqpError> {
     let (class, method) = ids(payload);
-    let schema = schema(class, method).ok_or_else(|| {
-        AmqpError::command_invalid(format!("unknown method {{{class},{method}}}")).at(class, method)
-    })?;
+    let schema = schema(class, method)
+        .ok_or_else(|| AmqpError::command_invalid(format!("unknown method {{{class},{method}}}")).at(class, method))?;
     let found = check(payload, schema.args).ok_or_else(|| cannot_decode(payload, class, method))?;
     if !found.utf8 {
         return Err(AmqpError::frame_error("Malformed UTF-8 in shortstr"));
     }
     let rewritten = match found.table {
-        Some(place) => rewrite(payload, place)
-            .map_err(|error| AmqpError::syntax_error(error.to_string()).at(class, method))?,
+        Some(place) => {
+            rewrite(payload, place).map_err(|error| AmqpError::syntax_error(error.to_string()).at(class, method))?
+        }
         None => None,
     };
     match parse_class(rewritten.as_deref().unwrap_or(payload)) {
@@ -203,10 +199,7 @@ struct Found {
 /// `None` when the arguments do not have exactly the lengths they claim.
 fn check(payload: &[u8], args: &[Arg]) -> Option<Found> {
     let mut reader = Reader(payload.get(4..)?);
-    let mut found = Found {
-        utf8: true,
-        table: None,
-    };
+    let mut found = Found { utf8: true, table: None };
     for arg in args {
         match arg {
             Arg::Bits | Arg::U8 => reader.take(1).map(drop)?,
@@ -234,9 +227,7 @@ fn rewrite(payload: &[u8], (start, end): (usize, usize)) -> Result<Option<Vec<u8
     }
     let before = payload.get(..start.saturating_sub(4)).unwrap_or_default();
     let after = payload.get(end..).unwrap_or_default();
-    Ok(Some(
-        [before, &encode_table(&table.to_amq()), after].concat(),
-    ))
+    Ok(Some([before, &encode_table(&table.to_amq()), after].concat()))
 }
 
 /// Appends a whole method frame.
@@ -262,72 +253,37 @@ mod tests {
     }
 
     fn table(entries: &[u8]) -> Vec<u8> {
-        [
-            &u32::try_from(entries.len()).expect("small").to_be_bytes()[..],
-            entries,
-        ]
-        .concat()
+        [&u32::try_from(entries.len()).expect("small").to_be_bytes()[..], entries].concat()
     }
 
     #[track_caller]
     fn refused(payload: &[u8], text: &str, ids: (u16, u16)) {
         let error = decode(payload).expect_err("must be refused");
-        assert_eq!(
-            (error.reply_text().as_str(), (error.class, error.method)),
-            (text, ids)
-        );
+        assert_eq!((error.reply_text().as_str(), (error.class, error.method)), (text, ids));
         assert!(!error.fatal);
     }
 
     #[test]
     fn unknown_ids_are_refused_with_those_ids() {
-        refused(
-            &[0, 60, 0, 99],
-            "COMMAND_INVALID - unknown method {60,99}",
-            (60, 99),
-        );
-        refused(
-            &[0, 77, 0, 10],
-            "COMMAND_INVALID - unknown method {77,10}",
-            (77, 10),
-        );
+        refused(&[0, 60, 0, 99], "COMMAND_INVALID - unknown method {60,99}", (60, 99));
+        refused(&[0, 77, 0, 10], "COMMAND_INVALID - unknown method {77,10}", (77, 10));
     }
 
     #[test]
     fn arguments_too_short_or_too_long_cannot_be_decoded() {
-        refused(
-            &[0, 20, 0, 10],
-            "FRAME_ERROR - cannot decode <<>>",
-            (20, 10),
-        );
-        refused(
-            &[0, 20, 0, 10, 0, 7],
-            "FRAME_ERROR - cannot decode <<0,7>>",
-            (20, 10),
-        );
-        refused(
-            &declare(b"q", &[0, 0, 0, 1]),
-            "FRAME_ERROR - cannot decode <<0,0,1,113,0,0,0,0,1>>",
-            (50, 10),
-        );
+        refused(&[0, 20, 0, 10], "FRAME_ERROR - cannot decode <<>>", (20, 10));
+        refused(&[0, 20, 0, 10, 0, 7], "FRAME_ERROR - cannot decode <<0,7>>", (20, 10));
+        refused(&declare(b"q", &[0, 0, 0, 1]), "FRAME_ERROR - cannot decode <<0,0,1,113,0,0,0,0,1>>", (50, 10));
     }
 
     #[test]
     fn short_strings_must_be_utf8() {
-        refused(
-            &declare(b"\xFF", &table(b"")),
-            "FRAME_ERROR - Malformed UTF-8 in shortstr",
-            (0, 0),
-        );
+        refused(&declare(b"\xFF", &table(b"")), "FRAME_ERROR - Malformed UTF-8 in shortstr", (0, 0));
     }
 
     #[test]
     fn a_damaged_table_is_a_syntax_error() {
-        refused(
-            &declare(b"q", &table(b"\x01kU\0\0")),
-            "SYNTAX_ERROR - unknown field type 85",
-            (50, 10),
-        );
+        refused(&declare(b"q", &table(b"\x01kU\0\0")), "SYNTAX_ERROR - unknown field type 85", (50, 10));
         refused(
             &declare(b"q", &table(b"\x01kS\0\0\0\x09")),
             "SYNTAX_ERROR - field runs past the end of its table",
@@ -337,45 +293,18 @@ mod tests {
 
     #[test]
     fn table_keys_may_be_any_octets() {
-        let decoded = decode(&declare(b"q", &table(b"\x02\xFF\xFEt\x01\x01kI\0\0\0\x05")))
-            .expect("well-formed");
-        let AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) = decoded else {
-            panic!("{decoded:?}")
-        };
-        assert_eq!(
-            declare.arguments.inner().get("ÿþ"),
-            Some(&AMQPValue::Boolean(true))
-        );
-        assert_eq!(
-            declare.arguments.inner().get("k"),
-            Some(&AMQPValue::LongInt(5))
-        );
+        let decoded = decode(&declare(b"q", &table(b"\x02\xFF\xFEt\x01\x01kI\0\0\0\x05"))).expect("well-formed");
+        let AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) = decoded else { panic!("{decoded:?}") };
+        assert_eq!(declare.arguments.inner().get("ÿþ"), Some(&AMQPValue::Boolean(true)));
+        assert_eq!(declare.arguments.inner().get("k"), Some(&AMQPValue::LongInt(5)));
     }
 
     #[test]
     fn server_methods_are_told_apart() {
-        for ids in [
-            (60, 60),
-            (60, 71),
-            (60, 21),
-            (50, 11),
-            (10, 10),
-            (20, 41),
-            (20, 21),
-            (60, 31),
-        ] {
+        for ids in [(60, 60), (60, 71), (60, 21), (50, 11), (10, 10), (20, 41), (20, 21), (60, 31)] {
             assert!(is_server_method(ids.0, ids.1), "{ids:?}");
         }
-        for ids in [
-            (60, 80),
-            (60, 120),
-            (60, 30),
-            (20, 40),
-            (20, 20),
-            (10, 50),
-            (10, 51),
-            (60, 40),
-        ] {
+        for ids in [(60, 80), (60, 120), (60, 30), (20, 40), (20, 20), (10, 50), (10, 51), (60, 40)] {
             assert!(!is_server_method(ids.0, ids.1), "{ids:?}");
         }
     }

@@ -92,24 +92,17 @@ impl<'a> Table<'a> {
 
     /// The entries in the order they were sent, duplicates included.
     pub fn iter(&self) -> Entries<'a> {
-        Entries {
-            reader: Reader(self.bytes),
-        }
+        Entries { reader: Reader(self.bytes) }
     }
 
     /// The value of the first entry with that key.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Value<'a>> {
-        self.iter()
-            .find(|(name, _)| *name == key.as_ref())
-            .map(|(_, value)| value)
+        self.iter().find(|(name, _)| *name == key.as_ref()).map(|(_, value)| value)
     }
 
     /// The value of the last entry with that key, which is what a headers exchange looks at.
     pub fn get_last(&self, key: impl AsRef<[u8]>) -> Option<Value<'a>> {
-        self.iter()
-            .filter(|(name, _)| *name == key.as_ref())
-            .last()
-            .map(|(_, value)| value)
+        self.iter().filter(|(name, _)| *name == key.as_ref()).last().map(|(_, value)| value)
     }
 
     /// The table without its length.
@@ -135,9 +128,7 @@ impl<'a> IntoIterator for Table<'a> {
 impl<'a> Array<'a> {
     /// The items in order.
     pub fn iter(&self) -> Items<'a> {
-        Items {
-            reader: Reader(self.bytes),
-        }
+        Items { reader: Reader(self.bytes) }
     }
 
     /// The array without its length.
@@ -210,19 +201,12 @@ fn value<'a>(reader: &mut Reader<'a>) -> Option<Value<'a>> {
         b'l' | b'L' => Value::I64(i64::from_be_bytes(reader.array()?)),
         b'f' => Value::F32(f32::from_be_bytes(reader.array()?)),
         b'd' => Value::F64(f64::from_be_bytes(reader.array()?)),
-        b'D' => Value::Decimal {
-            scale: reader.u8()?,
-            value: reader.u32()?,
-        },
+        b'D' => Value::Decimal { scale: reader.u8()?, value: reader.u32()? },
         b'S' => Value::LongStr(reader.long()?),
         b'x' => Value::Bytes(reader.long()?),
-        b'A' => Value::Array(Array {
-            bytes: reader.long()?,
-        }),
+        b'A' => Value::Array(Array { bytes: reader.long()? }),
         b'T' => Value::Timestamp(reader.u64()?),
-        b'F' => Value::Table(Table {
-            bytes: reader.long()?,
-        }),
+        b'F' => Value::Table(Table { bytes: reader.long()? }),
         b'V' => Value::Void,
         _ => return None,
     })
@@ -231,10 +215,7 @@ fn value<'a>(reader: &mut Reader<'a>) -> Option<Value<'a>> {
 /// Walks a table with a stack of its own: what is nested costs memory in a list, not in call frames.
 fn check(bytes: &[u8]) -> Result<(), TableError> {
     let mut outer: Vec<Level<'_>> = Vec::new();
-    let mut level = Level {
-        reader: Reader(bytes),
-        keys: true,
-    };
+    let mut level = Level { reader: Reader(bytes), keys: true };
     loop {
         while level.reader.is_empty() {
             match outer.pop() {
@@ -275,10 +256,7 @@ impl<'a> Level<'a> {
             b'S' | b'x' => self.reader.long().map(drop),
             b'A' | b'F' => {
                 let bytes = self.reader.long().ok_or(TableError::Truncated)?;
-                return Ok(Some(Level {
-                    reader: Reader(bytes),
-                    keys: tag == b'F',
-                }));
+                return Ok(Some(Level { reader: Reader(bytes), keys: tag == b'F' }));
             }
             _ => return Err(TableError::UnknownTag(tag)),
         };
@@ -330,19 +308,12 @@ mod tests {
     use super::*;
 
     fn long(tag: u8, bytes: &[u8]) -> Vec<u8> {
-        [
-            &[tag][..],
-            &u32::try_from(bytes.len()).expect("small").to_be_bytes(),
-            bytes,
-        ]
-        .concat()
+        [&[tag][..], &u32::try_from(bytes.len()).expect("small").to_be_bytes(), bytes].concat()
     }
 
     /// Tables inside one another, `levels` in all, without the outermost one's length.
     pub(crate) fn nested(levels: usize) -> Vec<u8> {
-        (1..levels).fold(Vec::new(), |inner, _| {
-            [b"\x01k".to_vec(), long(b'F', &inner)].concat()
-        })
+        (1..levels).fold(Vec::new(), |inner, _| [b"\x01k".to_vec(), long(b'F', &inner)].concat())
     }
 
     #[test]
@@ -357,58 +328,36 @@ mod tests {
 
     #[test]
     fn keys_may_be_empty_or_any_octets() {
-        let table = Table::parse(b"\0t\x05\x02\xFF\xFEL\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF")
-            .expect("well-formed");
+        let table = Table::parse(b"\0t\x05\x02\xFF\xFEL\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF").expect("well-formed");
         assert_eq!(table.get(""), Some(Value::Bool(true)));
         assert_eq!(table.get(b"\xFF\xFE"), Some(Value::I64(-1)));
     }
 
     #[test]
     fn an_unknown_tag_is_refused_at_any_level() {
-        assert_eq!(
-            Table::parse(b"\x01kU\0\x01"),
-            Err(TableError::UnknownTag(b'U'))
-        );
+        assert_eq!(Table::parse(b"\x01kU\0\x01"), Err(TableError::UnknownTag(b'U')));
         let inner = [b"\x01a".to_vec(), long(b'A', b"z")].concat();
         assert_eq!(Table::parse(&inner), Err(TableError::UnknownTag(b'z')));
     }
 
     #[test]
     fn a_table_must_end_where_its_last_field_ends() {
-        let bytes = [
-            b"\x01k".to_vec(),
-            long(b'S', b"value"),
-            b"\x01ll\0\0\0\0\0\0\0\0".to_vec(),
-        ]
-        .concat();
+        let bytes = [b"\x01k".to_vec(), long(b'S', b"value"), b"\x01ll\0\0\0\0\0\0\0\0".to_vec()].concat();
         let ends = [0, 12, bytes.len()];
         for end in 0..=bytes.len() {
-            let expected = if ends.contains(&end) {
-                None
-            } else {
-                Some(TableError::Truncated)
-            };
+            let expected = if ends.contains(&end) { None } else { Some(TableError::Truncated) };
             assert_eq!(Table::parse(&bytes[..end]).err(), expected, "cut at {end}");
         }
         // An inner table that claims more than its outer one holds.
-        assert_eq!(
-            Table::parse(b"\x01kF\0\0\0\x05\x01aV"),
-            Err(TableError::Truncated)
-        );
+        assert_eq!(Table::parse(b"\x01kF\0\0\0\x05\x01aV"), Err(TableError::Truncated));
     }
 
     #[test]
     fn nesting_is_limited_to_128_levels() {
         assert!(Table::parse(&nested(MAX_DEPTH)).is_ok());
-        assert_eq!(
-            Table::parse(&nested(MAX_DEPTH + 1)),
-            Err(TableError::TooDeep)
-        );
+        assert_eq!(Table::parse(&nested(MAX_DEPTH + 1)), Err(TableError::TooDeep));
         assert_eq!(Table::parse(&nested(10_000)), Err(TableError::TooDeep));
         let arrays = (0..20_000).fold(Vec::new(), |inner, _| long(b'A', &inner));
-        assert_eq!(
-            Table::parse(&[&b"\x01k"[..], &arrays].concat()),
-            Err(TableError::TooDeep)
-        );
+        assert_eq!(Table::parse(&[&b"\x01k"[..], &arrays].concat()), Err(TableError::TooDeep));
     }
 }

@@ -100,11 +100,7 @@ fn push_typed(text: &mut String, value: &AMQPValue) {
     text.push('}');
 }
 
-fn push_list<T>(
-    text: &mut String,
-    items: impl IntoIterator<Item = T>,
-    push: impl Fn(&mut String, T),
-) {
+fn push_list<T>(text: &mut String, items: impl IntoIterator<Item = T>, push: impl Fn(&mut String, T)) {
     text.push('[');
     for (index, item) in items.into_iter().enumerate() {
         if index > 0 {
@@ -122,9 +118,7 @@ fn show_float(number: f64) -> String {
     let Some((digits, exponent)) = scientific.split_once('e') else {
         return scientific;
     };
-    let (sign, digits) = digits
-        .strip_prefix('-')
-        .map_or(("", digits), |digits| ("-", digits));
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
     let digits = digits.replace('.', "");
     let count = digits.len() as i32;
     // The digits before the point; as many zeros after it as this is below 0.
@@ -140,10 +134,7 @@ fn show_float(number: f64) -> String {
         Err(_) if 2 - place <= with_exponent => format!("{sign}0.{}{digits}", zeros(-place)),
         _ => {
             let (first, rest) = digits.split_at(1);
-            format!(
-                "{sign}{first}.{}e{exponent}",
-                if rest.is_empty() { "0" } else { rest }
-            )
+            format!("{sign}{first}.{}e{exponent}", if rest.is_empty() { "0" } else { rest })
         }
     }
 }
@@ -162,9 +153,7 @@ impl Value<'_> {
             Value::I64(number) => AMQPValue::LongLongInt(number),
             Value::F32(number) => AMQPValue::Float(number),
             Value::F64(number) => AMQPValue::Double(number),
-            Value::Decimal { scale, value } => {
-                AMQPValue::DecimalValue(DecimalValue { scale, value })
-            }
+            Value::Decimal { scale, value } => AMQPValue::DecimalValue(DecimalValue { scale, value }),
             Value::LongStr(bytes) => AMQPValue::LongString(LongString::from(bytes)),
             Value::Bytes(bytes) => AMQPValue::ByteArray(ByteArray::from(bytes)),
             Value::Array(items) => {
@@ -196,8 +185,7 @@ impl Table<'_> {
 /// The table in wire format, with the four octets of its length.
 pub fn encode_table(table: &FieldTable) -> Vec<u8> {
     // Writing to memory fails only for a table above 4 GiB, and arguments came in one frame.
-    gen_field_table(table)(WriteContext::from(Vec::new()))
-        .map_or_else(|_| vec![0; 4], |written| written.write)
+    gen_field_table(table)(WriteContext::from(Vec::new())).map_or_else(|_| vec![0; 4], |written| written.write)
 }
 
 /// Reads what [`encode_table`] wrote.
@@ -206,10 +194,7 @@ pub fn encode_table(table: &FieldTable) -> Vec<u8> {
 /// When the bytes are not exactly one well-formed table with its length.
 pub fn decode_table(bytes: &[u8]) -> Result<FieldTable, TableError> {
     let mut reader = Reader(bytes);
-    let inner = reader
-        .long()
-        .filter(|_| reader.is_empty())
-        .ok_or(TableError::Truncated)?;
+    let inner = reader.long().filter(|_| reader.is_empty()).ok_or(TableError::Truncated)?;
     Ok(Table::parse(inner)?.to_amq())
 }
 
@@ -232,16 +217,11 @@ mod tests {
     #[test]
     fn floats_are_shown_as_erlang_shows_them() {
         let shown = |number| show(&AMQPValue::Double(number));
-        let plain = [
-            "0.0", "1.0", "-1.5", "100.0", "12345.0", "1234.5", "0.1", "0.001", "0.0125",
-        ];
+        let plain = ["0.0", "1.0", "-1.5", "100.0", "12345.0", "1234.5", "0.1", "0.001", "0.0125"];
         for text in plain {
             assert_eq!(shown(text.parse().expect("a number")), text);
         }
-        assert_eq!(
-            [shown(1000.0), shown(-1e30), shown(1.25e30)],
-            ["1.0e3", "-1.0e30", "1.25e30"]
-        );
+        assert_eq!([shown(1000.0), shown(-1e30), shown(1.25e30)], ["1.0e3", "-1.0e30", "1.25e30"]);
         assert_eq!([shown(1e-7), shown(1.25e-20)], ["1.0e-7", "1.25e-20"]);
         assert_eq!([shown(f64::NAN), shown(f64::INFINITY)], ["NaN", "inf"]);
     }
@@ -258,19 +238,13 @@ mod tests {
             AMQPValue::LongLongInt(7),
         ];
         assert!(integers.iter().all(|value| as_integer(value) == Some(7)));
-        let others = [
-            AMQPValue::Timestamp(7),
-            AMQPValue::Double(7.0),
-            AMQPValue::LongString("7".into()),
-        ];
+        let others = [AMQPValue::Timestamp(7), AMQPValue::Double(7.0), AMQPValue::LongString("7".into())];
         assert!(others.iter().all(|value| as_integer(value).is_none()));
     }
 
     #[test]
     fn the_first_of_duplicate_keys_counts() {
-        let table = Table::parse(b"\x01kb\x01\x01kb\x02")
-            .expect("well-formed")
-            .to_amq();
+        let table = Table::parse(b"\x01kb\x01\x01kb\x02").expect("well-formed").to_amq();
         assert_eq!(table.inner().get("k"), Some(&AMQPValue::ShortShortInt(1)));
     }
 

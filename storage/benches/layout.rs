@@ -20,59 +20,32 @@ const BODY: usize = 1024;
 
 fn main() {
     // Run as a test, it only shows that it runs.
-    let usual = if env::args().any(|arg| arg == "--bench") {
-        300
-    } else {
-        2
-    };
-    let megabytes = env::args()
-        .skip(1)
-        .find_map(|arg| arg.parse().ok())
-        .unwrap_or(usual);
+    let usual = if env::args().any(|arg| arg == "--bench") { 300 } else { 2 };
+    let megabytes = env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(usual);
     if let Ok(sizes) = env::var(SIZES) {
         let mut sizes = sizes.split(' ').filter_map(|kib| kib.parse::<usize>().ok());
         let mut size = || sizes.next().expect("two sizes") << 10;
-        let options = SledOptions {
-            segment_bytes: size(),
-            chunk_bytes: size(),
-            ..SledOptions::default()
-        };
+        let options = SledOptions { segment_bytes: size(), chunk_bytes: size(), ..SledOptions::default() };
         return measure(&options, megabytes);
     }
     println!("commits of {MESSAGES} messages of {BODY} bytes; {megabytes} MB each");
-    for sizes in [
-        "512 4", "2048 4", "2048 8", "2048 16", "8192 8", "8192 16", "8192 32", "8192 64",
-    ] {
+    for sizes in ["512 4", "2048 4", "2048 8", "2048 16", "8192 8", "8192 16", "8192 32", "8192 64"] {
         let program = env::current_exe().expect("the program knows where it is");
-        let status = Command::new(program)
-            .arg(megabytes.to_string())
-            .env(SIZES, sizes)
-            .status();
-        assert!(
-            status.is_ok_and(|s| s.success()),
-            "the measurement of {sizes} ran"
-        );
+        let status = Command::new(program).arg(megabytes.to_string()).env(SIZES, sizes).status();
+        assert!(status.is_ok_and(|s| s.success()), "the measurement of {sizes} ran");
     }
 }
 
 fn measure(options: &SledOptions, megabytes: u64) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("data");
-    let open =
-        || open_sled_with(&path, &Arc::new(Gauge::default()), options).expect("the store opens");
+    let open = || open_sled_with(&path, &Arc::new(Gauge::default()), options).expect("the store opens");
     let before = rss();
     let start = Instant::now();
     let (mut backend, _) = open();
     let created = start.elapsed();
-    println!(
-        "segments of {} KiB, values of {} KiB",
-        options.segment_bytes >> 10,
-        options.chunk_bytes >> 10
-    );
-    println!(
-        "  created in {created:.0?}, {} ({before:.1} MB of memory before)",
-        space(&path)
-    );
+    println!("segments of {} KiB, values of {} KiB", options.segment_bytes >> 10, options.chunk_bytes >> 10);
+    println!("  created in {created:.0?}, {} ({before:.1} MB of memory before)", space(&path));
 
     let rounds = megabytes * 1_000_000 / (MESSAGES * BODY as u64);
     let mut sequence = 1;
@@ -81,22 +54,12 @@ fn measure(options: &SledOptions, megabytes: u64) {
         let start = Instant::now();
         for _ in 0..rounds {
             let begun = Instant::now();
-            let mut ops = vec![Op::Insert {
-                queue: 1,
-                first: sequence,
-                run: run(),
-            }];
+            let mut ops = vec![Op::Insert { queue: 1, first: sequence, run: run() }];
             if remove && sequence > 20 * MESSAGES {
                 let first = sequence - 20 * MESSAGES;
-                ops.push(Op::Remove {
-                    queue: 1,
-                    first,
-                    count: MESSAGES,
-                });
+                ops.push(Op::Remove { queue: 1, first, count: MESSAGES });
             }
-            backend
-                .commit(&Batch::fold(ops))
-                .expect("the batch is committed");
+            backend.commit(&Batch::fold(ops)).expect("the batch is committed");
             if sync {
                 backend.sync().expect("the batch is synced");
             }
@@ -106,56 +69,28 @@ fn measure(options: &SledOptions, megabytes: u64) {
         (rate(rounds * MESSAGES, start.elapsed()), longest)
     };
     let (inserts, longest) = write(&mut backend, true, false);
-    println!(
-        "  insert, synced: {inserts}, longest commit {longest:.0?}, {}",
-        space(&path)
-    );
+    println!("  insert, synced: {inserts}, longest commit {longest:.0?}, {}", space(&path));
     drop(backend);
     let start = Instant::now();
     let (mut backend, recovered) = open();
-    println!(
-        "  opened with {} messages in {:.0?}, {}",
-        recovered.messages,
-        start.elapsed(),
-        space(&path)
-    );
+    println!("  opened with {} messages in {:.0?}, {}", recovered.messages, start.elapsed(), space(&path));
     drop(recovered);
     println!("  these let go: {}", space(&path));
 
     let start = Instant::now();
     let stored = rounds * MESSAGES;
     for first in (1..=stored).step_by(MESSAGES as usize) {
-        let ops = [Op::Remove {
-            queue: 1,
-            first,
-            count: MESSAGES,
-        }];
-        backend
-            .commit(&Batch::fold(ops))
-            .expect("the batch is committed");
+        let ops = [Op::Remove { queue: 1, first, count: MESSAGES }];
+        backend.commit(&Batch::fold(ops)).expect("the batch is committed");
     }
     backend.sync().expect("the removals are synced");
-    println!(
-        "  removed in order: {}, {}",
-        rate(stored, start.elapsed()),
-        space(&path)
-    );
+    println!("  removed in order: {}, {}", rate(stored, start.elapsed()), space(&path));
 
     let (churn, longest) = write(&mut backend, true, true);
-    println!(
-        "  insert and remove, synced: {churn}, longest {longest:.0?}, {}",
-        space(&path)
-    );
+    println!("  insert and remove, synced: {churn}, longest {longest:.0?}, {}", space(&path));
     let (written, _) = write(&mut backend, false, true);
-    println!(
-        "  insert and remove, not synced: {written}, {}",
-        space(&path)
-    );
-    println!(
-        "  lone message, synced: median {:.0?}, {}",
-        lone(&mut backend, &mut sequence),
-        space(&path)
-    );
+    println!("  insert and remove, not synced: {written}, {}", space(&path));
+    println!("  lone message, synced: median {:.0?}, {}", lone(&mut backend, &mut sequence), space(&path));
 }
 
 /// The median time to commit and sync one message.
@@ -164,15 +99,9 @@ fn lone(backend: &mut Box<dyn Backend>, sequence: &mut u64) -> Duration {
         .map(|_| {
             let start = Instant::now();
             let run = run().slice(0, 1);
-            let ops = [Op::Insert {
-                queue: 2,
-                first: *sequence,
-                run,
-            }];
+            let ops = [Op::Insert { queue: 2, first: *sequence, run }];
             *sequence += 1;
-            backend
-                .commit(&Batch::fold(ops))
-                .expect("the message is committed");
+            backend.commit(&Batch::fold(ops)).expect("the message is committed");
             backend.sync().expect("the message is synced");
             start.elapsed()
         })
@@ -188,24 +117,10 @@ fn space(path: &Path) -> String {
 
 fn run() -> Run {
     let len = BODY as u32;
-    let spans = (0..MESSAGES as u32)
-        .map(|i| Span {
-            start: i * len,
-            len,
-            meta: 1,
-        })
-        .collect();
+    let spans = (0..MESSAGES as u32).map(|i| Span { start: i * len, len, meta: 1 }).collect();
     let body = |i: usize| (i * 31 % 251) as u8;
-    let block = Block::new(
-        (0..MESSAGES as usize * BODY).map(body).collect(),
-        spans,
-        &Arc::new(Gauge::default()),
-    );
-    Run {
-        block,
-        from: 0,
-        to: MESSAGES as u32,
-    }
+    let block = Block::new((0..MESSAGES as usize * BODY).map(body).collect(), spans, &Arc::new(Gauge::default()));
+    Run { block, from: 0, to: MESSAGES as u32 }
 }
 
 fn rate(messages: u64, time: Duration) -> String {
@@ -226,9 +141,7 @@ fn disk(path: &Path) -> u64 {
         let Ok(entries) = fs::read_dir(path) else {
             return fs::metadata(path).map_or(0, |m| m.len());
         };
-        entries
-            .filter_map(|entry| Some(bytes(&entry.ok()?.path())))
-            .sum()
+        entries.filter_map(|entry| Some(bytes(&entry.ok()?.path()))).sum()
     }
     bytes(path) / 1_000_000
 }

@@ -97,7 +97,7 @@ pub trait Backend: Send {
 pub struct Recovered {
     /// Every definition, ordered by key.
     pub definitions: Vec<(Bytes, Bytes)>,
-    /// Every queue that has messages or a delivered mark, ordered by id. One that no definition names (a crash came
+    /// Every queue that has messages, a delivered mark or traces of what it had, ordered by id. One that no definition names (a crash came
     /// between its definition's deletion and its own) is to be dropped by the broker.
     pub queues: Vec<RecoveredQueue>,
     /// The last user closed the store; the marks are exact. True for a new store.
@@ -133,6 +133,8 @@ pub enum Quarantined {
     Record { queue: u64, first: u64 },
     /// Which messages of the record at `first` were already removed; all of them are given back.
     Removals { queue: u64, first: u64 },
+    /// That the messages of `queue` from this sequence number on were given up, and how far; they are given back.
+    Void { queue: u64, from: u64 },
     /// A definition.
     Definition { key: Bytes },
     /// An entry whose key means nothing to us.
@@ -146,14 +148,10 @@ pub enum Note {
     #[error("an unreadable index snapshot was moved to {}", moved_to.display())]
     SnapshotMovedAside { moved_to: PathBuf },
     /// The machine went down without a clean stop: every stored message counts as possibly delivered.
-    #[error(
-        "the machine went down without a clean stop: recovered messages are marked redelivered"
-    )]
+    #[error("the machine went down without a clean stop: recovered messages are marked redelivered")]
     MarksRaised,
     /// Less was found than the last clean stop left: the end of the log, or a part of it, is damaged.
-    #[error(
-        "{messages} messages and {definitions} definitions that the last clean stop left are missing"
-    )]
+    #[error("{messages} messages and {definitions} definitions that the last clean stop left are missing")]
     Missing { messages: u64, definitions: u64 },
     /// A directory whose creation had been cut short was completed.
     #[error("the creation of the store had been interrupted and was completed")]

@@ -54,16 +54,10 @@ impl Block {
     /// When a span does not lie within the buffer: the caller made both.
     pub fn new(buffer: Vec<u8>, spans: Vec<Span>, gauge: &Arc<Gauge>) -> Arc<Block> {
         assert!(
-            spans
-                .iter()
-                .all(|s| s.start as usize + s.len as usize <= buffer.len()),
+            spans.iter().all(|s| s.start as usize + s.len as usize <= buffer.len()),
             "a span reaches past its block"
         );
-        let block = Block {
-            buffer: buffer.into_boxed_slice(),
-            spans: spans.into_boxed_slice(),
-            gauge: gauge.clone(),
-        };
+        let block = Block { buffer: buffer.into_boxed_slice(), spans: spans.into_boxed_slice(), gauge: gauge.clone() };
         block.gauge.add(block.held());
         Arc::new(block)
     }
@@ -103,12 +97,7 @@ impl Drop for Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Block({} messages, {} B)",
-            self.spans.len(),
-            self.buffer.len()
-        )
+        write!(f, "Block({} messages, {} B)", self.spans.len(), self.buffer.len())
     }
 }
 
@@ -131,22 +120,13 @@ impl Run {
     /// # Panics
     /// When `from..to` does not lie within the run.
     pub fn slice(&self, from: u32, to: u32) -> Run {
-        assert!(
-            from <= to && to <= self.count(),
-            "a slice reaches past its run"
-        );
-        Run {
-            block: self.block.clone(),
-            from: self.from + from,
-            to: self.from + to,
-        }
+        assert!(from <= to && to <= self.count(), "a slice reaches past its run");
+        Run { block: self.block.clone(), from: self.from + from, to: self.from + to }
     }
 
     /// Bytes of all its messages, without what the block needs to hold them.
     pub fn bytes(&self) -> usize {
-        (self.from..self.to)
-            .map(|i| self.block.len_of(i) as usize)
-            .sum()
+        (self.from..self.to).map(|i| self.block.len_of(i) as usize).sum()
     }
 
     /// The (bytes, meta) of each message in order.

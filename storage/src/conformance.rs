@@ -37,15 +37,10 @@ impl Model {
                 self.definitions.remove(&key[..]);
             }
             Op::Insert { queue, first, run } => {
-                let messages =
-                    (*first..).zip(run.messages().map(|(body, meta)| (meta, body.to_vec())));
+                let messages = (*first..).zip(run.messages().map(|(body, meta)| (meta, body.to_vec())));
                 self.queues.entry(*queue).or_default().extend(messages);
             }
-            Op::Remove {
-                queue,
-                first,
-                count,
-            } => {
+            Op::Remove { queue, first, count } => {
                 let end = first.saturating_add(*count);
                 if let Some(messages) = self.queues.get_mut(queue) {
                     messages.retain(|sequence, _| !(*first..end).contains(sequence));
@@ -67,43 +62,22 @@ impl Model {
         for (key, value) in &recovered.definitions {
             model.definitions.insert(key.to_vec(), value.to_vec());
         }
-        assert!(
-            recovered.queues.is_sorted_by(|a, b| a.queue < b.queue),
-            "queues ascend"
-        );
+        assert!(recovered.queues.is_sorted_by(|a, b| a.queue < b.queue), "queues ascend");
         let (mut count, mut bytes) = (0, 0);
         for queue in &recovered.queues {
             let mut last = 0;
             for (first, run) in &queue.runs {
-                assert!(
-                    run.count() > 0 && *first > last,
-                    "runs ascend and none is empty"
-                );
+                assert!(run.count() > 0 && *first > last, "runs ascend and none is empty");
                 last = first + u64::from(run.count()) - 1;
                 count += u64::from(run.count());
                 bytes += run.bytes() as u64;
-                let messages =
-                    (*first..).zip(run.messages().map(|(body, meta)| (meta, body.to_vec())));
-                model
-                    .queues
-                    .entry(queue.queue)
-                    .or_default()
-                    .extend(messages);
+                let messages = (*first..).zip(run.messages().map(|(body, meta)| (meta, body.to_vec())));
+                model.queues.entry(queue.queue).or_default().extend(messages);
             }
-            assert!(
-                queue.next_sequence > last,
-                "a sequence number is not given twice"
-            );
-            assert!(
-                queue.next_sequence > queue.delivered_through,
-                "a mark does not cover what is yet to come"
-            );
+            assert!(queue.next_sequence > last, "a sequence number is not given twice");
+            assert!(queue.next_sequence > queue.delivered_through, "a mark does not cover what is yet to come");
         }
-        assert_eq!(
-            (recovered.messages, recovered.bytes),
-            (count, bytes),
-            "the counts are right"
-        );
+        assert_eq!((recovered.messages, recovered.bytes), (count, bytes), "the counts are right");
         model
     }
 }
@@ -114,11 +88,7 @@ pub fn run(messages: &[(u64, Vec<u8>)]) -> Run {
     let mut spans = Vec::new();
     for (meta, body) in messages {
         let (start, len) = (buffer.len() as u32, body.len() as u32);
-        spans.push(Span {
-            start,
-            len,
-            meta: *meta,
-        });
+        spans.push(Span { start, len, meta: *meta });
         buffer.extend_from_slice(body);
     }
     let to = spans.len() as u32;
@@ -131,19 +101,10 @@ pub fn insert(queue: u64, first: u64, count: u32, len: usize) -> Op {
     let message = |i: u32| {
         let sequence = first + u64::from(i);
         let seed = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ queue;
-        (
-            seed,
-            (0..len)
-                .map(|at| (seed >> (at % 8 * 8)) as u8 ^ (at / 8) as u8)
-                .collect(),
-        )
+        (seed, (0..len).map(|at| (seed >> (at % 8 * 8)) as u8 ^ (at / 8) as u8).collect())
     };
     let messages: Vec<_> = (0..count).map(message).collect();
-    Op::Insert {
-        queue,
-        first,
-        run: run(&messages),
-    }
+    Op::Insert { queue, first, run: run(&messages) }
 }
 
 /// Runs every check; `fresh` makes an empty place for each.
@@ -153,6 +114,7 @@ pub fn all<P: Place>(fresh: impl Fn() -> P) {
     large_and_empty_bodies_come_back_whole(&fresh());
     removals_take_exactly_what_they_name(&fresh());
     a_dropped_queue_is_gone_with_its_mark(&fresh());
+    long_queues_are_purged_and_dropped(&fresh());
     definitions_are_replaced_and_deleted(&fresh());
     marks_come_back(&fresh());
 }
@@ -162,11 +124,7 @@ fn compare(place: &impl Place, batches: Vec<Vec<Op>>) {
     let mut model = Model::default();
     for (round, ops) in batches.into_iter().enumerate() {
         let (mut backend, recovered) = open(place);
-        assert_eq!(
-            Model::of(&recovered),
-            expected(place, &model),
-            "before batch {round}"
-        );
+        assert_eq!(Model::of(&recovered), expected(place, &model), "before batch {round}");
         ops.iter().for_each(|op| model.apply(op));
         done(backend.commit(&Batch::fold(ops)));
         if round % 2 == 0 {
@@ -175,19 +133,11 @@ fn compare(place: &impl Place, batches: Vec<Vec<Op>>) {
         }
     }
     let (_backend, recovered) = open(place);
-    assert_eq!(
-        Model::of(&recovered),
-        expected(place, &model),
-        "after the last batch"
-    );
+    assert_eq!(Model::of(&recovered), expected(place, &model), "after the last batch");
 }
 
 fn expected(place: &impl Place, model: &Model) -> Model {
-    if place.keeps() {
-        model.clone()
-    } else {
-        Model::default()
-    }
+    if place.keeps() { model.clone() } else { Model::default() }
 }
 
 fn open(place: &impl Place) -> (Box<dyn Backend>, Recovered) {
@@ -204,11 +154,7 @@ fn done(result: Result<(), StorageError>) {
 }
 
 fn remove(queue: u64, first: u64, count: u64) -> Op {
-    Op::Remove {
-        queue,
-        first,
-        count,
-    }
+    Op::Remove { queue, first, count }
 }
 
 fn a_new_store_is_empty(place: &impl Place) {
@@ -229,18 +175,8 @@ fn what_was_committed_is_found_again(place: &impl Place) {
 
 fn large_and_empty_bodies_come_back_whole(place: &impl Place) {
     let sizes = [0, 1, 65_535, 65_536, 65_537, 200_000, 0, 3_000_000, 17];
-    let big = (1..)
-        .zip(sizes)
-        .map(|(first, len)| insert(1, first, 1, len))
-        .collect();
-    compare(
-        place,
-        vec![
-            big,
-            vec![remove(1, 3, 1), remove(1, 8, 1)],
-            vec![remove(1, 6, 1)],
-        ],
-    );
+    let big = (1..).zip(sizes).map(|(first, len)| insert(1, first, 1, len)).collect();
+    compare(place, vec![big, vec![remove(1, 3, 1), remove(1, 8, 1)], vec![remove(1, 6, 1)]]);
 }
 
 fn removals_take_exactly_what_they_name(place: &impl Place) {
@@ -248,11 +184,7 @@ fn removals_take_exactly_what_they_name(place: &impl Place) {
         vec![insert(1, 10, 500, 20), insert(2, 10, 5, 20)],
         vec![remove(1, 10, 1), remove(1, 300, 1), remove(1, 302, 1)],
         vec![remove(1, 0, 30), remove(3, 1, 100)],
-        vec![
-            insert(1, 1000, 5, 20),
-            remove(1, 1002, 1),
-            remove(1, 500, 502),
-        ],
+        vec![insert(1, 1000, 5, 20), remove(1, 1002, 1), remove(1, 500, 502)],
         vec![remove(1, 20, u64::MAX), insert(1, 2000, 3, 20)],
     ];
     compare(place, batches);
@@ -271,33 +203,26 @@ fn a_dropped_queue_is_gone_with_its_mark(place: &impl Place) {
     assert_eq!(backend.marks().all(), []);
 }
 
+fn long_queues_are_purged_and_dropped(place: &impl Place) {
+    let trifle = || Op::PutDefinition { key: Box::from(*b"k"), value: Box::from(*b"v") };
+    let mut batches = vec![
+        vec![insert(1, 1, 5000, 1000), insert(2, 1, 5000, 1000), insert(3, 1, 10, 10)],
+        vec![remove(1, 7, 1), remove(1, 2500, 1), remove(2, 77, 1)],
+        vec![remove(1, 3, 4000), Op::DropQueue { queue: 2 }],
+        vec![insert(1, 5001, 3000, 1000), remove(1, 4900, u64::MAX)],
+        vec![remove(1, 4500, u64::MAX), insert(1, 8001, 10, 1000)],
+    ];
+    batches.extend((0..20).map(|_| vec![trifle()]));
+    compare(place, batches);
+}
+
 fn definitions_are_replaced_and_deleted(place: &impl Place) {
-    let put = |key: &[u8], len: usize| Op::PutDefinition {
-        key: key.into(),
-        value: vec![len as u8; len].into(),
-    };
+    let put = |key: &[u8], len: usize| Op::PutDefinition { key: key.into(), value: vec![len as u8; len].into() };
     let batches = vec![
-        vec![
-            put(b"", 0),
-            put(b"a", 3),
-            put(b"a\0\0\0\0", 4),
-            put(b"queue", 300_000),
-        ],
+        vec![put(b"", 0), put(b"a", 3), put(b"a\0\0\0\0", 4), put(b"queue", 300_000)],
         vec![put(b"a", 200_000), put(b"queue", 70_000)],
-        vec![
-            Op::DeleteDefinition {
-                key: Box::from(*b"a"),
-            },
-            Op::DeleteDefinition {
-                key: Box::from(*b"none"),
-            },
-        ],
-        vec![
-            put(b"queue", 5),
-            Op::DeleteDefinition {
-                key: Box::from(*b""),
-            },
-        ],
+        vec![Op::DeleteDefinition { key: Box::from(*b"a") }, Op::DeleteDefinition { key: Box::from(*b"none") }],
+        vec![put(b"queue", 5), Op::DeleteDefinition { key: Box::from(*b"") }],
     ];
     compare(place, batches);
 }
@@ -309,15 +234,7 @@ fn marks_come_back(place: &impl Place) {
     done(backend.marks().mark(2).delivered_through(7));
     drop(backend);
     let (_backend, recovered) = open(place);
-    let marks: Vec<_> = recovered
-        .queues
-        .iter()
-        .map(|q| (q.queue, q.delivered_through, q.next_sequence))
-        .collect();
-    let kept = if place.keeps() {
-        vec![(1, 4, 11), (2, 7, 8)]
-    } else {
-        vec![]
-    };
+    let marks: Vec<_> = recovered.queues.iter().map(|q| (q.queue, q.delivered_through, q.next_sequence)).collect();
+    let kept = if place.keeps() { vec![(1, 4, 11), (2, 7, 8)] } else { vec![] };
     assert_eq!(marks, kept);
 }

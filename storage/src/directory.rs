@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, StorageError};
-use crate::record::FORMAT_VERSION;
+use crate::keys::FORMAT_VERSION;
 
 const FORMAT: &str = "FORMAT";
 const LOCK: &str = "lock";
@@ -89,10 +89,7 @@ impl Directory {
         check_format(path)?;
         let lock = lock(path)?;
         let complete = check_format(path)?;
-        let directory = Directory {
-            path: path.to_owned(),
-            lock,
-        };
+        let directory = Directory { path: path.to_owned(), lock };
         let found = Found {
             complete,
             clean: directory.file(CLEAN).exists(),
@@ -124,9 +121,7 @@ impl Directory {
         let place = self.file(QUARANTINE);
         create_directory(&place)?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let target = (0u32..)
-            .map(|n| place.join(format!("{name}.{n}")))
-            .find(|p| !p.exists());
+        let target = (0u32..).map(|n| place.join(format!("{name}.{n}"))).find(|p| !p.exists());
         let target = target.unwrap_or_else(|| place.join(&*name));
         fs::rename(file, &target).context("move aside", file)?;
         sync_directory(&place)?;
@@ -158,10 +153,7 @@ impl Directory {
     fn held(&self) -> Option<Held> {
         let content = fs::read_to_string(self.file(CLEAN)).ok()?;
         let (messages, definitions) = content.trim_end().split_once(' ')?;
-        Some(Held {
-            messages: messages.parse().ok()?,
-            definitions: definitions.parse().ok()?,
-        })
+        Some(Held { messages: messages.parse().ok()?, definitions: definitions.parse().ok()? })
     }
 
     /// Makes names in the directory durable.
@@ -193,18 +185,14 @@ impl Directory {
 
 /// The id the kernel gave itself when it started. Where there is none, every crash counts as one of the machine.
 fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .ok()
-        .filter(|id| !id.is_empty())
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
 }
 
 /// Whether there is a `FORMAT` of the version we know; none is fine where nothing foreign lies.
 fn check_format(path: &Path) -> Result<bool, StorageError> {
     let format = path.join(FORMAT);
     match fs::read(&format) {
-        Ok(content) if content == format!("leveret store {FORMAT_VERSION}\n").as_bytes() => {
-            Ok(true)
-        }
+        Ok(content) if content == format!("leveret store {FORMAT_VERSION}\n").as_bytes() => Ok(true),
         Ok(content) => Err(unknown(path, &content)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             for entry in fs::read_dir(path).context("read", path)? {
@@ -223,27 +211,16 @@ fn unknown(path: &Path, content: &[u8]) -> StorageError {
     let line = content.split(|&b| b == b'\n').next().unwrap_or_default();
     StorageError::UnknownFormat {
         path: path.to_owned(),
-        found: String::from_utf8_lossy(line)
-            .chars()
-            .take(60)
-            .flat_map(char::escape_default)
-            .collect(),
+        found: String::from_utf8_lossy(line).chars().take(60).flat_map(char::escape_default).collect(),
     }
 }
 
 fn lock(path: &Path) -> Result<File, StorageError> {
     let name = path.join(LOCK);
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&name)
-        .context("open", &name)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&name).context("open", &name)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StorageError::Locked {
-            path: path.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(StorageError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(e)) => Err(StorageError::io("lock", &name, e)),
     }
 }
@@ -262,7 +239,5 @@ fn create_directory(path: &Path) -> Result<(), StorageError> {
 }
 
 pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .context("sync", path)
+    File::open(path).and_then(|dir| dir.sync_all()).context("sync", path)
 }

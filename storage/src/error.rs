@@ -34,10 +34,7 @@ pub enum StorageError {
     },
     /// What is stored cannot be read as a whole.
     #[error("the store {} is damaged: {source}", path.display())]
-    Corrupt {
-        path: PathBuf,
-        source: Arc<dyn Error + Send + Sync>,
-    },
+    Corrupt { path: PathBuf, source: Arc<dyn Error + Send + Sync> },
     /// The code beneath panicked; what it was doing may or may not be on disk.
     #[error("the storage writer of {} panicked", path.display())]
     Panicked { path: PathBuf },
@@ -50,23 +47,14 @@ impl StorageError {
     /// `source`, met when trying to `action` the file at `path`; a full disk gets its own variant.
     pub fn io(action: &'static str, path: &Path, source: io::Error) -> StorageError {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full {
-                path: path.to_owned(),
-            },
-            _ => StorageError::Io {
-                action,
-                path: path.to_owned(),
-                source: Arc::new(source),
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path: path.to_owned() },
+            _ => StorageError::Io { action, path: path.to_owned(), source: Arc::new(source) },
         }
     }
 
     /// Something at `path` that does not read as it was written.
     pub fn corrupt(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StorageError {
-        StorageError::Corrupt {
-            path: path.to_owned(),
-            source: Arc::from(source.into()),
-        }
+        StorageError::Corrupt { path: path.to_owned(), source: Arc::from(source.into()) }
     }
 }
 

@@ -79,10 +79,7 @@ impl Faults {
 
     /// `backend`, under this control.
     pub fn wrap(&self, backend: Box<dyn Backend>) -> Box<dyn Backend> {
-        Box::new(FaultyBackend {
-            inner: backend,
-            faults: self.clone(),
-        })
+        Box::new(FaultyBackend { inner: backend, faults: self.clone() })
     }
 
     /// The next such step fails, before it has done anything.
@@ -137,16 +134,8 @@ impl Faults {
         };
         match fault {
             None => Ok(()),
-            Some(Fault::Io) => Err(StorageError::io(
-                action,
-                &path,
-                io::Error::other("injected fault"),
-            )),
-            Some(Fault::Full) => Err(StorageError::io(
-                action,
-                &path,
-                io::ErrorKind::StorageFull.into(),
-            )),
+            Some(Fault::Io) => Err(StorageError::io(action, &path, io::Error::other("injected fault"))),
+            Some(Fault::Full) => Err(StorageError::io(action, &path, io::ErrorKind::StorageFull.into())),
         }
     }
 
@@ -155,10 +144,7 @@ impl Faults {
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.0
-            .bell
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.bell.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -35,19 +35,10 @@ impl Fold {
             Op::DeleteDefinition { key } => {
                 self.definitions.insert(key, None);
             }
-            Op::Insert { queue, first, run } => {
-                self.queues.entry(queue).or_default().insert(first, run)
-            }
-            Op::Remove {
-                queue,
-                first,
-                count,
-            } => self.queues.entry(queue).or_default().remove(first, count),
+            Op::Insert { queue, first, run } => self.queues.entry(queue).or_default().insert(first, run),
+            Op::Remove { queue, first, count } => self.queues.entry(queue).or_default().remove(first, count),
             Op::DropQueue { queue } => {
-                let fold = QueueFold {
-                    dropped: true,
-                    ..QueueFold::default()
-                };
+                let fold = QueueFold { dropped: true, ..QueueFold::default() };
                 self.queues.insert(queue, fold);
             }
         }
@@ -132,33 +123,17 @@ mod tests {
     use crate::block::{Block, Gauge, Span};
 
     fn run(count: u32) -> Run {
-        let spans = (0..count).map(|i| Span {
-            start: 0,
-            len: 1,
-            meta: u64::from(i),
-        });
+        let spans = (0..count).map(|i| Span { start: 0, len: 1, meta: u64::from(i) });
         let block = Block::new(vec![0], spans.collect(), &Arc::new(Gauge::default()));
-        Run {
-            block,
-            from: 0,
-            to: count,
-        }
+        Run { block, from: 0, to: count }
     }
 
     fn insert(first: u64, count: u32) -> Op {
-        Op::Insert {
-            queue: 1,
-            first,
-            run: run(count),
-        }
+        Op::Insert { queue: 1, first, run: run(count) }
     }
 
     fn remove(first: u64, count: u64) -> Op {
-        Op::Remove {
-            queue: 1,
-            first,
-            count,
-        }
+        Op::Remove { queue: 1, first, count }
     }
 
     fn fold(ops: impl IntoIterator<Item = Op>) -> Batch {
@@ -168,16 +143,11 @@ mod tests {
     /// (first, metas) of what is left to insert.
     fn inserts(batch: &Batch) -> Vec<(u64, Vec<u64>)> {
         let runs = batch.queues.iter().flat_map(|q| &q.inserts);
-        runs.map(|(first, run)| (*first, run.messages().map(|m| m.1).collect()))
-            .collect()
+        runs.map(|(first, run)| (*first, run.messages().map(|m| m.1).collect())).collect()
     }
 
     fn removals(batch: &Batch) -> Vec<(u64, u64)> {
-        batch
-            .queues
-            .iter()
-            .flat_map(|q| q.removals.clone())
-            .collect()
+        batch.queues.iter().flat_map(|q| q.removals.clone()).collect()
     }
 
     #[test]
@@ -203,10 +173,7 @@ mod tests {
 
     #[test]
     fn neighbouring_removals_become_one() {
-        assert_eq!(
-            removals(&fold([remove(3, 1), remove(4, 2), remove(9, 1)])),
-            [(3, 3), (9, 1)]
-        );
+        assert_eq!(removals(&fold([remove(3, 1), remove(4, 2), remove(9, 1)])), [(3, 3), (9, 1)]);
     }
 
     #[test]
@@ -226,13 +193,7 @@ mod tests {
 
     #[test]
     fn a_dropped_queue_cancels_what_came_before_it_only() {
-        let batch = fold([
-            remove(1, 1),
-            insert(5, 3),
-            Op::DropQueue { queue: 1 },
-            remove(2, 1),
-            insert(9, 1),
-        ]);
+        let batch = fold([remove(1, 1), insert(5, 3), Op::DropQueue { queue: 1 }, remove(2, 1), insert(9, 1)]);
         assert!(batch.queues[0].dropped);
         assert_eq!(inserts(&batch), [(9, vec![0])]);
         assert_eq!(removals(&batch), []);
@@ -241,10 +202,7 @@ mod tests {
     #[test]
     fn the_last_word_on_a_definition_counts() {
         let key = || Box::from(*b"k");
-        let put = |value: &[u8]| Op::PutDefinition {
-            key: key(),
-            value: value.into(),
-        };
+        let put = |value: &[u8]| Op::PutDefinition { key: key(), value: value.into() };
         let batch = fold([put(b"1"), Op::DeleteDefinition { key: key() }, put(b"2")]);
         assert_eq!(batch.definitions, [(key(), Some(Box::from(*b"2")))]);
         let batch = fold([put(b"1"), Op::DeleteDefinition { key: key() }]);

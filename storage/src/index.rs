@@ -4,7 +4,8 @@
 use std::collections::btree_map::Entry as Place;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::record::{Removed, Sequences};
+use crate::record::Sequences;
+use crate::removed::Removed;
 
 /// All records by queue and first sequence number.
 #[derive(Debug, Default)]
@@ -38,16 +39,11 @@ impl Index {
     /// How many messages are stored.
     pub fn messages(&self) -> u64 {
         let entries = self.queues.values().flat_map(BTreeMap::values);
-        entries
-            .map(|entry| u64::from(entry.sequences.count() - entry.removed.count()))
-            .sum()
+        entries.map(|entry| u64::from(entry.sequences.count() - entry.removed.count())).sum()
     }
 
     pub fn add(&mut self, queue: u64, entry: Entry) {
-        self.queues
-            .entry(queue)
-            .or_default()
-            .insert(entry.sequences.first(), entry);
+        self.queues.entry(queue).or_default().insert(entry.sequences.first(), entry);
     }
 
     /// Removes messages `first..first + count` of `queue` and remembers in `touched` whose records that changed.
@@ -57,16 +53,10 @@ impl Index {
             return;
         };
         // Records don't overlap, so only the one that begins before `first` can reach into the range.
-        let from = records
-            .range(..=first)
-            .next_back()
-            .map_or(first, |(&start, _)| start);
+        let from = records.range(..=first).next_back().map_or(first, |(&start, _)| start);
         for (&start, entry) in records.range_mut(from..end) {
             let of = entry.sequences.count();
-            let (from, to) = (
-                entry.sequences.index_of(first),
-                entry.sequences.index_of(end),
-            );
+            let (from, to) = (entry.sequences.index_of(first), entry.sequences.index_of(end));
             if from < to && entry.removed.add(from, to, of) {
                 touched.insert((queue, start));
             }
@@ -89,6 +79,26 @@ impl Index {
             self.queues.remove(&queue);
         }
         Some(Fate::Gone(gone))
+    }
+
+    /// Forgets the records of `queue` that lie wholly in `first..end`, if there are more than `many`, and says from
+    /// which first to which last sequence number they reach.
+    pub fn take_many(&mut self, queue: u64, first: u64, end: u64, many: usize) -> Option<(u64, u64)> {
+        let records = self.queues.get_mut(&queue)?;
+        let whole = |entry: &Entry| entry.sequences.last() < end;
+        // Only the last record that begins in the range can reach beyond it.
+        let mut last = records.range(first..end).rev();
+        let (&last, through) = last.find_map(|(at, e)| whole(e).then(|| (at, e.sequences.last())))?;
+        let (&from, _) = records.range(first..).next()?;
+        records.range(from..=last).nth(many)?;
+        let mut taken = records.split_off(&from);
+        if let Some(next) = last.checked_add(1) {
+            records.append(&mut taken.split_off(&next));
+        }
+        if records.is_empty() {
+            self.queues.remove(&queue);
+        }
+        Some((from, through))
     }
 
     /// Forgets a queue and gives back its records.
@@ -124,11 +134,7 @@ mod tests {
         index.add(1, row(30, 5));
         assert_eq!(removed(&mut index, 15, 5), []);
         assert_eq!(removed(&mut index, 14, 7), [10, 20]);
-        assert_eq!(
-            removed(&mut index, 14, 7),
-            [],
-            "what is removed already changes nothing"
-        );
+        assert_eq!(removed(&mut index, 14, 7), [], "what is removed already changes nothing");
         assert_eq!(removed(&mut index, 0, u64::MAX), [10, 20, 30]);
         assert_eq!(removed(&mut index, 100, 1), []);
     }
@@ -137,13 +143,7 @@ mod tests {
     fn gaps_within_a_record_are_skipped() {
         let mut index = Index::default();
         let sequences = Sequences::Stretches([(10, 2), (20, 2)].into());
-        index.add(
-            1,
-            Entry {
-                sequences,
-                ..row(10, 4)
-            },
-        );
+        index.add(1, Entry { sequences, ..row(10, 4) });
         assert_eq!(removed(&mut index, 12, 8), []);
         assert_eq!(removed(&mut index, 11, 10), [10]);
         assert!(matches!(index.settle(1, 10), Some(Fate::Partly(_))));
@@ -151,5 +151,18 @@ mod tests {
         assert_eq!(removed(&mut index, 21, 1), [10]);
         assert!(matches!(index.settle(1, 10), Some(Fate::Gone(_))));
         assert!(index.queues.is_empty());
+    }
+
+    #[test]
+    fn many_records_at_once_are_taken_whole_and_the_rest_stays() {
+        let mut index = Index::default();
+        (1..10).for_each(|n| index.add(1, row(n * 10, 5)));
+        assert_eq!(index.take_many(1, 11, 73, 5), None, "five are not more than five");
+        assert_eq!(index.take_many(1, 11, 73, 4), Some((20, 64)));
+        let left: Vec<u64> = index.queues[&1].keys().copied().collect();
+        assert_eq!(left, [10, 70, 80, 90]);
+        assert_eq!(index.take_many(1, 0, u64::MAX, 3), Some((10, 94)));
+        assert!(index.queues.is_empty());
+        assert_eq!(index.take_many(1, 0, u64::MAX, 0), None);
     }
 }

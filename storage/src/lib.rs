@@ -5,7 +5,8 @@
 //! * `writer`: the thread behind it (group commit). `fold`: what it need not write.
 //! * [`backend`]: the seam, one blocking call per batch. Two bodies: [`sled_store`] and [`memory`]; [`faulty`] wraps
 //!   either and fails on command.
-//! * `record`: keys and values on disk. `index`: where each message lies. `directory`: the files beside the database.
+//! * `keys`, `record`, `removed`: keys and values on disk. `load`: reading them back. `index`: where each message lies.
+//! * `directory`: the files beside the database.
 //! * [`marks`]: how far each queue has been delivered.
 //! * [`conformance`]: one suite that every backend passes.
 //!
@@ -14,23 +15,24 @@
 
 pub mod backend;
 pub mod block;
+mod bytes;
 pub mod conformance;
 mod directory;
 pub mod error;
 pub mod faulty;
 mod fold;
 mod index;
+mod keys;
 mod load;
 pub mod marks;
 pub mod memory;
 mod record;
+mod removed;
 pub mod sled_store;
 pub mod store;
 mod writer;
 
-pub use backend::{
-    Backend, Batch, Bytes, Note, Op, Quarantined, QueueBatch, Recovered, RecoveredQueue,
-};
+pub use backend::{Backend, Batch, Bytes, Note, Op, Quarantined, QueueBatch, Recovered, RecoveredQueue};
 pub use block::{Block, Gauge, Run, Span};
 pub use error::StorageError;
 pub use marks::{Mark, Marks};

@@ -70,8 +70,7 @@ impl Mark {
         if !*alive || sequence <= self.slot.through.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.marks
-            .write(self.slot.index, self.slot.queue, sequence)?;
+        self.marks.write(self.slot.index, self.slot.queue, sequence)?;
         self.slot.through.store(sequence, Ordering::Release);
         Ok(())
     }
@@ -85,29 +84,16 @@ impl Mark {
 impl Marks {
     /// Marks without a file.
     pub fn in_memory() -> Marks {
-        Marks(Arc::new(Shared {
-            file: None,
-            table: Mutex::default(),
-        }))
+        Marks(Arc::new(Shared { file: None, table: Mutex::default() }))
     }
 
     /// Opens or creates the file at `path` and reads every slot.
     pub(crate) fn open(path: &Path) -> Result<Marks, StorageError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .context("open", path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).context("open", path)?;
         let content = std::fs::read(path).context("read", path)?;
-        let marks = Marks(Arc::new(Shared {
-            file: Some(MarkFile {
-                file,
-                path: path.to_owned(),
-            }),
-            table: Mutex::default(),
-        }));
+        let marks =
+            Marks(Arc::new(Shared { file: Some(MarkFile { file, path: path.to_owned() }), table: Mutex::default() }));
         marks.load(&content)?;
         Ok(marks)
     }
@@ -128,11 +114,7 @@ impl Marks {
             let slot = Arc::new(Slot::new(queue, index, through));
             if let Some(other) = table.queues.remove(&queue) {
                 // Two slots of one queue: only a bug or a damaged file makes them. The higher one is the safe one.
-                let (keep, free) = if other.through() < through {
-                    (slot, other)
-                } else {
-                    (other, slot)
-                };
+                let (keep, free) = if other.through() < through { (slot, other) } else { (other, slot) };
                 lower.push(free.index);
                 table.queues.insert(queue, keep);
             } else {
@@ -161,10 +143,7 @@ impl Marks {
                 slot
             }
         };
-        Mark {
-            slot,
-            marks: self.clone(),
-        }
+        Mark { slot, marks: self.clone() }
     }
 
     /// Forgets `queue` and gives its slot free. Its drop must have reached the kernel before: a queue that comes
@@ -205,20 +184,13 @@ impl Marks {
         let mut slot = [0; SLOT];
         slot[..8].copy_from_slice(&queue.to_be_bytes());
         slot[8..].copy_from_slice(&through.to_be_bytes());
-        f.file
-            .write_all_at(&slot, index * SLOT as u64)
-            .context("write", &f.path)
+        f.file.write_all_at(&slot, index * SLOT as u64).context("write", &f.path)
     }
 }
 
 impl Slot {
     fn new(queue: u64, index: u64, through: u64) -> Slot {
-        Slot {
-            queue,
-            index,
-            through: AtomicU64::new(through),
-            alive: Mutex::new(true),
-        }
+        Slot { queue, index, through: AtomicU64::new(through), alive: Mutex::new(true) }
     }
 
     fn through(&self) -> u64 {
@@ -304,12 +276,7 @@ mod tests {
         let marks = Marks::open(&path).unwrap();
         marks.mark(1).delivered_through(1).unwrap();
         marks.mark(2).delivered_through(1).unwrap();
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(20)
-            .unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(20).unwrap();
         assert_eq!(sorted(&Marks::open(&path).unwrap()), [(1, 1)]);
     }
 

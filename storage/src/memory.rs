@@ -14,13 +14,8 @@ pub struct MemoryBackend {
 
 /// A store without a disk. It recovers nothing, and every level is reached at once.
 pub fn open_memory() -> Result<(Box<dyn Backend>, Recovered), StorageError> {
-    let backend = MemoryBackend {
-        marks: Marks::in_memory(),
-    };
-    let recovered = Recovered {
-        clean: true,
-        ..Recovered::default()
-    };
+    let backend = MemoryBackend { marks: Marks::in_memory() };
+    let recovered = Recovered { clean: true, ..Recovered::default() };
     Ok((Box::new(backend), recovered))
 }
 

@@ -11,7 +11,7 @@
 //! * An unreadable snapshot of the index makes opening fail (1527), though the log alone suffices.
 //! * Its file lock can outlive the database for a moment; ours decides who has the directory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -24,9 +24,18 @@ use crate::block::{Gauge, Run};
 use crate::directory::{Directory, Held, sync_directory};
 use crate::error::{IoContext, StorageError};
 use crate::index::{Entry, Fate, Index, Touched};
-use crate::load::Loader;
+use crate::keys::{self, FORMAT_KEY, FORMAT_VERSION};
+use crate::load::{self, Loader};
 use crate::marks::Marks;
-use crate::record::{self, FORMAT_KEY, FORMAT_VERSION, RecordBuilder, Removed};
+use crate::record::{self, RecordBuilder};
+use crate::removed::Removed;
+
+/// Records that are deleted one by one with the batch that gives them up; more become a void, for deleting a long
+/// queue would hold up everybody's confirms for seconds.
+const FEW_RECORDS: usize = 64;
+
+/// Keys of voids cleared away with every commit.
+const SWEEP: usize = 64;
 
 /// How long sled may keep its lock after it was dropped.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -44,11 +53,7 @@ pub struct SledOptions {
 
 impl Default for SledOptions {
     fn default() -> SledOptions {
-        SledOptions {
-            segment_bytes: 2 << 20,
-            chunk_bytes: 16 << 10,
-            cache_bytes: 32 << 20,
-        }
+        SledOptions { segment_bytes: 2 << 20, chunk_bytes: 16 << 10, cache_bytes: 32 << 20 }
     }
 }
 
@@ -56,10 +61,7 @@ impl Default for SledOptions {
 ///
 /// # Errors
 /// `Locked`, `UnknownFormat` (nothing was touched in either case), `Corrupt`, `Full`, `Io`.
-pub fn open_sled(
-    dir: &Path,
-    gauge: &Arc<Gauge>,
-) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+pub fn open_sled(dir: &Path, gauge: &Arc<Gauge>) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     open_sled_with(dir, gauge, &SledOptions::default())
 }
 
@@ -96,17 +98,15 @@ fn open_all(
         chunk_bytes: options.chunk_bytes,
         index: Index::default(),
         definitions: HashMap::new(),
+        voids: VecDeque::new(),
         directory,
     };
     let mut recovered = store.load(gauge)?;
     let exact = created || (!marks_lost && (found.clean || found.same_boot));
-    store.settle_marks(exact, &mut recovered, &mut notes)?;
+    load::settle_marks(&store.marks, exact, &mut recovered, &mut notes)?;
     store.directory.begin_use()?;
     recovered.clean = created || found.clean;
-    let now = Held {
-        messages: recovered.messages,
-        definitions: recovered.definitions.len() as u64,
-    };
+    let now = Held { messages: recovered.messages, definitions: recovered.definitions.len() as u64 };
     if let Some(before) = found.held.filter(|&before| before != now) {
         notes.push(Note::Missing {
             messages: before.messages.saturating_sub(now.messages),
@@ -127,6 +127,8 @@ struct SledStore {
     index: Index,
     /// Under how many keys each definition lies.
     definitions: HashMap<Bytes, u32>,
+    /// Given up and not yet cleared away: (queue, from, through).
+    voids: VecDeque<(u64, u64, u64)>,
     /// Last, so that its lock goes after the database.
     directory: Directory,
 }
@@ -144,32 +146,22 @@ impl Backend for SledStore {
         for (queue, first) in touched {
             self.settle(queue, first, &mut out);
         }
+        if out.0.is_empty() {
+            return Ok(());
+        }
         let path = self.directory.path();
-        out.write(&self.db).map_err(|e| failure("write", path, e))
+        out.write(&self.db).map_err(|e| failure("write", path, e))?;
+        self.sweep()
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {
-        self.file
-            .sync_data()
-            .context("sync", &self.directory.database())
+        self.file.sync_data().context("sync", &self.directory.database())
     }
 
     fn close(self: Box<Self>) -> Result<(), StorageError> {
-        let SledStore {
-            db,
-            file,
-            marks,
-            directory,
-            index,
-            definitions,
-            ..
-        } = *self;
-        let held = Held {
-            messages: index.messages(),
-            definitions: definitions.len() as u64,
-        };
-        db.flush()
-            .map_err(|e| failure("write", directory.path(), e))?;
+        let SledStore { db, file, marks, directory, index, definitions, .. } = *self;
+        let held = Held { messages: index.messages(), definitions: definitions.len() as u64 };
+        db.flush().map_err(|e| failure("write", directory.path(), e))?;
         drop(db);
         file.sync_all().context("sync", &directory.database())?;
         marks.sync()?;
@@ -228,12 +220,12 @@ impl SledStore {
         let now = match value {
             None => 0,
             Some(value) => {
-                let chunk_key = |chunk| record::definition_key(key, chunk);
-                record::put_chunks(&[value], self.chunk_bytes, chunk_key, |k, v| out.put(k, v))
+                let chunk_key = |chunk| keys::definition_key(key, chunk);
+                keys::put_chunks(&[value], self.chunk_bytes, chunk_key, |k, v| out.put(k, v))
             }
         };
         for chunk in now..before {
-            out.delete(record::definition_key(key, chunk));
+            out.delete(keys::definition_key(key, chunk));
         }
         if now > 0 {
             self.definitions.insert(key.into(), now);
@@ -242,45 +234,63 @@ impl SledStore {
 
     fn change(&mut self, batch: &QueueBatch, touched: &mut Touched, out: &mut Changes) {
         if batch.dropped {
+            self.give_up(batch.queue, 0, u64::MAX, out);
             for entry in self.index.drop_queue(batch.queue) {
                 delete_record(batch.queue, &entry, out);
             }
         }
         for &(first, count) in &batch.removals {
+            self.give_up(batch.queue, first, first.saturating_add(count), out);
             self.index.remove(batch.queue, first, count, touched);
         }
         self.insert(batch.queue, &batch.inserts, out);
     }
 
-    /// Packs messages into records.
+    /// Makes a void of the records in `first..end`, if there are many.
+    fn give_up(&mut self, queue: u64, first: u64, end: u64, out: &mut Changes) {
+        if let Some((from, through)) = self.index.take_many(queue, first, end, FEW_RECORDS) {
+            let key = keys::void_key(queue, from);
+            out.put(key, keys::seal(&key, through.to_be_bytes().to_vec()));
+            self.voids.push_back((queue, from, through));
+        }
+    }
+
+    /// Clears away some of what was given up: the keys in order, the void itself when nothing is left in it. This is
+    /// not flushed: it may as well be lost and done again.
+    fn sweep(&mut self) -> Result<(), StorageError> {
+        let Some(&(queue, from, through)) = self.voids.front() else {
+            return Ok(());
+        };
+        let removals = keys::removals_key(queue, from)..=keys::removals_key(queue, through);
+        let records = keys::record_key(queue, from, 0)..=keys::record_key(queue, through, u32::MAX);
+        let removals = self.db.range(removals).keys();
+        let records = self.db.range(records).keys();
+        let path = self.directory.path();
+        let mut batch = sled::Batch::default();
+        let mut count = 0;
+        for key in removals.chain(records).take(SWEEP) {
+            batch.remove(key.map_err(|e| failure("read", path, e))?);
+            count += 1;
+        }
+        if count < SWEEP {
+            batch.remove(&keys::void_key(queue, from));
+            self.voids.pop_front();
+        }
+        self.db.apply_batch(batch).map_err(|e| failure("write", path, e))
+    }
+
     fn insert(&mut self, queue: u64, runs: &[(u64, Run)], out: &mut Changes) {
-        let mut builder = RecordBuilder::default();
-        for (first, run) in runs {
-            for (sequence, (body, meta)) in (*first..).zip(run.messages()) {
-                if !builder.has_room(body.len(), self.chunk_bytes) {
-                    self.put_record(queue, std::mem::take(&mut builder), out);
-                }
-                builder.push(sequence, meta, body);
-            }
-        }
-        if !builder.is_empty() {
+        record::pack(runs, self.chunk_bytes, |builder| {
             self.put_record(queue, builder, out);
-        }
+        });
     }
 
     fn put_record(&mut self, queue: u64, builder: RecordBuilder, out: &mut Changes) {
         let (sequences, head, bodies) = builder.finish();
         let first = sequences.first();
-        let key = |chunk| record::record_key(queue, first, chunk);
-        let chunks = record::put_chunks(&[&head, &bodies], self.chunk_bytes, key, |k, v| {
-            out.put(k, v)
-        });
-        let entry = Entry {
-            sequences,
-            chunks,
-            removed: Removed::default(),
-            removals_stored: false,
-        };
+        let key = |chunk| keys::record_key(queue, first, chunk);
+        let chunks = keys::put_chunks(&[&head, &bodies], self.chunk_bytes, key, |k, v| out.put(k, v));
+        let entry = Entry { sequences, chunks, removed: Removed::default(), removals_stored: false };
         self.index.add(queue, entry);
     }
 
@@ -289,8 +299,8 @@ impl SledStore {
         match self.index.settle(queue, first) {
             Some(Fate::Gone(entry)) => delete_record(queue, &entry, out),
             Some(Fate::Partly(removals)) => {
-                let key = record::removals_key(queue, first);
-                out.put(key, record::seal(&key, removals));
+                let key = keys::removals_key(queue, first);
+                out.put(key, keys::seal(&key, removals));
             }
             None => {}
         }
@@ -309,7 +319,7 @@ impl SledStore {
             let mut out = Changes::default();
             for key in &loaded.damaged {
                 if let Some(value) = self.db.get(key).map_err(|e| failure("read", path, e))? {
-                    out.put(record::quarantine_key(key), value.to_vec());
+                    out.put(keys::quarantine_key(key), value.to_vec());
                 }
                 out.delete(key);
             }
@@ -317,50 +327,58 @@ impl SledStore {
         }
         self.index = loaded.index;
         self.definitions = loaded.definitions;
+        self.voids = loaded.voids.into_iter().map(|((queue, from), through)| (queue, from, through)).collect();
         Ok(loaded.recovered)
-    }
-
-    /// Joins the marks to what was recovered. Where a power cut may have taken some, every stored message counts as
-    /// delivered, on disk as well: the next crash may find the same boot again.
-    fn settle_marks(
-        &self,
-        exact: bool,
-        recovered: &mut Recovered,
-        notes: &mut Vec<Note>,
-    ) -> Result<(), StorageError> {
-        let mut raised = false;
-        for (queue, through) in self.marks.all() {
-            crate::load::queue(&mut recovered.queues, queue).delivered_through = through;
-        }
-        for queue in &mut recovered.queues {
-            let last = queue
-                .runs
-                .last()
-                .map_or(0, |(first, run)| first + u64::from(run.count()) - 1);
-            if !exact && last > queue.delivered_through {
-                self.marks.mark(queue.queue).delivered_through(last)?;
-                queue.delivered_through = last;
-                raised = true;
-            }
-            queue.next_sequence = queue
-                .next_sequence
-                .max(queue.delivered_through.saturating_add(1));
-        }
-        if raised {
-            notes.push(Note::MarksRaised);
-            self.marks.sync()?;
-        }
-        Ok(())
     }
 }
 
 fn delete_record(queue: u64, entry: &Entry, out: &mut Changes) {
     let first = entry.sequences.first();
     for chunk in 0..entry.chunks {
-        out.delete(record::record_key(queue, first, chunk));
+        out.delete(keys::record_key(queue, first, chunk));
     }
     if entry.removals_stored {
-        out.delete(record::removals_key(queue, first));
+        out.delete(keys::removals_key(queue, first));
+    }
+}
+
+/// The bare keys and values of a store that nobody has open: to look at damage, and for tests to make some.
+pub struct RawStore {
+    db: sled::Db,
+    directory: Directory,
+}
+
+impl RawStore {
+    /// Takes the directory; it must have been a store before.
+    ///
+    /// # Errors
+    /// As [`open_sled`].
+    pub fn open(dir: &Path) -> Result<RawStore, StorageError> {
+        let (directory, _) = Directory::open(dir)?;
+        let (db, _) = open_database(&directory, &SledOptions::default(), &mut Vec::new())?;
+        Ok(RawStore { db, directory })
+    }
+
+    /// Every key and value, in order of the keys.
+    pub fn entries(&self) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StorageError>> {
+        let pairs = self.db.iter();
+        pairs.map(|pair| match pair {
+            Ok((key, value)) => Ok((key.to_vec(), value.to_vec())),
+            Err(e) => Err(failure("read", self.directory.path(), e)),
+        })
+    }
+
+    /// Sets a value, or deletes it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn set(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), StorageError> {
+        let mut changes = Changes::default();
+        match value {
+            Some(value) => changes.put(key, value.to_vec()),
+            None => changes.delete(key),
+        }
+        changes.write(&self.db).map_err(|e| failure("write", self.directory.path(), e))
     }
 }
 
@@ -369,17 +387,13 @@ fn config(path: &Path, options: &SledOptions) -> sled::Config {
         .path(path)
         .segment_size(options.segment_bytes)
         .cache_capacity(options.cache_bytes)
-        .flush_every_ms(Some(200))
+        .flush_every_ms(Some(500))
         .mode(sled::Mode::LowSpace)
 }
 
 /// Makes a database beside its place and moves it there when it is on the device, so that a database in its place is
 /// always whole. One that is there already was finished before a crash: then there is nothing to make (false).
-fn create(
-    directory: &Directory,
-    options: &SledOptions,
-    notes: &mut Vec<Note>,
-) -> Result<bool, StorageError> {
+fn create(directory: &Directory, options: &SledOptions, notes: &mut Vec<Note>) -> Result<bool, StorageError> {
     let (database, unfinished) = (directory.database(), directory.unfinished_database());
     if database.exists() {
         notes.push(Note::CreationCompleted);
@@ -390,16 +404,12 @@ fn create(
         fs::remove_dir_all(&unfinished).context("remove", &unfinished)?;
     }
     let db = open_patiently(&unfinished, options)?;
-    let version = record::seal(FORMAT_KEY, FORMAT_VERSION.to_be_bytes().to_vec());
-    db.insert(FORMAT_KEY, version)
-        .and_then(|_| db.flush())
-        .map_err(|e| failure("write", &unfinished, e))?;
+    let version = keys::seal(FORMAT_KEY, FORMAT_VERSION.to_be_bytes().to_vec());
+    db.insert(FORMAT_KEY, version).and_then(|_| db.flush()).map_err(|e| failure("write", &unfinished, e))?;
     drop(db);
     for file in fs::read_dir(&unfinished).context("read", &unfinished)? {
         let file = file.context("read", &unfinished)?.path();
-        File::open(&file)
-            .and_then(|f| f.sync_all())
-            .context("sync", &file)?;
+        File::open(&file).and_then(|f| f.sync_all()).context("sync", &file)?;
     }
     sync_directory(&unfinished)?;
     fs::rename(&unfinished, &database).context("rename", &unfinished)?;
@@ -415,10 +425,7 @@ fn open_database(
     let path = directory.database();
     let name = path.join("db");
     if !name.exists() {
-        return Err(StorageError::corrupt(
-            directory.path(),
-            "its database is missing",
-        ));
+        return Err(StorageError::corrupt(directory.path(), "its database is missing"));
     }
     let db = loop {
         match (open_patiently(&path, options), newest_snapshot(&path)) {
@@ -431,11 +438,7 @@ fn open_database(
         }
     };
     check_version(&db, directory.path())?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&name)
-        .context("open", &name)?;
+    let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // Opening may have written a new snapshot and removed the old one.
     sync_directory(&path)?;
     Ok((db, file))
@@ -459,37 +462,27 @@ fn open_patiently(path: &Path, options: &SledOptions) -> Result<sled::Db, Storag
 }
 
 fn is_lock(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::Other
-        && error.to_string().contains("could not acquire lock")
+    error.kind() == std::io::ErrorKind::Other && error.to_string().contains("could not acquire lock")
 }
 
 fn newest_snapshot(database: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(database).ok()?;
     let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    snapshots
-        .filter(|p| {
-            p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("snap."))
-        })
-        .max()
+    snapshots.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("snap."))).max()
 }
 
 /// The database says itself what is in it, for it may have been moved.
 fn check_version(db: &sled::Db, path: &Path) -> Result<(), StorageError> {
     let value = db.get(FORMAT_KEY).map_err(|e| failure("read", path, e))?;
-    let value =
-        value.ok_or_else(|| StorageError::corrupt(path, "its database has no format version"))?;
-    let version = record::unseal(FORMAT_KEY, &value)
+    let value = value.ok_or_else(|| StorageError::corrupt(path, "its database has no format version"))?;
+    let version = keys::unseal(FORMAT_KEY, &value)
         .and_then(|v| v.try_into().ok())
         .map(u32::from_be_bytes)
         .ok_or_else(|| StorageError::corrupt(path, "its format version is damaged"))?;
     if version == FORMAT_VERSION {
         return Ok(());
     }
-    Err(StorageError::UnknownFormat {
-        path: path.to_owned(),
-        found: format!("database version {version}").into(),
-    })
+    Err(StorageError::UnknownFormat { path: path.to_owned(), found: format!("database version {version}").into() })
 }
 
 fn failure(action: &'static str, path: &Path, error: sled::Error) -> StorageError {

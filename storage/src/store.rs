@@ -29,6 +29,9 @@ pub enum Entry<T> {
     /// Completes with the token when everything submitted before it has reached the level. Tokens of one level
     /// complete in order; one that asks for `Written` may overtake one that asks for `Synced`.
     Notify(Level, T),
+    /// The user of the store has met an error that leaves no promise safe, a failed mark for one: the store ends as
+    /// after a commit that failed.
+    Fail(StorageError),
 }
 
 /// When the writer commits what nobody waits for. Somebody who waits never waits for a timer.
@@ -61,9 +64,7 @@ pub struct Store<T> {
 
 impl<T> Clone for Store<T> {
     fn clone(&self) -> Store<T> {
-        Store {
-            handle: self.handle.clone(),
-        }
+        Store { handle: self.handle.clone() }
     }
 }
 
@@ -98,16 +99,9 @@ impl<T> Shared<T> {
     }
 
     /// Waits for the bell, or `timeout`.
-    pub fn wait<'a>(
-        &self,
-        inbox: MutexGuard<'a, Inbox<T>>,
-        timeout: Option<Duration>,
-    ) -> MutexGuard<'a, Inbox<T>> {
+    pub fn wait<'a>(&self, inbox: MutexGuard<'a, Inbox<T>>, timeout: Option<Duration>) -> MutexGuard<'a, Inbox<T>> {
         match timeout {
-            None => self
-                .bell
-                .wait(inbox)
-                .unwrap_or_else(PoisonError::into_inner),
+            None => self.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => match self.bell.wait_timeout(inbox, timeout) {
                 Ok((inbox, _)) => inbox,
                 Err(poisoned) => poisoned.into_inner().0,
@@ -139,11 +133,7 @@ impl<T: Send + 'static> Store<T> {
         let marks = backend.marks().clone();
         let path = backend.path();
         let shared = Arc::new(Shared {
-            inbox: Mutex::new(Inbox {
-                entries: Vec::new(),
-                closing: false,
-                failure: None,
-            }),
+            inbox: Mutex::new(Inbox { entries: Vec::new(), closing: false, failure: None }),
             bell: Condvar::new(),
             pending_bytes: AtomicUsize::new(0),
             path: path.clone(),
@@ -153,15 +143,8 @@ impl<T: Send + 'static> Store<T> {
             .name("storage".into())
             .spawn(move || writer.run(failed))
             .map_err(|e| StorageError::io("start the writer of", &path, e))?;
-        let handle = Handle {
-            shared,
-            marks,
-            writer_id: thread.thread().id(),
-            writer: Mutex::new(Some(thread)),
-        };
-        Ok(Store {
-            handle: Arc::new(handle),
-        })
+        let handle = Handle { shared, marks, writer_id: thread.thread().id(), writer: Mutex::new(Some(thread)) };
+        Ok(Store { handle: Arc::new(handle) })
     }
 
     /// Hands `entries` over, in order, and leaves the vector empty. Never waits for the disk. After a failure or a
@@ -256,7 +239,7 @@ impl<T> Entry<T> {
             Entry::Op(Op::PutDefinition { key, value }) => key.len() + value.len(),
             Entry::Op(Op::DeleteDefinition { key }) => key.len(),
             Entry::Op(Op::Insert { run, .. }) => run.bytes(),
-            Entry::Op(Op::Remove { .. } | Op::DropQueue { .. }) | Entry::Notify(..) => 0,
+            Entry::Op(Op::Remove { .. } | Op::DropQueue { .. }) | Entry::Notify(..) | Entry::Fail(_) => 0,
         };
         payload + size_of::<Self>()
     }

@@ -20,6 +20,9 @@ use crate::error::StorageError;
 use crate::fold::Fold;
 use crate::store::{Entry, Level, Shared, StoreOptions};
 
+/// Entries that a vector may have room for and still be used again; a burst should not hold memory for ever.
+const RECYCLED: usize = 16 << 10;
+
 pub(crate) struct Writer<T, C> {
     shared: Arc<Shared<T>>,
     backend: Box<dyn Backend>,
@@ -44,32 +47,13 @@ struct Gathered<T> {
 
 impl<T> Default for Gathered<T> {
     fn default() -> Gathered<T> {
-        Gathered {
-            fold: Fold::default(),
-            bytes: 0,
-            since: None,
-            written: Vec::new(),
-            synced: Vec::new(),
-        }
+        Gathered { fold: Fold::default(), bytes: 0, since: None, written: Vec::new(), synced: Vec::new() }
     }
 }
 
 impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
-    pub fn new(
-        shared: Arc<Shared<T>>,
-        backend: Box<dyn Backend>,
-        options: StoreOptions,
-        complete: C,
-    ) -> Writer<T, C> {
-        Writer {
-            shared,
-            backend,
-            options,
-            complete,
-            gathered: Gathered::default(),
-            unsynced: None,
-            taken: Vec::new(),
-        }
+    pub fn new(shared: Arc<Shared<T>>, backend: Box<dyn Backend>, options: StoreOptions, complete: C) -> Writer<T, C> {
+        Writer { shared, backend, options, complete, gathered: Gathered::default(), unsynced: None, taken: Vec::new() }
     }
 
     /// The thread's whole life. However it ends, nobody who submits afterwards is kept waiting or lied to.
@@ -95,7 +79,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         loop {
             let closing = self.take();
             let now = Instant::now();
-            self.gather(now);
+            self.gather(now)?;
             if closing || self.commit_is_due(now) {
                 self.commit()?;
             }
@@ -131,7 +115,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         commit.into_iter().chain(sync).min()
     }
 
-    fn gather(&mut self, now: Instant) {
+    fn gather(&mut self, now: Instant) -> Result<(), StorageError> {
         for entry in self.taken.drain(..) {
             self.gathered.bytes += entry.bytes();
             match entry {
@@ -141,22 +125,24 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
                 }
                 Entry::Notify(Level::Written, token) => self.gathered.written.push(token),
                 Entry::Notify(Level::Synced, token) => self.gathered.synced.push(token),
+                Entry::Fail(error) => return Err(error),
             }
         }
+        if self.taken.capacity() > RECYCLED {
+            self.taken = Vec::new();
+        }
+        Ok(())
     }
 
     fn commit_is_due(&self, now: Instant) -> bool {
         let gathered = &self.gathered;
         let waited_for = !gathered.written.is_empty() || !gathered.synced.is_empty();
-        let long_enough = gathered
-            .since
-            .is_some_and(|t| now >= t + self.options.fold_wait);
+        let long_enough = gathered.since.is_some_and(|t| now >= t + self.options.fold_wait);
         waited_for || long_enough || gathered.bytes >= self.options.fold_bytes
     }
 
     fn sync_is_due(&self, now: Instant) -> bool {
-        self.unsynced
-            .is_some_and(|t| now >= t + self.options.sync_within)
+        self.unsynced.is_some_and(|t| now >= t + self.options.sync_within)
     }
 
     /// Commits what was gathered, syncs if somebody waits for it, and tells who waits.
@@ -196,15 +182,9 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
 }
 
 /// Runs `work`; a panic is an error like any other.
-fn caught<T, R>(
-    shared: &Shared<T>,
-    work: impl FnOnce() -> Result<R, StorageError>,
-) -> Result<R, StorageError> {
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(StorageError::Panicked {
-            path: shared.path.clone(),
-        })
-    })
+fn caught<T, R>(shared: &Shared<T>, work: impl FnOnce() -> Result<R, StorageError>) -> Result<R, StorageError> {
+    panic::catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StorageError::Panicked { path: shared.path.clone() }))
 }
 
 /// Drops what has come and will come, remembers why, and says so once.

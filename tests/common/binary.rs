@@ -19,25 +19,12 @@ fn find_or_build() -> PathBuf {
     }
     // A test runs as PROFILE_DIR/deps/NAME; binaries lie in PROFILE_DIR.
     let test = std::env::current_exe().expect("the path of this test");
-    let profile_dir = test
-        .ancestors()
-        .nth(2)
-        .expect("a test lies two levels below its profile's directory");
-    let target_dir = profile_dir
-        .parent()
-        .expect("a profile's directory lies in the target directory");
+    let profile_dir = test.ancestors().nth(2).expect("a test lies two levels below its profile's directory");
+    let target_dir = profile_dir.parent().expect("a profile's directory lies in the target directory");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
-        .args([
-            "build",
-            "--quiet",
-            "-p",
-            "leveret",
-            "--bin",
-            "leveret",
-            "--target-dir",
-        ])
+        .args(["build", "--quiet", "-p", "leveret", "--bin", "leveret", "--target-dir"])
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile_dir.ends_with("release") {

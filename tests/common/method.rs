@@ -23,17 +23,14 @@ pub trait Method: Sized + Debug {
     /// The payload of the method's frame.
     fn payload(self) -> Vec<u8> {
         let class = self.into_class();
-        gen_class(&class)(WriteContext::from(Vec::new()))
-            .expect("a method that fits a vector")
-            .into_inner()
-            .0
+        gen_class(&class)(WriteContext::from(Vec::new())).expect("a method that fits a vector").into_inner().0
     }
 }
 
 /// The method in a frame's payload; None when it can't be decoded.
 pub fn decode(payload: &[u8]) -> Option<AMQPClass> {
     match parse_class(payload) {
-        Ok((rest, class)) if rest.is_empty() => Some(class),
+        Ok(([], class)) => Some(class),
         _ => None,
     }
 }

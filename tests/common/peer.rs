@@ -49,30 +49,17 @@ pub struct Frame {
 impl Frame {
     /// A frame of this type on this channel.
     pub fn new(kind: u8, channel: u16, payload: impl AsRef<[u8]>) -> Frame {
-        Frame {
-            kind,
-            channel,
-            payload: payload.as_ref().to_vec(),
-        }
+        Frame { kind, channel, payload: payload.as_ref().to_vec() }
     }
 
     /// The frame's octets, with its right length and end octet.
     pub fn octets(&self) -> Vec<u8> {
-        Octets::new()
-            .u8(self.kind)
-            .u16(self.channel)
-            .longstr(&self.payload)
-            .u8(FRAME_END)
-            .0
+        Octets::new().u8(self.kind).u16(self.channel).longstr(&self.payload).u8(FRAME_END).0
     }
 
     /// The method it carries, if it carries one that can be decoded.
     pub fn method(&self) -> Option<AMQPClass> {
-        if self.kind == kind::METHOD {
-            decode(&self.payload)
-        } else {
-            None
-        }
+        if self.kind == kind::METHOD { decode(&self.payload) } else { None }
     }
 }
 
@@ -81,20 +68,13 @@ impl fmt::Debug for Frame {
         let channel = self.channel;
         match (self.kind, self.method()) {
             (kind::METHOD, Some(method)) => write!(f, "method on {channel}: {method:?}"),
-            (kind::METHOD, None) => write!(
-                f,
-                "method on {channel}, undecoded: {:?}",
-                self.payload.escape_ascii().to_string()
-            ),
+            (kind::METHOD, None) => {
+                write!(f, "method on {channel}, undecoded: {:?}", self.payload.escape_ascii().to_string())
+            }
             (kind::HEADER, _) => write!(f, "content header on {channel}: {:?}", self.payload),
             (kind::BODY, _) => {
                 let start = &self.payload[..self.payload.len().min(40)];
-                write!(
-                    f,
-                    "body of {} on {channel}: \"{}\"",
-                    self.payload.len(),
-                    start.escape_ascii()
-                )
+                write!(f, "body of {} on {channel}: \"{}\"", self.payload.len(), start.escape_ascii())
             }
             (kind::HEARTBEAT, _) => write!(f, "heartbeat on {channel}"),
             (other, _) => write!(f, "frame of type {other} on {channel}: {:?}", self.payload),
@@ -155,11 +135,7 @@ impl Default for Login<'_> {
 impl Login<'_> {
     /// connection.start-ok with mechanism PLAIN.
     pub fn start_ok(&self) -> Octets {
-        let response = Octets::new()
-            .u8(0)
-            .bytes(self.user)
-            .u8(0)
-            .bytes(self.password);
+        let response = Octets::new().u8(0).bytes(self.user).u8(0).bytes(self.password);
         self.start_ok_with("PLAIN", response)
     }
 
@@ -174,11 +150,7 @@ impl Login<'_> {
             b'F',
             Octets::new().longstr(capabilities),
         );
-        Octets::method(10, 11)
-            .longstr(properties)
-            .shortstr(mechanism)
-            .longstr(response)
-            .shortstr("en_US")
+        Octets::method(10, 11).longstr(properties).shortstr(mechanism).longstr(response).shortstr("en_US")
     }
 }
 
@@ -197,14 +169,8 @@ impl Peer {
     pub fn connect(address: SocketAddr) -> Peer {
         let stream = TcpStream::connect(address).expect("the broker accepts connections");
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream
-            .set_write_timeout(Some(PATIENCE))
-            .expect("a write timeout");
-        Peer {
-            stream,
-            unread: Vec::new(),
-            conversation: VecDeque::new(),
-        }
+        stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
+        Peer { stream, unread: Vec::new(), conversation: VecDeque::new() }
     }
 
     /// Everything from the protocol header to open-ok.
@@ -229,11 +195,7 @@ impl Peer {
     #[track_caller]
     pub fn send_octets(&mut self, octets: impl AsRef<[u8]>) {
         let octets = octets.as_ref();
-        self.remember(format!(
-            "-> {} octets: \"{}\"",
-            octets.len(),
-            octets[..octets.len().min(60)].escape_ascii()
-        ));
+        self.remember(format!("-> {} octets: \"{}\"", octets.len(), octets[..octets.len().min(60)].escape_ascii()));
         self.write(octets);
     }
 
@@ -258,9 +220,7 @@ impl Peer {
 
     /// Tells the broker that nothing more will be said, and goes on listening.
     pub fn say_no_more(&mut self) {
-        self.stream
-            .shutdown(std::net::Shutdown::Write)
-            .expect("an open socket");
+        self.stream.shutdown(std::net::Shutdown::Write).expect("an open socket");
     }
 
     /// The socket itself, for what goes beyond frames.
@@ -300,9 +260,8 @@ impl Peer {
             if left.is_zero() {
                 break Heard::Silence;
             }
-            match self.read_more(left) {
-                Some(0) => break Heard::End,
-                Some(_) | None => {}
+            if self.read_more(left) == Some(0) {
+                break Heard::End;
             }
         };
         self.remember(format!("<- {heard:?}"));
@@ -324,14 +283,8 @@ impl Peer {
     pub fn expect<M: Method>(&mut self, channel: u16) -> M {
         let frame = match self.hear(PATIENCE) {
             Heard::Frame(frame) => frame,
-            Heard::End => panic!(
-                "expected {} on channel {channel}, but the broker closed the socket",
-                M::NAME
-            ),
-            Heard::Silence => panic!(
-                "expected {} on channel {channel}, heard nothing for {PATIENCE:?}",
-                M::NAME
-            ),
+            Heard::End => panic!("expected {} on channel {channel}, but the broker closed the socket", M::NAME),
+            Heard::Silence => panic!("expected {} on channel {channel}, heard nothing for {PATIENCE:?}", M::NAME),
         };
         match frame.method().map(M::from_class) {
             Some(Ok(method)) if frame.channel == channel => method,
@@ -370,11 +323,7 @@ impl Peer {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "the socket is still open after {PATIENCE:?}, having sent {:?}",
-                self.unread
-            );
+            assert!(!left.is_zero(), "the socket is still open after {PATIENCE:?}, having sent {:?}", self.unread);
             if self.read_more(left) == Some(0) {
                 return std::mem::take(&mut self.unread);
             }
@@ -392,24 +341,10 @@ impl Peer {
 
     /// The channel must be closed for this reason; close-ok is sent, so that its number is free again.
     #[track_caller]
-    pub fn expect_channel_close(
-        &mut self,
-        channel: u16,
-        code: u16,
-        text: &str,
-        method: (u16, u16),
-    ) {
+    pub fn expect_channel_close(&mut self, channel: u16, code: u16, text: &str, method: (u16, u16)) {
         let close: channel::Close = self.expect(channel);
-        let said = (
-            close.reply_code,
-            close.reply_text.as_str(),
-            (close.class_id, close.method_id),
-        );
-        assert_eq!(
-            said,
-            (code, text, method),
-            "channel.close with another reason (left: came, right: expected)"
-        );
+        let said = (close.reply_code, close.reply_text.as_str(), (close.class_id, close.method_id));
+        assert_eq!(said, (code, text, method), "channel.close with another reason (left: came, right: expected)");
         self.send(channel, channel::CloseOk {});
     }
 
@@ -419,26 +354,15 @@ impl Peer {
         self.expect_connection_close_frame(code, text, method);
         self.send(0, connection::CloseOk {});
         let took = self.expect_end();
-        assert!(
-            took < Duration::from_secs(2),
-            "the socket is closed at close-ok, not {took:?} later"
-        );
+        assert!(took < Duration::from_secs(2), "the socket is closed at close-ok, not {took:?} later");
     }
 
     /// The next frame must be connection.close for this reason; no answer is given.
     #[track_caller]
     pub fn expect_connection_close_frame(&mut self, code: u16, text: &str, method: (u16, u16)) {
         let close: connection::Close = self.expect(0);
-        let said = (
-            close.reply_code,
-            close.reply_text.as_str(),
-            (close.class_id, close.method_id),
-        );
-        assert_eq!(
-            said,
-            (code, text, method),
-            "connection.close with another reason (left: came, right: expected)"
-        );
+        let said = (close.reply_code, close.reply_text.as_str(), (close.class_id, close.method_id));
+        assert_eq!(said, (code, text, method), "connection.close with another reason (left: came, right: expected)");
     }
 
     /// Octets that the broker has sent but that don't make a whole frame yet are kept for the next call.
@@ -447,34 +371,22 @@ impl Peer {
         let [kind, c0, c1, s0, s1, s2, s3] = *header;
         let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
         let end = *self.unread.get(7 + size)?;
-        assert_eq!(
-            end, FRAME_END,
-            "the broker's frame ends with another octet: {:?}",
-            self.unread
-        );
+        assert_eq!(end, FRAME_END, "the broker's frame ends with another octet: {:?}", self.unread);
         let payload = self.unread[7..7 + size].to_vec();
         self.unread.drain(..8 + size);
-        Some(Frame {
-            kind,
-            channel: u16::from_be_bytes([c0, c1]),
-            payload,
-        })
+        Some(Frame { kind, channel: u16::from_be_bytes([c0, c1]), payload })
     }
 
     /// Reads once. Some(0) is the end, None that nothing came in time.
     fn read_more(&mut self, patience: Duration) -> Option<usize> {
         let mut octets = [0; 65_536];
-        self.stream
-            .set_read_timeout(Some(patience))
-            .expect("a timeout above zero");
+        self.stream.set_read_timeout(Some(patience)).expect("a timeout above zero");
         match self.stream.read(&mut octets) {
             Ok(count) => {
                 self.unread.extend_from_slice(&octets[..count]);
                 Some(count)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                None
-            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
             Err(error) if error.kind() == ErrorKind::Interrupted => None,
             // A socket that is closed while octets of ours lie unread in it ends with a reset.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(0),
@@ -487,27 +399,17 @@ impl Drop for Peer {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let lines: Vec<&str> = self.conversation.iter().map(String::as_str).collect();
-            eprintln!(
-                "the conversation of one peer, its last {} frames:\n{}",
-                lines.len(),
-                lines.join("\n")
-            );
+            eprintln!("the conversation of one peer, its last {} frames:\n{}", lines.len(), lines.join("\n"));
         }
     }
 }
 
 /// tune-ok with what the login asks for.
 pub fn tune_ok(login: &Login) -> connection::TuneOk {
-    connection::TuneOk {
-        channel_max: login.channel_max,
-        frame_max: login.frame_max,
-        heartbeat: login.heartbeat,
-    }
+    connection::TuneOk { channel_max: login.channel_max, frame_max: login.frame_max, heartbeat: login.heartbeat }
 }
 
 /// connection.open of this virtual host.
 pub fn open(vhost: &str) -> connection::Open {
-    connection::Open {
-        virtual_host: vhost.into(),
-    }
+    connection::Open { virtual_host: vhost.into() }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// How long a broker may take to listen, even on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long a broker may take to end after SIGTERM, with room for a busy machine above the promised 10 s.
+/// How long a broker may take to do what it is told, as to end after SIGTERM, with room for a busy machine above the promised 10 s.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A broker: a child process of this test, or the one that `LEVERET_AGAINST=HOST:PORT` names.
@@ -28,11 +28,7 @@ impl Server {
     pub fn start() -> &'static Server {
         static SHARED: OnceLock<Server> = OnceLock::new();
         SHARED.get_or_init(|| match given() {
-            Some(address) => Server {
-                address,
-                arguments: Vec::new(),
-                process: None,
-            },
+            Some(address) => Server { address, arguments: Vec::new(), process: None },
             None => Server::start_with(&["--storage", "memory"]),
         })
     }
@@ -46,11 +42,7 @@ impl Server {
     pub fn start_with(arguments: &[&str]) -> Server {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let process = Process::spawn(&arguments);
-        Server {
-            address: process.address,
-            arguments,
-            process: Some(process),
-        }
+        Server { address: process.address, arguments, process: Some(process) }
     }
 
     /// True when the broker under test is one that these tests can't stop and start.
@@ -98,10 +90,7 @@ impl Server {
     /// # Panics
     /// If it is still there after 20 s.
     pub fn wait_for_end(&mut self) -> ExitStatus {
-        self.process
-            .take()
-            .expect("a broker of this test's own that runs")
-            .wait()
+        self.process.take().expect("a broker of this test's own that runs").wait()
     }
 
     /// Starts the broker again with the same arguments, on another free port.
@@ -121,33 +110,26 @@ impl Server {
     pub fn resident_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", self.running().child.id());
         let status = std::fs::read_to_string(path).expect("a running process has a status");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("VmRSS");
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-            .expect("a number of kB")
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of kB")
     }
 
-    /// What the broker has logged so far.
-    pub fn log(&self) -> String {
-        self.running().log.lines().join("\n")
+    /// What the broker has logged up to a line that contains this text, which is waited for.
+    ///
+    /// # Panics
+    /// If there is no such line within 20 s.
+    pub fn log_until(&self, text: &str) -> String {
+        self.running().log.wait_for(text)
     }
 
     fn running(&self) -> &Process {
-        self.process
-            .as_ref()
-            .expect("a broker of this test's own that runs")
+        self.process.as_ref().expect("a broker of this test's own that runs")
     }
 }
 
 fn given() -> Option<SocketAddr> {
     let name = std::env::var("LEVERET_AGAINST").ok()?;
-    let mut addresses = name
-        .to_socket_addrs()
-        .expect("LEVERET_AGAINST is HOST:PORT");
+    let mut addresses = name.to_socket_addrs().expect("LEVERET_AGAINST is HOST:PORT");
     addresses.next()
 }
 
@@ -177,6 +159,8 @@ impl Process {
             .args(["--listen", "127.0.0.1:0"])
             .args(arguments)
             .current_dir(std::env::temp_dir())
+            // Not meant for the broker, which would warn of a setting that it doesn't know.
+            .env_remove("LEVERET_BIN")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -187,20 +171,12 @@ impl Process {
         log.follow(child.stdout.take().expect("a piped stdout"));
         log.follow(child.stderr.take().expect("a piped stderr"));
         let address = log.wait_for_address(&mut child);
-        Process {
-            child,
-            address,
-            log,
-            watchdog,
-        }
+        Process { child, address, log, watchdog }
     }
 
     fn signal(&self, name: &str) {
         let command = format!("kill -s {name} {}", self.child.id());
-        let status = Command::new("sh")
-            .args(["-c", &command])
-            .status()
-            .expect("a shell");
+        let status = Command::new("sh").args(["-c", &command]).status().expect("a shell");
         assert!(status.success(), "{command}: {status}");
     }
 
@@ -212,10 +188,7 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        panic!(
-            "the broker still runs {STOP_LIMIT:?} after SIGTERM; its log:\n{}",
-            self.log.lines().join("\n")
-        );
+        panic!("the broker still runs {STOP_LIMIT:?} after SIGTERM; its log:\n{}", self.log.lines().join("\n"));
     }
 }
 
@@ -268,24 +241,31 @@ struct Log {
 
 impl Log {
     fn lines(&self) -> Vec<String> {
-        self.lines
-            .lock()
-            .expect("no reader of the log panics")
-            .clone()
+        self.lines.lock().expect("no reader of the log panics").clone()
     }
 
     fn follow(self: &Arc<Self>, output: impl Read + Send + 'static) {
         let log = Arc::clone(self);
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                log.lines
-                    .lock()
-                    .expect("no reader of the log panics")
-                    .push(line);
+                log.lines.lock().expect("no reader of the log panics").push(line);
                 log.more.notify_all();
             }
             log.more.notify_all();
         });
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        let start = Instant::now();
+        let mut lines = self.lines.lock().expect("no reader of the log panics");
+        loop {
+            if lines.iter().any(|line| line.contains(text)) {
+                return lines.join("\n");
+            }
+            let left = STOP_LIMIT.saturating_sub(start.elapsed());
+            assert!(!left.is_zero(), "no line with {text:?} in the log:\n{}", lines.join("\n"));
+            lines = self.more.wait_timeout(lines, left).expect("no reader of the log panics").0;
+        }
     }
 
     /// The first address of the first line that says `listening on`.
@@ -298,25 +278,16 @@ impl Log {
             }
             let ended = child.try_wait().expect("a child can be waited for");
             if ended.is_some() || start.elapsed() > START_LIMIT {
-                panic!(
-                    "the broker doesn't listen ({ended:?}); it said:\n{}",
-                    lines.join("\n")
-                );
+                panic!("the broker doesn't listen ({ended:?}); it said:\n{}", lines.join("\n"));
             }
             let tick = Duration::from_millis(100);
-            lines = self
-                .more
-                .wait_timeout(lines, tick)
-                .expect("no reader of the log panics")
-                .0;
+            lines = self.more.wait_timeout(lines, tick).expect("no reader of the log panics").0;
         }
     }
 }
 
 fn listening_address(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("listening on ")?;
-    let address = rest
-        .split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\u{1b}'))
-        .next()?;
+    let address = rest.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\u{1b}')).next()?;
     address.parse().ok()
 }

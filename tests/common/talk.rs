@@ -22,10 +22,7 @@ pub struct Content {
 impl Content {
     /// A body without any property.
     pub fn new(body: impl AsRef<[u8]>) -> Content {
-        Content {
-            properties: vec![0, 0],
-            body: body.as_ref().to_vec(),
-        }
+        Content { properties: vec![0, 0], body: body.as_ref().to_vec() }
     }
 
     /// A body with delivery-mode 2.
@@ -40,19 +37,12 @@ impl Content {
 
     /// A body with these property flags and the properties' octets.
     pub fn with(flags: u16, properties: impl AsRef<[u8]>, body: impl AsRef<[u8]>) -> Content {
-        Content {
-            properties: Octets::new().u16(flags).bytes(properties).0,
-            body: body.as_ref().to_vec(),
-        }
+        Content { properties: Octets::new().u16(flags).bytes(properties).0, body: body.as_ref().to_vec() }
     }
 
     /// The payload of the content header.
     pub fn header(&self) -> Octets {
-        Octets::new()
-            .u16(60)
-            .u16(0)
-            .u64(self.body.len() as u64)
-            .bytes(&self.properties)
+        Octets::new().u16(60).u16(0).u64(self.body.len() as u64).bytes(&self.properties)
     }
 
     /// The body, as text.
@@ -104,13 +94,7 @@ impl Peer {
     /// connection.close, close-ok, end.
     #[track_caller]
     pub fn close(mut self) {
-        self.send(
-            0,
-            connection::Close {
-                reply_code: 200,
-                ..Default::default()
-            },
-        );
+        self.send(0, connection::Close { reply_code: 200, ..Default::default() });
         self.expect::<connection::CloseOk>(0);
     }
 
@@ -150,10 +134,7 @@ impl Peer {
 /// The class and method id that a method frame's payload begins with.
 fn method_ids(payload: &[u8]) -> (u16, u16) {
     let ids: &[u8; 4] = payload.first_chunk().expect("a method frame's payload");
-    (
-        u16::from_be_bytes([ids[0], ids[1]]),
-        u16::from_be_bytes([ids[2], ids[3]]),
-    )
+    (u16::from_be_bytes([ids[0], ids[1]]), u16::from_be_bytes([ids[2], ids[3]]))
 }
 
 /// Queues and exchanges.
@@ -196,10 +177,7 @@ impl Peer {
         while Server::is_given() && counts != expected && start.elapsed() < Duration::from_secs(2) {
             counts = self.counts(channel, queue);
         }
-        assert_eq!(
-            counts, expected,
-            "ready messages and consumers of {queue} (left: are, right: expected)"
-        );
+        assert_eq!(counts, expected, "ready messages and consumers of {queue} (left: are, right: expected)");
     }
 
     /// queue.declare, passive, must give 404.
@@ -250,21 +228,14 @@ impl Peer {
         let header = self.expect_frame(kind::HEADER, channel);
         assert_eq!(header[..4], [0, 60, 0, 0], "class basic, weight 0");
         let size = u64::from_be_bytes(header[4..12].try_into().expect("eight octets")) as usize;
-        let mut content = Content {
-            properties: header[12..].to_vec(),
-            body: Vec::new(),
-        };
+        let mut content = Content { properties: header[12..].to_vec(), body: Vec::new() };
         let mut pieces = Vec::new();
         while content.body.len() < size {
             let piece = self.expect_frame(kind::BODY, channel);
             pieces.push(piece.len());
             content.body.extend(piece);
         }
-        assert_eq!(
-            content.body.len(),
-            size,
-            "no more body than the header has announced"
-        );
+        assert_eq!(content.body.len(), size, "no more body than the header has announced");
         (content, pieces)
     }
 
@@ -276,13 +247,7 @@ impl Peer {
 
     /// basic.consume changed by `change`, consume-ok.
     #[track_caller]
-    pub fn consume_with(
-        &mut self,
-        channel: u16,
-        queue: &str,
-        tag: &str,
-        change: impl FnOnce(&mut basic::Consume),
-    ) {
+    pub fn consume_with(&mut self, channel: u16, queue: &str, tag: &str, change: impl FnOnce(&mut basic::Consume)) {
         let ok: basic::ConsumeOk = self.ask(channel, say::consume_with(queue, tag, change));
         assert_eq!(ok.consumer_tag.as_str(), tag, "consume-ok for the same tag");
     }
@@ -321,12 +286,7 @@ impl Peer {
         let mut deliveries = Vec::new();
         for body in bodies {
             let delivery = self.expect_delivery(channel);
-            assert_eq!(
-                delivery.text(),
-                *body,
-                "the next delivery's body, after {} others",
-                deliveries.len()
-            );
+            assert_eq!(delivery.text(), *body, "the next delivery's body, after {} others", deliveries.len());
             deliveries.push(delivery);
         }
         deliveries
@@ -350,11 +310,7 @@ impl Peer {
     #[track_caller]
     pub fn take(&mut self, channel: u16, queue: &str, body: &str) -> basic::GetOk {
         let ok: basic::GetOk = self.ask(channel, say::get_no_ack(queue));
-        assert_eq!(
-            self.expect_content(channel).text(),
-            body,
-            "the body that basic.get finds"
-        );
+        assert_eq!(self.expect_content(channel).text(), body, "the body that basic.get finds");
         ok
     }
 
@@ -380,15 +336,8 @@ impl Peer {
     /// The bodies of a queue's ready messages must be these; they are gone afterwards.
     #[track_caller]
     pub fn expect_contents(&mut self, channel: u16, queue: &str, bodies: &[&str]) {
-        let found: Vec<String> = self
-            .drain(channel, queue)
-            .into_iter()
-            .map(|(body, _)| body)
-            .collect();
-        assert_eq!(
-            found, bodies,
-            "the messages of {queue} (left: are, right: expected)"
-        );
+        let found: Vec<String> = self.drain(channel, queue).into_iter().map(|(body, _)| body).collect();
+        assert_eq!(found, bodies, "the messages of {queue} (left: are, right: expected)");
     }
 
     /// confirm.select, select-ok.
@@ -406,11 +355,7 @@ impl Peer {
             if ack.multiple {
                 open.retain(|number| *number > ack.delivery_tag);
             } else {
-                assert!(
-                    open.remove(&ack.delivery_tag),
-                    "a second confirm for {}",
-                    ack.delivery_tag
-                );
+                assert!(open.remove(&ack.delivery_tag), "a second confirm for {}", ack.delivery_tag);
             }
         }
     }

@@ -16,9 +16,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use leveret::config::{
-    Config, ConfigError, FILE_VARIABLE, Layered, PartialConfig, VARIABLE_PREFIX,
-};
+use leveret::config::{Config, ConfigError, FILE_VARIABLE, Layered, PartialConfig, VARIABLE_PREFIX};
 
 /// The exit code of a command line that cannot be understood; that of everything else that fails is 1.
 const EXIT_USAGE: u8 = 2;
@@ -85,16 +83,9 @@ enum Failure {
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let result = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => execute(arguments),
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             // Only clap knows whether the terminal shows colours.
-            return error
-                .print()
-                .map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+            return error.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
         }
         Err(error) => {
             complain(&one_line(&error));
@@ -127,10 +118,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn serve(arguments: ServeArguments) -> Result<ExitCode, Failure> {
-    let Layered {
-        config,
-        unknown_variables,
-    } = arguments.sources.load()?;
+    let Layered { config, unknown_variables } = arguments.sources.load()?;
     if arguments.print_config {
         return print(config.to_toml().as_bytes());
     }
@@ -144,11 +132,7 @@ fn serve(arguments: ServeArguments) -> Result<ExitCode, Failure> {
 impl Sources {
     /// Joins the command line, the environment and the file, and checks the result.
     fn load(self) -> Result<Layered, ConfigError> {
-        let from_environment = || {
-            std::env::var_os(FILE_VARIABLE)
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from)
-        };
+        let from_environment = || std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
         let path = self.config.or_else(from_environment);
         let file = path.map(|path| PartialConfig::read(&path)).transpose()?;
         let layered = Config::layered(file, environment()?.into_iter(), self.flags)?;
@@ -161,8 +145,7 @@ impl Sources {
 fn environment() -> Result<Vec<(String, String)>, ConfigError> {
     let ours = |(name, text): (OsString, OsString)| {
         let name = name.into_string().ok()?;
-        let concerns_us =
-            name.starts_with(VARIABLE_PREFIX) || name.starts_with("RABBITMQ_DEFAULT_");
+        let concerns_us = name.starts_with(VARIABLE_PREFIX) || name.starts_with("RABBITMQ_DEFAULT_");
         // The file's path is read above, and need not be UTF-8.
         (concerns_us && name != FILE_VARIABLE).then_some((name, text))
     };
@@ -194,16 +177,9 @@ fn print(text: &[u8]) -> Result<ExitCode, Failure> {
 /// The first paragraph of clap's report as one line: what follows is the usage, which `--help` shows better.
 fn one_line(error: &clap::Error) -> String {
     let report = error.render().to_string();
-    let paragraph: Vec<_> = report
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.is_empty())
-        .collect();
+    let paragraph: Vec<_> = report.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let text = paragraph.join(" ");
-    format!(
-        "{} (see leveret --help)",
-        text.strip_prefix("error: ").unwrap_or(&text)
-    )
+    format!("{} (see leveret --help)", text.strip_prefix("error: ").unwrap_or(&text))
 }
 
 #[cfg(test)]
@@ -218,32 +194,15 @@ mod tests {
 
     #[test]
     fn without_a_command_it_is_serve_with_the_same_options() {
-        let options = [
-            "--listen",
-            "127.0.0.1:1",
-            "--listen",
-            "[::1]:2",
-            "--storage",
-            "memory",
-            "--print-config",
-        ];
-        let bare = Arguments::try_parse_from(["leveret"].iter().chain(&options))
-            .unwrap_or_else(|error| panic!("{error}"));
+        let options = ["--listen", "127.0.0.1:1", "--listen", "[::1]:2", "--storage", "memory", "--print-config"];
+        let bare =
+            Arguments::try_parse_from(["leveret"].iter().chain(&options)).unwrap_or_else(|error| panic!("{error}"));
         let named = Arguments::try_parse_from(["leveret", "serve"].iter().chain(&options))
             .unwrap_or_else(|error| panic!("{error}"));
-        let Some(Command::Serve(named)) = named.command else {
-            panic!("not serve")
-        };
+        let Some(Command::Serve(named)) = named.command else { panic!("not serve") };
         assert!(bare.command.is_none());
         assert_eq!(bare.serve.sources.flags, named.sources.flags);
-        assert_eq!(
-            bare.serve
-                .sources
-                .flags
-                .listen
-                .map(|addresses| addresses.len()),
-            Some(2)
-        );
+        assert_eq!(bare.serve.sources.flags.listen.map(|addresses| addresses.len()), Some(2));
         assert!(bare.serve.print_config && named.print_config);
     }
 
@@ -253,17 +212,13 @@ mod tests {
             Ok(_) => panic!("{arguments:?} is accepted"),
             Err(error) => one_line(&error),
         };
-        assert_eq!(
-            line(&["leveret", "--lisen", "x"]),
-            "unexpected argument '--lisen' found (see leveret --help)"
-        );
+        assert_eq!(line(&["leveret", "--lisen", "x"]), "unexpected argument '--lisen' found (see leveret --help)");
         assert_eq!(
             line(&["leveret", "--storage", "paper"]),
             "invalid value 'paper' for '--storage <KIND>' [possible values: sled, memory] (see leveret --help)"
         );
         assert!(
-            line(&["leveret", "--memory-limit", "much"])
-                .contains("'--memory-limit <SIZE>': not a size (bytes, or")
+            line(&["leveret", "--memory-limit", "much"]).contains("'--memory-limit <SIZE>': not a size (bytes, or")
         );
         assert!(
             line(&["leveret", "completions"])

@@ -34,10 +34,7 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] if it did not start, or if an error ended it.
 pub fn serve(config: Config) -> Result<ExitCode, ServeError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(ServeError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let end = runtime.block_on(run(config));
     runtime.shutdown_timeout(LAST_THREADS);
     end
@@ -67,9 +64,7 @@ async fn run(config: Config) -> Result<ExitCode, ServeError> {
     if code.is_none() {
         info!("stopped");
     }
-    Ok(code.map_or(ExitCode::SUCCESS, |signal| {
-        ExitCode::from(signal.exit_code())
-    }))
+    Ok(code.map_or(ExitCode::SUCCESS, |signal| ExitCode::from(signal.exit_code())))
 }
 
 /// Waits for the shutdown, or for the second signal, which ends the waiting.
@@ -88,19 +83,14 @@ async fn unless_hurried<E>(
 fn place_of_data(config: &Config) -> String {
     match config.storage {
         StorageKind::Memory => "memory only".to_owned(),
-        StorageKind::Sled => std::path::absolute(&config.data_dir)
-            .unwrap_or_else(|_| config.data_dir.clone())
-            .display()
-            .to_string(),
+        StorageKind::Sled => {
+            std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone()).display().to_string()
+        }
     }
 }
 
 fn list(addresses: &[SocketAddr]) -> String {
-    addresses
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A request to stop.
@@ -159,26 +149,14 @@ mod tests {
     #[tokio::test]
     async fn a_second_signal_ends_a_shutdown_that_hangs() {
         let code = unless_hurried(pending::<Result<(), ()>>(), ready(Signal::Terminate)).await;
-        assert_eq!(
-            code.map(|signal| signal.map(Signal::exit_code)),
-            Ok(Some(143))
-        );
+        assert_eq!(code.map(|signal| signal.map(Signal::exit_code)), Ok(Some(143)));
         let code = unless_hurried(pending::<Result<(), ()>>(), ready(Signal::Interrupt)).await;
-        assert_eq!(
-            code.map(|signal| signal.map(Signal::exit_code)),
-            Ok(Some(130))
-        );
+        assert_eq!(code.map(|signal| signal.map(Signal::exit_code)), Ok(Some(130)));
     }
 
     #[tokio::test]
     async fn a_shutdown_that_is_done_needs_no_second_signal() {
-        assert_eq!(
-            unless_hurried(ready(Ok::<(), ()>(())), pending()).await,
-            Ok(None)
-        );
-        assert_eq!(
-            unless_hurried(ready(Err::<(), ()>(())), pending()).await,
-            Err(())
-        );
+        assert_eq!(unless_hurried(ready(Ok::<(), ()>(())), pending()).await, Ok(None));
+        assert_eq!(unless_hurried(ready(Err::<(), ()>(())), pending()).await, Err(()));
     }
 }

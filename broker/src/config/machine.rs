@@ -18,9 +18,7 @@ fn memory_available_under(root: &Path) -> Option<u64> {
 
 fn machine_memory(root: &Path) -> Option<u64> {
     let info = fs::read_to_string(root.join("proc/meminfo")).ok()?;
-    let total = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -32,10 +30,7 @@ fn group_limit(root: &Path, line: &str) -> Option<u64> {
     let (controllers, path) = (fields.next()?, fields.next()?);
     let (mount, file) = if controllers.is_empty() {
         ("sys/fs/cgroup", "memory.max")
-    } else if controllers
-        .split(',')
-        .any(|controller| controller == "memory")
-    {
+    } else if controllers.split(',').any(|controller| controller == "memory") {
         ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
     } else {
         return None;
@@ -44,13 +39,7 @@ fn group_limit(root: &Path, line: &str) -> Option<u64> {
     // Inside a container the path may be the host's and lead nowhere here; the mount's own root then has the limit.
     Path::new(path.trim_start_matches('/'))
         .ancestors()
-        .filter_map(|group| {
-            fs::read_to_string(mount.join(group).join(file))
-                .ok()?
-                .trim()
-                .parse()
-                .ok()
-        })
+        .filter_map(|group| fs::read_to_string(mount.join(group).join(file)).ok()?.trim().parse().ok())
         .min()
 }
 
@@ -83,10 +72,7 @@ mod tests {
         let root = machine(&[
             ("proc/meminfo", MEMINFO),
             ("proc/self/cgroup", "0::/system.slice/leveret.service\n"),
-            (
-                "sys/fs/cgroup/system.slice/leveret.service/memory.max",
-                "max\n",
-            ),
+            ("sys/fs/cgroup/system.slice/leveret.service/memory.max", "max\n"),
             ("sys/fs/cgroup/system.slice/memory.max", "4096000\n"),
         ]);
         assert_eq!(memory_available_under(root.path()), Some(4_096_000));
@@ -107,10 +93,7 @@ mod tests {
         let root = machine(&[
             ("proc/meminfo", MEMINFO),
             ("proc/self/cgroup", "4:memory:/\n"),
-            (
-                "sys/fs/cgroup/memory/memory.limit_in_bytes",
-                "9223372036854771712\n",
-            ),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
         ]);
         assert_eq!(memory_available_under(root.path()), Some(8000 * 1024));
     }

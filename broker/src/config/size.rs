@@ -43,9 +43,7 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = UNITS
-            .iter()
-            .find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor));
+        let whole = UNITS.iter().find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor));
         match whole {
             Some((unit, factor)) if *factor > 1 => write!(formatter, "{}{unit}", self.0 / factor),
             _ => write!(formatter, "{}", self.0),
@@ -56,9 +54,7 @@ impl fmt::Display for ByteSize {
 impl Scalar for ByteSize {
     fn parse(text: &str) -> Result<Self, InvalidValue> {
         let text = text.trim();
-        let digits = text
-            .find(|letter: char| !letter.is_ascii_digit())
-            .unwrap_or(text.len());
+        let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| InvalidValue::Size)?;
         let unit = unit.trim();
@@ -74,10 +70,7 @@ impl Scalar for ByteSize {
                 .map(|(_, factor)| *factor)
                 .ok_or(InvalidValue::Size)?,
         };
-        number
-            .checked_mul(factor)
-            .map(Self)
-            .ok_or(InvalidValue::Size)
+        number.checked_mul(factor).map(Self).ok_or(InvalidValue::Size)
     }
 
     fn to_toml(&self) -> Option<toml::Value> {

@@ -31,9 +31,7 @@ pub enum InvalidSetting {
     Twice(String),
     #[error("`{0}` is not a version as clients read it (X.Y.Z, three numbers)")]
     Version(String),
-    #[error(
-        "`{0}` is neither a level (off, error, warn, info, debug, trace) nor a module with one (leveret=debug)"
-    )]
+    #[error("`{0}` is neither a level (off, error, warn, info, debug, trace) nor a module with one (leveret=debug)")]
     Level(String),
 }
 
@@ -54,35 +52,16 @@ pub(super) fn validate(config: &Config) -> Result<(), (&'static str, InvalidSett
         ("default_vhost", filled(config.default_vhost.as_bytes())),
         ("default_vhost", short(&config.default_vhost)),
         ("memory_limit", not_zero(config.memory_limit.bytes())),
-        (
-            "max_message_size",
-            range(
-                config.max_message_size.bytes(),
-                1,
-                MAX_MESSAGE_SIZE_CEILING.bytes(),
-            ),
-        ),
-        (
-            "frame_max",
-            range(
-                config.frame_max.into(),
-                LEAST_FRAME_MAX.into(),
-                MOST_FRAME_MAX.into(),
-            ),
-        ),
+        ("max_message_size", range(config.max_message_size.bytes(), 1, MAX_MESSAGE_SIZE_CEILING.bytes())),
+        ("frame_max", range(config.frame_max.into(), LEAST_FRAME_MAX.into(), MOST_FRAME_MAX.into())),
         ("channel_max", not_zero(config.channel_max.into())),
-        (
-            "handshake_timeout",
-            not_zero(u64::try_from(config.handshake_timeout.as_millis()).unwrap_or(u64::MAX)),
-        ),
+        ("handshake_timeout", not_zero(u64::try_from(config.handshake_timeout.as_millis()).unwrap_or(u64::MAX))),
         ("product", filled(config.product.as_bytes())),
         ("announced_version", version(&config.announced_version)),
         ("cluster_name", filled(config.cluster_name.as_bytes())),
         ("log_level", levels(&config.log_level)),
     ];
-    checks
-        .into_iter()
-        .try_for_each(|(setting, check)| check.map_err(|reason| (setting, reason)))
+    checks.into_iter().try_for_each(|(setting, check)| check.map_err(|reason| (setting, reason)))
 }
 
 fn addresses(config: &Config) -> Result<(), InvalidSetting> {
@@ -91,59 +70,31 @@ fn addresses(config: &Config) -> Result<(), InvalidSetting> {
     }
     let mut seen = HashSet::new();
     // Port 0 is a different port every time.
-    match config
-        .listen
-        .iter()
-        .find(|address| address.port() != 0 && !seen.insert(**address))
-    {
+    match config.listen.iter().find(|address| address.port() != 0 && !seen.insert(**address)) {
         Some(address) => Err(InvalidSetting::Twice(address.to_string())),
         None => Ok(()),
     }
 }
 
 fn filled(text: &[u8]) -> Result<(), InvalidSetting> {
-    if text.is_empty() {
-        Err(InvalidSetting::Empty)
-    } else {
-        Ok(())
-    }
+    if text.is_empty() { Err(InvalidSetting::Empty) } else { Ok(()) }
 }
 
 fn short(text: &str) -> Result<(), InvalidSetting> {
-    if text.len() > LONGEST_NAME {
-        Err(InvalidSetting::TooLong)
-    } else {
-        Ok(())
-    }
+    if text.len() > LONGEST_NAME { Err(InvalidSetting::TooLong) } else { Ok(()) }
 }
 
 fn not_zero(value: u64) -> Result<(), InvalidSetting> {
-    if value == 0 {
-        Err(InvalidSetting::Zero)
-    } else {
-        Ok(())
-    }
+    if value == 0 { Err(InvalidSetting::Zero) } else { Ok(()) }
 }
 
 fn range(value: u64, least: u64, most: u64) -> Result<(), InvalidSetting> {
-    if (least..=most).contains(&value) {
-        Ok(())
-    } else {
-        Err(InvalidSetting::Range { value, least, most })
-    }
+    if (least..=most).contains(&value) { Ok(()) } else { Err(InvalidSetting::Range { value, least, most }) }
 }
 
 fn version(text: &str) -> Result<(), InvalidSetting> {
-    let numbers = text
-        .split('.')
-        .map(str::parse::<u16>)
-        .filter(Result::is_ok)
-        .count();
-    if numbers == 3 && text.split('.').count() == 3 {
-        Ok(())
-    } else {
-        Err(InvalidSetting::Version(text.to_owned()))
-    }
+    let numbers = text.split('.').map(str::parse::<u16>).filter(Result::is_ok).count();
+    if numbers == 3 && text.split('.').count() == 3 { Ok(()) } else { Err(InvalidSetting::Version(text.to_owned())) }
 }
 
 /// A bare word must be a level: the filter itself would take a misspelt one for the name of a module.

@@ -24,9 +24,7 @@ pub enum InvalidValue {
     Number { least: u64, most: u64 },
     #[error("not a duration (seconds, or a number and a unit: 10s, 500ms)")]
     Duration,
-    #[error(
-        "not an address to listen on (IP:PORT, [IPv6]:PORT or NAME:PORT; without a port it is {DEFAULT_PORT})"
-    )]
+    #[error("not an address to listen on (IP:PORT, [IPv6]:PORT or NAME:PORT; without a port it is {DEFAULT_PORT})")]
     Address,
     #[error("the name does not resolve to an address: {0}")]
     Unresolved(String),
@@ -96,11 +94,7 @@ impl<T: Scalar> Value for T {
 
 impl<T: Scalar> Value for Vec<T> {
     fn parse(text: &str) -> Result<Self, InvalidValue> {
-        text.split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .map(T::parse)
-            .collect()
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(T::parse).collect()
     }
 
     fn parse_list(items: &[String]) -> Result<Self, InvalidValue> {
@@ -108,10 +102,7 @@ impl<T: Scalar> Value for Vec<T> {
     }
 
     fn to_toml(&self) -> Option<toml::Value> {
-        self.iter()
-            .map(Scalar::to_toml)
-            .collect::<Option<Vec<_>>>()
-            .map(toml::Value::Array)
+        self.iter().map(Scalar::to_toml).collect::<Option<Vec<_>>>().map(toml::Value::Array)
     }
 
     fn parser() -> ValueParser {
@@ -129,11 +120,9 @@ where
     T: Value,
 {
     let value = match toml::Value::deserialize(deserializer)? {
-        toml::Value::Array(items) => items
-            .iter()
-            .map(text_of)
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(|items| T::parse_list(&items)),
+        toml::Value::Array(items) => {
+            items.iter().map(text_of).collect::<Result<Vec<_>, _>>().and_then(|items| T::parse_list(&items))
+        }
         single => text_of(&single).and_then(|text| T::parse(&text)),
     };
     value.map(Some).map_err(D::Error::custom)
@@ -232,17 +221,12 @@ numbers!(u16, u32);
 impl Scalar for Duration {
     fn parse(text: &str) -> Result<Self, InvalidValue> {
         let text = text.trim();
-        let (number, from): (&str, fn(u64) -> Self) = if let Some(number) = text.strip_suffix("ms")
-        {
+        let (number, from): (&str, fn(u64) -> Self) = if let Some(number) = text.strip_suffix("ms") {
             (number, Self::from_millis)
         } else {
             (text.strip_suffix('s').unwrap_or(text), Self::from_secs)
         };
-        number
-            .trim()
-            .parse()
-            .map(from)
-            .map_err(|_| InvalidValue::Duration)
+        number.trim().parse().map(from).map_err(|_| InvalidValue::Duration)
     }
 
     fn to_toml(&self) -> Option<toml::Value> {
@@ -275,16 +259,8 @@ impl Scalar for SocketAddr {
             return Err(InvalidValue::Address);
         }
         let unresolved = |reason: std::io::Error| InvalidValue::Unresolved(reason.to_string());
-        let found: Vec<Self> = (name, port)
-            .to_socket_addrs()
-            .map_err(unresolved)?
-            .collect();
-        found
-            .iter()
-            .find(|address| address.is_ipv4())
-            .or(found.first())
-            .copied()
-            .ok_or(InvalidValue::Address)
+        let found: Vec<Self> = (name, port).to_socket_addrs().map_err(unresolved)?.collect();
+        found.iter().find(|address| address.is_ipv4()).or(found.first()).copied().ok_or(InvalidValue::Address)
     }
 
     fn to_toml(&self) -> Option<toml::Value> {
@@ -294,14 +270,11 @@ impl Scalar for SocketAddr {
 
 /// Reads one of the names of an enum.
 fn choice<T: ValueEnum + 'static>(text: &str) -> Result<T, InvalidValue> {
-    T::from_str(text, false)
-        .map_err(|_| InvalidValue::Choice(names::<T>().collect::<Vec<_>>().join(", ")))
+    T::from_str(text, false).map_err(|_| InvalidValue::Choice(names::<T>().collect::<Vec<_>>().join(", ")))
 }
 
 fn names<T: ValueEnum + 'static>() -> impl Iterator<Item = String> {
-    T::value_variants()
-        .iter()
-        .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
+    T::value_variants().iter().filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
 }
 
 macro_rules! choices {

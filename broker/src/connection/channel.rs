@@ -8,7 +8,7 @@ use leveret_protocol::assembler::Assembler;
 
 use super::confirms::Confirms;
 use super::replying::ReplyConsumer;
-use super::transaction::Transaction;
+use super::transaction::{Commit, Transaction};
 use super::unacked::Unacked;
 use crate::command::{ChannelKey, ChannelLimit, Window};
 use crate::queue::Queue;
@@ -21,6 +21,8 @@ use crate::queue::Queue;
 /// Open --> Releasing --> Closed --> (gone)    the broker closed it: the client's close-ok is awaited
 /// ```
 pub enum State {
+    /// Never opened: a publish on it is an error once its content is complete.
+    Unopened,
     Open,
     Waiting(Request),
     Releasing {
@@ -59,11 +61,7 @@ pub enum Wait {
     Get {
         no_ack: bool,
     },
-    /// Transactions: times that a publish is not stored yet, queues whose removals have not reached the kernel.
-    Commit {
-        publishes: u64,
-        removals: u32,
-    },
+    Commit(Commit),
     /// Removals of earlier acknowledgements are on their way to the kernel; `left` queues have not answered.
     Stored {
         left: u32,
@@ -133,6 +131,21 @@ impl Channel {
         self.transaction.as_mut()
     }
 
+    /// The number of the next publish, if its confirms or its transaction number them.
+    pub fn next_publish(&self) -> Option<u64> {
+        let transaction = self.transaction.as_ref();
+        self.confirms.as_ref().map(Confirms::next).or_else(|| transaction.map(Transaction::next))
+    }
+
+    /// A publish of that number went to queues, of which that many have something to say about it.
+    pub fn published(&mut self, answers: u32) {
+        if let Some(confirms) = &mut self.confirms {
+            confirms.add(answers);
+        } else if let Some(transaction) = &mut self.transaction {
+            transaction.add(answers);
+        }
+    }
+
     /// The next delivery tag.
     pub fn tag(&mut self) -> u64 {
         self.last_tag += 1;
@@ -156,15 +169,8 @@ pub struct Channels {
 
 impl Channels {
     pub fn get(&mut self, number: u16) -> Option<&mut Channel> {
-        if self
-            .sorted
-            .get(self.last)
-            .is_none_or(|channel| channel.key.number != number)
-        {
-            self.last = self
-                .sorted
-                .binary_search_by_key(&number, |channel| channel.key.number)
-                .ok()?;
+        if self.sorted.get(self.last).is_none_or(|channel| channel.key.number != number) {
+            self.last = self.sorted.binary_search_by_key(&number, |channel| channel.key.number).ok()?;
         }
         self.sorted.get_mut(self.last)
     }
@@ -175,19 +181,13 @@ impl Channels {
     }
 
     pub fn insert(&mut self, channel: Channel) {
-        if let Err(index) = self
-            .sorted
-            .binary_search_by_key(&channel.key.number, |other| other.key.number)
-        {
+        if let Err(index) = self.sorted.binary_search_by_key(&channel.key.number, |other| other.key.number) {
             self.sorted.insert(index, channel);
         }
     }
 
     pub fn remove(&mut self, number: u16) -> Option<Channel> {
-        let index = self
-            .sorted
-            .binary_search_by_key(&number, |channel| channel.key.number)
-            .ok()?;
+        let index = self.sorted.binary_search_by_key(&number, |channel| channel.key.number).ok()?;
         Some(self.sorted.remove(index))
     }
 

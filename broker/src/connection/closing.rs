@@ -48,9 +48,7 @@ impl Connection {
             return 0;
         };
         let mut queues: Vec<(Arc<Queue>, bool)> = Vec::new();
-        let mut touch = |queue: &Arc<Queue>, stored: bool| match queues
-            .iter_mut()
-            .find(|(q, _)| Arc::ptr_eq(q, queue))
+        let mut touch = |queue: &Arc<Queue>, stored: bool| match queues.iter_mut().find(|(q, _)| Arc::ptr_eq(q, queue))
         {
             Some((_, other)) => *other |= stored,
             None => queues.push((queue.clone(), stored)),
@@ -74,31 +72,18 @@ impl Connection {
         for serial in channel.tags.values() {
             if let Some(consumer) = self.consumers.get(serial) {
                 touch(&consumer.queue, false);
-                let command = QueueCommand::Cancel {
-                    consumer: consumer.key,
-                    then: None,
-                };
+                let command = QueueCommand::Cancel { consumer: consumer.key, then: None };
                 self.outbox.push(&consumer.queue, command);
             }
         }
-        for mut outstanding in unacked {
+        for outstanding in unacked {
             touch(&outstanding.queue, false);
-            outstanding.segment.redelivered = true;
             let (consumer, segment) = (outstanding.consumer, outstanding.segment);
-            self.outbox.push(
-                &outstanding.queue,
-                QueueCommand::Requeue { consumer, segment },
-            );
+            self.outbox.push(&outstanding.queue, QueueCommand::Requeue { consumer, segment, seen: true });
         }
         let left = queues.len() as u32;
         for (queue, stored) in queues {
-            self.outbox.push(
-                &queue,
-                QueueCommand::Sync {
-                    from: from.clone(),
-                    stored,
-                },
-            );
+            self.outbox.push(&queue, QueueCommand::Sync { from: from.clone(), stored });
         }
         self.flush();
         left
@@ -126,8 +111,7 @@ impl Connection {
             return;
         };
         let key = channel.key;
-        let State::Releasing { error, .. } = std::mem::replace(&mut channel.state, State::Closed)
-        else {
+        let State::Releasing { error, .. } = std::mem::replace(&mut channel.state, State::Closed) else {
             return;
         };
         self.consumers.retain(|_, consumer| consumer.channel != key);
@@ -136,9 +120,7 @@ impl Connection {
         let deferred = match error {
             Some(error) => {
                 self.send(number, &methods::channel_close(&error));
-                self.channels
-                    .get(number)
-                    .map(|channel| std::mem::take(&mut channel.deferred))
+                self.channels.get(number).map(|channel| std::mem::take(&mut channel.deferred))
             }
             None => {
                 self.send(number, &methods::channel_close_ok());
@@ -159,24 +141,12 @@ impl Connection {
             return;
         }
         if let Some(error) = &error {
-            tracing::warn!(
-                user = &*self.user,
-                "connection error: {}",
-                error.reply_text()
-            );
+            tracing::warn!(user = &*self.user, "connection error: {}", error.reply_text());
         }
         self.emit_confirms();
-        self.phase = Phase::Releasing {
-            left: 0,
-            topology_asked: false,
-            error,
-        };
+        self.phase = Phase::Releasing { left: 0, topology_asked: false, error };
         let from = self.as_requester();
-        let numbers: Vec<u16> = self
-            .channels
-            .iter_mut()
-            .map(|channel| channel.key.number)
-            .collect();
+        let numbers: Vec<u16> = self.channels.iter_mut().map(|channel| channel.key.number).collect();
         let mut total = 0;
         for number in numbers {
             total += self.release(number, &from);
@@ -203,21 +173,14 @@ impl Connection {
     }
 
     fn all_released(&mut self) {
-        let Phase::Releasing {
-            left,
-            topology_asked,
-            error,
-        } = &mut self.phase
-        else {
+        let Phase::Releasing { left, topology_asked, error } = &mut self.phase else {
             return;
         };
         if !std::mem::replace(topology_asked, true) {
             *left = 1;
             let id = self.peer.id;
             let from = Some(self.as_requester());
-            return self
-                .vhost
-                .push(TopologyCommand::ConnectionGone { id, from });
+            return self.vhost.push(TopologyCommand::ConnectionGone { id, from });
         }
         let error = error.take();
         let now = self.shared.clock.now();
@@ -247,47 +210,21 @@ impl Connection {
     /// What a sent-off delivery or answer held goes back, when nobody is left to hear it.
     fn return_event(&mut self, event: ConnectionEvent) {
         match event {
-            ConnectionEvent::Deliver(Delivery {
-                consumer, segment, ..
-            }) => {
+            ConnectionEvent::Deliver(Delivery { consumer, segment, .. }) => {
                 if let Some(record) = self.consumers.get(&consumer.serial)
                     && !record.no_ack
                 {
-                    record.queue.push(QueueCommand::Requeue {
-                        consumer: Some(consumer),
-                        segment,
-                    });
+                    record.queue.push(QueueCommand::Requeue { consumer: Some(consumer), segment, seen: false });
                 }
             }
-            ConnectionEvent::Reply {
-                reply:
-                    Reply::Got {
-                        queue,
-                        segment,
-                        no_ack: false,
-                        ..
-                    },
-                ..
-            } => {
-                queue.push(QueueCommand::Requeue {
-                    consumer: None,
-                    segment,
-                });
+            ConnectionEvent::Reply { reply: Reply::Got { queue, segment, no_ack: false, .. }, .. } => {
+                queue.push(QueueCommand::Requeue { consumer: None, segment, seen: false });
             }
-            ConnectionEvent::Reply {
-                channel,
-                reply: Reply::Consuming(consumer),
-            } => {
-                if let Some(Channel {
-                    state: State::Waiting(request),
-                    ..
-                }) = self.channels.get_key(channel)
+            ConnectionEvent::Reply { channel, reply: Reply::Consuming(consumer) } => {
+                if let Some(Channel { state: State::Waiting(request), .. }) = self.channels.get_key(channel)
                     && let Wait::Consume { queue, .. } = &request.wait
                 {
-                    queue.push(QueueCommand::Cancel {
-                        consumer,
-                        then: None,
-                    });
+                    queue.push(QueueCommand::Cancel { consumer, then: None });
                 }
             }
             _ => {}
@@ -303,18 +240,11 @@ impl Drop for Connection {
             self.return_event(event);
         }
         let from = self.as_requester();
-        let numbers: Vec<u16> = self
-            .channels
-            .iter_mut()
-            .map(|channel| channel.key.number)
-            .collect();
+        let numbers: Vec<u16> = self.channels.iter_mut().map(|channel| channel.key.number).collect();
         for number in numbers {
             // The answers find a closed mailbox.
             self.release(number, &from);
         }
-        self.vhost.push(TopologyCommand::ConnectionGone {
-            id: self.peer.id,
-            from: None,
-        });
+        self.vhost.push(TopologyCommand::ConnectionGone { id: self.peer.id, from: None });
     }
 }

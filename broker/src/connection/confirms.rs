@@ -7,8 +7,10 @@ use std::collections::VecDeque;
 
 use leveret_protocol::hot;
 
-/// A publish that was acknowledged before those in front of it.
+/// A publish that was answered before those in front of it.
 const SENT: u32 = u32::MAX;
+/// Some queue has refused the publish; the rest of the word counts those that have not answered.
+const REFUSED: u32 = 1 << 31;
 
 #[derive(Default)]
 pub struct Confirms {
@@ -25,8 +27,13 @@ pub struct Confirms {
 }
 
 impl Confirms {
-    /// Numbers a publish that `queues` durable queues must store; with none it is confirmed already.
-    pub fn add(&mut self, queues: u32) -> u64 {
+    /// The number of the next publish.
+    pub fn next(&self) -> u64 {
+        self.published + 1
+    }
+
+    /// Numbers a publish that `queues` queues have something to say about; with none it is confirmed already.
+    pub fn add(&mut self, queues: u32) {
         self.published += 1;
         self.open += 1;
         if queues == 0 {
@@ -36,7 +43,6 @@ impl Confirms {
             }
         }
         self.waiting.push_back(queues);
-        self.published
     }
 
     /// The number that the front of the line has.
@@ -44,21 +50,19 @@ impl Confirms {
         self.published - self.waiting.len() as u64 + 1
     }
 
-    /// One more queue has stored the publishes `first..first + count`.
-    pub fn stored(&mut self, first: u64, count: u32) {
+    /// One more queue has stored the publishes `first..first + count`, or `refused` them.
+    pub fn answered(&mut self, first: u64, count: u32, refused: bool) {
         let base = self.base();
         for number in first..first + u64::from(count) {
-            let Some(left) = number
-                .checked_sub(base)
-                .and_then(|i| self.waiting.get_mut(i as usize))
-            else {
-                continue;
-            };
-            if *left == 0 || *left == SENT {
+            let Some(left) = number.checked_sub(base).and_then(|i| self.waiting.get_mut(i as usize)) else { continue };
+            if *left & !REFUSED == 0 || *left == SENT {
                 continue;
             }
             *left -= 1;
-            if *left == 0 {
+            if refused {
+                *left |= REFUSED;
+            }
+            if *left & !REFUSED == 0 {
                 self.changed = true;
                 if number != base {
                     self.late.push(number);
@@ -72,33 +76,52 @@ impl Confirms {
         self.open == 0
     }
 
-    /// Appends the acknowledgements that are due.
+    /// Appends the answers that are due: what is next in line folded, what came before its turn singly.
     pub fn emit(&mut self, out: &mut Vec<u8>, channel: u16) {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let (base, mut fresh) = (self.base(), 0u64);
-        while let Some(&(0 | SENT)) = self.waiting.front() {
-            fresh += u64::from(self.waiting.pop_front() == Some(0));
+        // The stretch of equal answers at the head: last number, how many, refused or not.
+        let mut stretch: Option<(u64, u64, bool)> = None;
+        while let Some(&left) = self.waiting.front()
+            && (left & !REFUSED == 0 || left == SENT)
+        {
+            let number = self.base();
+            self.waiting.pop_front();
+            if left == SENT {
+                continue;
+            }
+            self.open -= 1;
+            let refused = left == REFUSED;
+            match &mut stretch {
+                Some((last, count, same)) if *same == refused => (*last, *count) = (number, *count + 1),
+                _ => answer(out, channel, stretch.replace((number, 1, refused))),
+            }
         }
-        self.open -= fresh;
+        answer(out, channel, stretch);
         let through = self.base() - 1;
-        if fresh > 0 {
-            hot::encode_ack(out, channel, through, fresh > 1 || through > base);
-        }
         for number in std::mem::take(&mut self.late) {
             if number > through
                 && let Some(left) = self.waiting.get_mut((number - through - 1) as usize)
-                && *left == 0
+                && *left & !REFUSED == 0
             {
+                let refused = *left == REFUSED;
                 *left = SENT;
                 self.open -= 1;
-                hot::encode_ack(out, channel, number, false);
+                answer(out, channel, Some((number, 1, refused)));
             }
         }
         if self.waiting.is_empty() && self.waiting.capacity() > 4096 {
             self.waiting = VecDeque::new();
         }
+    }
+}
+
+fn answer(out: &mut Vec<u8>, channel: u16, stretch: Option<(u64, u64, bool)>) {
+    match stretch {
+        Some((number, count, false)) => hot::encode_ack(out, channel, number, count > 1),
+        Some((number, count, true)) => hot::encode_nack(out, channel, number, count > 1),
+        None => {}
     }
 }
 
@@ -109,14 +132,7 @@ mod tests {
     fn emitted(confirms: &mut Confirms) -> Vec<(u64, bool)> {
         let mut out = Vec::new();
         confirms.emit(&mut out, 1);
-        out.chunks(21)
-            .map(|f| {
-                (
-                    u64::from_be_bytes(f[11..19].try_into().unwrap()),
-                    f[19] == 1,
-                )
-            })
-            .collect()
+        out.chunks(21).map(|f| (u64::from_be_bytes(f[11..19].try_into().unwrap()), f[19] == 1)).collect()
     }
 
     #[test]
@@ -133,9 +149,9 @@ mod tests {
         for _ in 0..5 {
             confirms.add(1);
         }
-        confirms.stored(1, 4);
+        confirms.answered(1, 4, false);
         assert_eq!(emitted(&mut confirms), [(4, true)]);
-        confirms.stored(5, 1);
+        confirms.answered(5, 1, false);
         assert_eq!(emitted(&mut confirms), [(5, false)]);
     }
 
@@ -146,13 +162,13 @@ mod tests {
         confirms.add(0);
         confirms.add(2);
         assert_eq!(emitted(&mut confirms), [(2, false)]);
-        confirms.stored(3, 1);
+        confirms.answered(3, 1, false);
         assert_eq!(emitted(&mut confirms), []);
-        confirms.stored(3, 1);
+        confirms.answered(3, 1, false);
         assert_eq!(emitted(&mut confirms), [(3, false)]);
         assert!(!confirms.is_settled());
-        confirms.stored(1, 1);
-        assert_eq!(emitted(&mut confirms), [(3, true)]);
+        confirms.answered(1, 1, false);
+        assert_eq!(emitted(&mut confirms), [(1, false)]);
         assert!(confirms.is_settled());
     }
 }

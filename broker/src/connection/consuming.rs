@@ -9,10 +9,17 @@ use leveret_protocol::hot::Settle;
 use super::Connection;
 use super::channel::{Channel, Wait};
 use super::dispatch::Done;
-use super::transaction::Verdict;
 use super::unacked::Outstanding;
 use crate::command::{NewConsumer, QueueCommand, Reply, Window};
 use crate::{methods, names};
+
+/// What becomes of deliveries that are settled.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum How {
+    Done,
+    Rejected,
+    Requeued,
+}
 
 impl Connection {
     pub(super) fn qos(&mut self, number: u16, qos: &basic::Qos) -> Done {
@@ -23,10 +30,7 @@ impl Connection {
         if qos.global {
             channel.limit.set(qos.prefetch_count.into());
             if !was_set && channel.limit.is_set() {
-                let fetched = channel
-                    .unacked
-                    .iter_mut()
-                    .filter(|o| o.consumer.is_none() && !o.counted);
+                let fetched = channel.unacked.iter_mut().filter(|o| o.consumer.is_none() && !o.counted);
                 for outstanding in fetched {
                     outstanding.counted = true;
                     channel.limit.add(outstanding.segment.count());
@@ -51,18 +55,14 @@ impl Connection {
                 let text = format!("attempt to reuse consumer tag '{}'", consume.consumer_tag);
                 return Err(AmqpError::not_allowed(text));
             }
-            (
-                u32::from(channel.prefetch),
-                channel.limit.clone(),
-                channel.key,
-            )
+            (u32::from(channel.prefetch), channel.limit.clone(), channel.key)
         };
         if consume.queue.as_str() == names::REPLY_TO {
             return self.consume_replies(number, &consume);
         }
         let name = self.queue_name(number, consume.queue.as_str())?;
         let queue = self.usable_queue(&name)?;
-        check_consume_arguments(&consume.arguments, &names::queue(&name, &self.vhost.name))?;
+        let priority = consume_arguments(&consume.arguments, &names::queue(&name, &self.vhost.name))?;
         let tag: Box<str> = match consume.consumer_tag.as_str() {
             "" => names::generated_tag().into(),
             tag => tag.into(),
@@ -70,22 +70,10 @@ impl Connection {
         let (prefetch, limit, key) = prefetch_and_limit;
         let window = Arc::<Window>::default();
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
-        let wait = Wait::Consume {
-            tag,
-            no_ack,
-            queue: queue.clone(),
-            window: window.clone(),
-        };
+        let wait = Wait::Consume { tag, no_ack, queue: queue.clone(), window: window.clone() };
         self.wait(number, wait, (60, 20), consume.nowait);
         let from = self.requester(key);
-        let new = NewConsumer {
-            from,
-            no_ack,
-            exclusive,
-            prefetch,
-            window,
-            limit,
-        };
+        let new = NewConsumer { from, no_ack, exclusive, priority, prefetch, window, limit };
         queue.push(QueueCommand::Consume(Box::new(new)));
         Ok(())
     }
@@ -102,8 +90,7 @@ impl Connection {
         }
         let key = channel.key;
         let serial = channel.tags.remove(tag);
-        let Some((serial, consumer)) = serial.and_then(|s| Some((s, self.consumers.get(&s)?)))
-        else {
+        let Some((serial, consumer)) = serial.and_then(|s| Some((s, self.consumers.get(&s)?))) else {
             self.send_unless(cancel.nowait, number, methods::cancel_ok(tag));
             return Ok(());
         };
@@ -122,10 +109,7 @@ impl Connection {
             return Ok(());
         };
         self.wait(number, Wait::Get { no_ack: get.no_ack }, (60, 70), false);
-        queue.push(QueueCommand::Get {
-            from,
-            no_ack: get.no_ack,
-        });
+        queue.push(QueueCommand::Get { from, no_ack: get.no_ack });
         Ok(())
     }
 
@@ -137,101 +121,60 @@ impl Connection {
             return Ok(());
         };
         let all = channel.unacked.take_all();
-        self.requeue(number, all);
+        self.settle_all(number, all, How::Requeued);
         self.flush();
         Ok(())
     }
 
     /// `basic.ack`, `basic.nack` and `basic.reject`.
     pub(super) fn settle(&mut self, number: u16, settle: Settle) -> Done {
-        let (tag, multiple, verdict) = match settle {
-            Settle::Ack { tag, multiple } => (tag, multiple, Verdict::Acked),
-            Settle::Nack {
-                tag,
-                multiple,
-                requeue,
-            } => (tag, multiple, refused(requeue)),
-            Settle::Reject { tag, requeue } => (tag, false, refused(requeue)),
+        let (tag, multiple, how) = match settle {
+            Settle::Ack { tag, multiple } => (tag, multiple, How::Done),
+            Settle::Nack { tag, multiple, requeue: true } => (tag, multiple, How::Requeued),
+            Settle::Nack { tag, multiple, requeue: false } => (tag, multiple, How::Rejected),
+            Settle::Reject { tag, requeue: true } => (tag, false, How::Requeued),
+            Settle::Reject { tag, requeue: false } => (tag, false, How::Rejected),
         };
-        let Some(channel) = self.channels.get(number) else {
-            return Ok(());
-        };
+        let Some(channel) = self.channels.get(number) else { return Ok(()) };
         let unknown = || AmqpError::precondition_failed(format!("unknown delivery tag {tag}"));
         if !multiple {
             let one = channel.unacked.take_one(tag).ok_or_else(unknown)?;
-            self.settled(number, verdict, [one]);
+            self.settled(number, [one], how);
             return Ok(());
         }
         let taken = match tag {
             0 => channel.unacked.take_all(),
             tag => channel.unacked.take_through(tag).ok_or_else(unknown)?,
         };
-        self.settled(number, verdict, taken);
+        self.settled(number, taken, how);
         Ok(())
     }
 
     /// Deliveries that are no longer outstanding: what becomes of them does so now, or when the transaction is
     /// committed.
-    fn settled(
-        &mut self,
-        number: u16,
-        verdict: Verdict,
-        taken: impl IntoIterator<Item = Outstanding>,
-    ) {
-        match (self.channels.get(number)).and_then(Channel::transaction) {
-            Some(transaction) => transaction.hold_settled(verdict, taken),
-            None => self.judge(number, verdict, taken),
+    fn settled(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>, how: How) {
+        match self.channels.get(number).and_then(Channel::transaction) {
+            Some(transaction) => transaction.hold_settled(how, taken),
+            None => self.settle_all(number, taken, how),
         }
     }
 
-    /// Lets `verdict` have its effect.
-    pub(super) fn judge(
-        &mut self,
-        number: u16,
-        verdict: Verdict,
-        taken: impl IntoIterator<Item = Outstanding>,
-    ) {
-        match verdict {
-            Verdict::Acked | Verdict::Rejected => self.done(number, taken),
-            Verdict::Requeued => self.requeue(number, taken),
-        }
-    }
-
-    fn done(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>) {
+    /// Lets `how` have its effect.
+    pub(super) fn settle_all(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>, how: How) {
         let mut freed = 0;
-        for outstanding in taken {
-            let Outstanding {
-                queue,
-                consumer,
-                segment,
-                counted,
-                ..
-            } = &outstanding;
-            self.outbox.settle(queue, *consumer, segment);
-            freed += if *counted { segment.count() } else { 0 };
+        for Outstanding { queue, consumer, segment, counted, .. } in taken {
+            freed += if counted { segment.count() } else { 0 };
             if segment.persistent
+                && !matches!(how, How::Requeued)
                 && let Some(channel) = self.channels.get(number)
             {
-                channel.settled_in(queue);
+                channel.settled_in(&queue);
             }
-        }
-        self.free_channel_room(number, freed);
-    }
-
-    fn requeue(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>) {
-        let mut freed = 0;
-        for mut outstanding in taken {
-            outstanding.segment.redelivered = true;
-            freed += if outstanding.counted {
-                outstanding.segment.count()
-            } else {
-                0
-            };
-            let (consumer, segment) = (outstanding.consumer, outstanding.segment);
-            self.outbox.push(
-                &outstanding.queue,
-                QueueCommand::Requeue { consumer, segment },
-            );
+            match how {
+                How::Done => self.outbox.settle(&queue, consumer, &segment),
+                How::Rejected => self.outbox.push(&queue, QueueCommand::Reject { consumer, segment }),
+                How::Requeued => self.outbox.push(&queue, QueueCommand::Requeue { consumer, segment, seen: true }),
+            }
         }
         self.free_channel_room(number, freed);
     }
@@ -263,34 +206,22 @@ impl Connection {
     }
 }
 
-fn refused(requeue: bool) -> Verdict {
-    if requeue {
-        Verdict::Requeued
-    } else {
-        Verdict::Rejected
-    }
-}
-
-/// Refuses arguments of `basic.consume` that have an effect in RabbitMQ and none here.
-fn check_consume_arguments(arguments: &FieldTable, described: &str) -> Done {
-    if let Some(value) = arguments.inner().get("x-priority") {
-        if leveret_protocol::value::as_integer(value) == Some(0) {
-            return Ok(());
-        }
-        return Err(AmqpError::not_implemented(
-            "consumer argument 'x-priority' is not supported yet",
-        ));
-    }
-    for name in [
-        "x-stream-offset",
-        "x-stream-filter",
-        "x-stream-match-unfiltered",
-    ] {
-        if matches!(arguments.inner().get(name), Some(value) if !matches!(value, AMQPValue::Void)) {
-            let text =
-                format!("invalid arg '{name}' for {described} of queue type rabbit_classic_queue");
+/// Checks the arguments of `basic.consume` and answers the consumer's priority.
+fn consume_arguments(arguments: &FieldTable, described: &str) -> Result<i64, AmqpError> {
+    for name in ["x-stream-offset", "x-stream-filter", "x-stream-match-unfiltered"] {
+        if arguments.inner().get(name).is_some() {
+            let text = format!("invalid arg '{name}' for {described} of queue type rabbit_classic_queue");
             return Err(AmqpError::precondition_failed(text));
         }
     }
-    Ok(())
+    let Some(value) = arguments.inner().get("x-priority") else { return Ok(0) };
+    let integer = match value {
+        AMQPValue::DecimalValue(_) | AMQPValue::Timestamp(_) => None,
+        other => leveret_protocol::value::as_integer(other),
+    };
+    integer.ok_or_else(|| {
+        let kind = leveret_protocol::value::type_word(value);
+        let detail = format!("\"expected integer, got {kind}\"");
+        AmqpError::precondition_failed(format!("invalid arg 'x-priority' for {described}: {detail}"))
+    })
 }

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use leveret_protocol::AmqpError;
-use leveret_protocol::amq::{FieldTable, ShortString, exchange, queue};
+use leveret_protocol::amq::{AMQPValue, FieldTable, ShortString, exchange, queue};
 
 use super::Connection;
 use super::channel::Wait;
 use super::dispatch::Done;
 use crate::command::QueueCommand;
 use crate::queue::Queue;
-use crate::vhost::command::{
-    BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare, TopologyCommand,
-};
+use crate::vhost::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare, TopologyCommand};
 use crate::vhost::topology::unlocked;
 use crate::{methods, names};
 
@@ -24,11 +22,7 @@ impl Connection {
         match method {
             queue::AMQPMethod::Declare(declare) => self.declare_queue(number, declare),
             queue::AMQPMethod::Bind(bind) => {
-                let (queue, key) = self.binding_names(
-                    number,
-                    &names::strip(bind.queue.as_str()),
-                    &bind.routing_key,
-                )?;
+                let (queue, key) = self.binding_names(number, &names::strip(bind.queue.as_str()), &bind.routing_key)?;
                 let binding = BindingSpec {
                     source: names::strip(bind.exchange.as_str()),
                     kind: DestinationKind::Queue,
@@ -65,12 +59,7 @@ impl Connection {
                 let name = self.queue_name(number, &names::strip(delete.queue.as_str()))?;
                 self.wait(number, Wait::Method, (50, 40), delete.nowait);
                 let (if_unused, if_empty) = (delete.if_unused, delete.if_empty);
-                self.vhost.push(TopologyCommand::DeleteQueue {
-                    from,
-                    name,
-                    if_unused,
-                    if_empty,
-                });
+                self.vhost.push(TopologyCommand::DeleteQueue { from, name, if_unused, if_empty });
                 Ok(())
             }
             _ => Err(AmqpError::command_invalid("unimplemented method")),
@@ -87,6 +76,10 @@ impl Connection {
         }
         if !declare.passive {
             if name.is_empty() {
+                if is_quorum(&declare.arguments) {
+                    let text = "Cannot declare a server-named queue for type rabbit_quorum_queue";
+                    return Err(AmqpError::precondition_failed(text));
+                }
                 name = names::generated_queue().into();
             } else if name.starts_with("amq.") {
                 let text = format!("queue name '{name}' contains reserved prefix 'amq.*'");
@@ -102,8 +95,7 @@ impl Connection {
             auto_delete: declare.auto_delete,
             arguments: declare.arguments,
         };
-        self.vhost
-            .push(TopologyCommand::DeclareQueue { from, declare });
+        self.vhost.push(TopologyCommand::DeclareQueue { from, declare });
         Ok(())
     }
 
@@ -129,8 +121,7 @@ impl Connection {
                 let name = names::strip(declare.exchange.as_str());
                 self.wait(number, Wait::Method, (40, 10), declare.nowait);
                 if declare.passive {
-                    self.vhost
-                        .push(TopologyCommand::CheckExchange { from, name });
+                    self.vhost.push(TopologyCommand::CheckExchange { from, name });
                     return Ok(());
                 }
                 let declare = ExchangeDeclare {
@@ -141,18 +132,13 @@ impl Connection {
                     internal: declare.internal,
                     arguments: declare.arguments,
                 };
-                self.vhost
-                    .push(TopologyCommand::DeclareExchange { from, declare });
+                self.vhost.push(TopologyCommand::DeclareExchange { from, declare });
                 Ok(())
             }
             exchange::AMQPMethod::Delete(delete) => {
                 let name = names::strip(delete.exchange.as_str());
                 self.wait(number, Wait::Method, (40, 20), delete.nowait);
-                self.vhost.push(TopologyCommand::DeleteExchange {
-                    from,
-                    name,
-                    if_unused: delete.if_unused,
-                });
+                self.vhost.push(TopologyCommand::DeleteExchange { from, name, if_unused: delete.if_unused });
                 Ok(())
             }
             exchange::AMQPMethod::Bind(bind) => {
@@ -186,10 +172,7 @@ impl Connection {
         if !name.is_empty() {
             return Ok(name.into());
         }
-        let last = self
-            .channels
-            .get(number)
-            .and_then(|channel| channel.last_queue.clone());
+        let last = self.channels.get(number).and_then(|channel| channel.last_queue.clone());
         last.ok_or_else(|| AmqpError::not_found("no previously declared queue"))
     }
 
@@ -211,20 +194,16 @@ impl Connection {
     /// The queue of that name, if it exists and this connection may use it.
     pub(super) fn usable_queue(&self, name: &str) -> Result<Arc<Queue>, AmqpError> {
         let snapshot = self.vhost.snapshot();
-        let queue = snapshot.queues.get(name.as_bytes()).ok_or_else(|| {
-            AmqpError::not_found(format!("no {}", names::queue(name, &self.vhost.name)))
-        })?;
+        let queue = snapshot
+            .queues
+            .get(name.as_bytes())
+            .ok_or_else(|| AmqpError::not_found(format!("no {}", names::queue(name, &self.vhost.name))))?;
         unlocked(queue, &self.as_requester(), &self.vhost.name)?;
         Ok(queue.clone())
     }
 }
 
-fn exchange_binding(
-    source: &str,
-    destination: &str,
-    key: &str,
-    arguments: FieldTable,
-) -> BindingSpec {
+fn exchange_binding(source: &str, destination: &str, key: &str, arguments: FieldTable) -> BindingSpec {
     BindingSpec {
         source: names::strip(source),
         kind: DestinationKind::Exchange,
@@ -232,4 +211,8 @@ fn exchange_binding(
         key: key.as_bytes().into(),
         arguments,
     }
+}
+
+fn is_quorum(arguments: &FieldTable) -> bool {
+    matches!(arguments.inner().get("x-queue-type"), Some(AMQPValue::LongString(kind)) if kind.as_bytes() == b"quorum")
 }

@@ -27,10 +27,9 @@ impl Connection {
                 self.send(0, &methods::update_secret_ok());
                 Ok(())
             }
-            Ok(_) => Err(
-                AmqpError::channel_error("unexpected method in connection state running")
-                    .at(class, method_id),
-            ),
+            Ok(_) => {
+                Err(AmqpError::channel_error("unexpected method in connection state running").at(class, method_id))
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
@@ -46,39 +45,36 @@ impl Connection {
         }
         let (class, method_id) = method::ids(found.payload);
         match method::decode(found.payload) {
-            Ok(AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
-                self.open_channel(found.channel)
-            }
+            Ok(AMQPClass::Channel(channel::AMQPMethod::Open(_))) => self.open_channel(found.channel),
             // Clients race their acknowledgements with the close of the channel.
             Ok(AMQPClass::Basic(
-                basic::AMQPMethod::Ack(_)
-                | basic::AMQPMethod::Nack(_)
-                | basic::AMQPMethod::Reject(_),
+                basic::AMQPMethod::Ack(_) | basic::AMQPMethod::Nack(_) | basic::AMQPMethod::Reject(_),
             )) => {}
-            Ok(AMQPClass::Connection(_)) => self.raise(
-                0,
-                AmqpError::command_invalid("unimplemented method").at(class, method_id),
-            ),
-            Ok(_) => self.raise(
-                0,
-                AmqpError::channel_error("expected 'channel.open'").at(class, method_id),
-            ),
+            Ok(AMQPClass::Basic(basic::AMQPMethod::Publish(_))) => self.publish_on_no_channel(found),
+            Ok(AMQPClass::Connection(_)) => {
+                self.raise(0, AmqpError::command_invalid("unimplemented method").at(class, method_id))
+            }
+            Ok(_) => self.raise(0, AmqpError::channel_error("expected 'channel.open'").at(class, method_id)),
             Err(error) => self.raise(0, error),
         }
+    }
+
+    /// The content is waited for before the error is raised.
+    fn publish_on_no_channel(&mut self, found: &frame::Frame<'_>) {
+        let Ok(publish) = leveret_protocol::hot::publish(found.payload) else { return };
+        let mut channel = Channel::new(ChannelKey { number: found.channel, epoch: 0 });
+        channel.state = State::Unopened;
+        channel.assembler.start(&publish, publish.bits());
+        self.channels.insert(channel);
     }
 
     fn open_channel(&mut self, number: u16) {
         if self.channels.len() >= usize::from(self.channel_max) {
             let (open, most) = (self.channels.len(), self.channel_max);
-            let text = format!(
-                "number of channels opened ({open}) has reached the negotiated channel_max ({most})"
-            );
+            let text = format!("number of channels opened ({open}) has reached the negotiated channel_max ({most})");
             return self.raise(0, AmqpError::not_allowed(text));
         }
-        let key = ChannelKey {
-            number,
-            epoch: self.next_epoch,
-        };
+        let key = ChannelKey { number, epoch: self.next_epoch };
         self.next_epoch += 1;
         self.channels.insert(Channel::new(key));
         self.send(number, &methods::channel_open_ok());
@@ -94,19 +90,12 @@ impl Connection {
                 self.send(found.channel, &methods::channel_close_ok());
             }
             Ok(AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))) => {
-                if self
-                    .channels
-                    .get(found.channel)
-                    .is_some_and(|c| matches!(c.state, State::Closed))
-                {
+                if self.channels.get(found.channel).is_some_and(|c| matches!(c.state, State::Closed)) {
                     self.channels.remove(found.channel);
                 }
             }
             Ok(AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
-                self.raise(
-                    0,
-                    AmqpError::channel_error("second 'channel.open' seen").at(20, 10),
-                );
+                self.raise(0, AmqpError::channel_error("second 'channel.open' seen").at(20, 10));
             }
             Ok(_) => {}
             Err(error) => self.raise(0, error),
@@ -178,20 +167,9 @@ impl Connection {
     }
 
     /// The channel waits for an answer; what else it sends is deferred.
-    pub(super) fn wait(
-        &mut self,
-        number: u16,
-        wait: Wait,
-        (class, method): (u16, u16),
-        nowait: bool,
-    ) {
+    pub(super) fn wait(&mut self, number: u16, wait: Wait, (class, method): (u16, u16), nowait: bool) {
         if let Some(channel) = self.channels.get(number) {
-            channel.state = State::Waiting(Request {
-                wait,
-                class,
-                method,
-                nowait,
-            });
+            channel.state = State::Waiting(Request { wait, class, method, nowait });
         }
     }
 

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use leveret_protocol::deliver;
+use leveret_protocol::{ADDRESS_GAP, deliver};
 
 use super::channel::{Request, State, Wait};
+use super::transaction::Committed;
 use super::unacked::Outstanding;
 use super::{Connection, Consumer, OUTPUT_LIMIT, Phase, SHUTDOWN_GRACE};
-use crate::command::{
-    ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment,
-};
+use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment};
 use crate::queue::Queue;
 use crate::{message, methods};
 
@@ -36,16 +35,10 @@ impl Connection {
         match event {
             ConnectionEvent::Deliver(delivery) => self.deliver(delivery),
             ConnectionEvent::Reply { channel, reply } => self.reply(channel, reply),
-            ConnectionEvent::Confirm {
-                channel,
-                first,
-                count,
-            } => {
-                self.stored(channel, first, count);
+            ConnectionEvent::Confirm { channel, first, count, refused } => {
+                self.publishes_answered(channel, first, count, refused);
             }
-            ConnectionEvent::ConsumerGone { channel, consumer } => {
-                self.consumer_gone(channel, consumer)
-            }
+            ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
             ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
             ConnectionEvent::Close(error) => {
                 self.shutting_down = Some(error);
@@ -69,16 +62,8 @@ impl Connection {
         if !open {
             return self.give_back(delivery);
         }
-        let (queue, window, no_ack) = (
-            consumer.queue.clone(),
-            consumer.window.clone(),
-            consumer.no_ack,
-        );
-        let Delivery {
-            channel,
-            consumer: key,
-            mut segment,
-        } = delivery;
+        let (queue, window, no_ack) = (consumer.queue.clone(), consumer.window.clone(), consumer.no_ack);
+        let Delivery { channel, consumer: key, mut segment } = delivery;
         let (count, bytes) = self.encode(channel.number, key, &segment);
         let rest = (count < segment.count()).then(|| {
             let sent = segment.split_front(count);
@@ -87,6 +72,9 @@ impl Connection {
         if let Some(channel) = self.channels.get_key(channel) {
             let first_tag = channel.last_tag + 1;
             channel.last_tag += u64::from(count);
+            if no_ack && segment.persistent {
+                channel.settled_in(&queue);
+            }
             if !no_ack {
                 channel.unacked.push(Outstanding {
                     first_tag,
@@ -101,11 +89,7 @@ impl Connection {
             self.outbox.push(&queue, QueueCommand::Wake);
         }
         if let Some(segment) = rest {
-            self.inbox.push_front(ConnectionEvent::Deliver(Delivery {
-                channel,
-                consumer: key,
-                segment,
-            }));
+            self.inbox.push_front(ConnectionEvent::Deliver(Delivery { channel, consumer: key, segment }));
         }
     }
 
@@ -114,22 +98,28 @@ impl Connection {
         let Some(consumer) = self.consumers.get(&key.serial) else {
             return (segment.count(), 0);
         };
-        let mut tag = self
-            .channels
-            .get(number)
-            .map_or(0, |channel| channel.last_tag);
+        let mut tag = self.channels.get(number).map_or(0, |channel| channel.last_tag);
         let (mut count, mut bytes) = (0, 0);
         let block = &segment.run.block;
+        let shows_count = consumer.queue.keeps_all;
         for index in segment.run.from..segment.run.to {
             tag += 1;
+            let counted = (shows_count && segment.returns > 0)
+                .then(|| message::with_delivery_count(block, index, segment.returns))
+                .flatten();
+            let address = message::address(block, index);
+            let content = match &counted {
+                Some(bytes) => &bytes[address.len() + ADDRESS_GAP..],
+                None => message::content(block, index),
+            };
             deliver::deliver(
                 &mut self.output,
                 number,
                 consumer.tag.as_bytes(),
                 tag,
                 segment.redelivered,
-                message::address(block, index),
-                message::content(block, index),
+                address,
+                content,
                 self.frame_max,
             );
             count += 1;
@@ -147,10 +137,8 @@ impl Connection {
             return;
         };
         if !consumer.no_ack {
-            let command = QueueCommand::Requeue {
-                consumer: Some(delivery.consumer),
-                segment: delivery.segment,
-            };
+            let command =
+                QueueCommand::Requeue { consumer: Some(delivery.consumer), segment: delivery.segment, seen: false };
             self.outbox.push(&consumer.queue, command);
         }
     }
@@ -164,8 +152,7 @@ impl Connection {
         };
         owner.tags.remove(&consumer.tag);
         let open = matches!(owner.state, State::Open | State::Waiting(_));
-        if open && self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running)
-        {
+        if open && self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running) {
             self.send(channel.number, &methods::cancel(&consumer.tag));
         }
     }
@@ -191,83 +178,40 @@ impl Connection {
 
     fn answered(&mut self, key: ChannelKey, request: Request, reply: Reply) {
         let number = key.number;
-        let Request {
-            wait,
-            class,
-            method,
-            nowait,
-        } = request;
+        let Request { wait, class, method, nowait } = request;
         match (wait, reply) {
             (_, Reply::Error(error)) => self.raise(number, error.at(class, method)),
-            (wait @ Wait::Commit { .. }, _) => {
+            (wait @ Wait::Commit(_), _) => {
                 self.wait(number, wait, (class, method), nowait);
-                self.commit_went_on(key, 0, 1);
+                self.commit_went_on(key, Committed::Removals);
             }
             (Wait::Stored { left }, _) => {
                 if left > 1
                     && let Some(channel) = self.channels.get_key(key)
                 {
                     let wait = Wait::Stored { left: left - 1 };
-                    channel.state = State::Waiting(Request {
-                        wait,
-                        class,
-                        method,
-                        nowait,
-                    });
+                    channel.state = State::Waiting(Request { wait, class, method, nowait });
                 }
             }
-            (
-                Wait::Declare,
-                Reply::Declared {
-                    queue,
-                    messages,
-                    consumers,
-                },
-            ) => {
+            (Wait::Declare, Reply::Declared { queue, messages, consumers }) => {
                 if !nowait {
-                    self.send(
-                        number,
-                        &methods::queue_declare_ok(&queue, messages, consumers),
-                    );
+                    self.send(number, &methods::queue_declare_ok(&queue, messages, consumers));
                 }
                 if let Some(channel) = self.channels.get_key(key) {
                     channel.last_queue = Some(queue);
                 }
             }
-            (
-                Wait::Consume {
-                    tag,
-                    no_ack,
-                    queue,
-                    window,
-                },
-                Reply::Consuming(consumer),
-            ) => {
+            (Wait::Consume { tag, no_ack, queue, window }, Reply::Consuming(consumer)) => {
                 if !nowait {
                     self.send(number, &methods::consume_ok(&tag));
                 }
                 if let Some(channel) = self.channels.get_key(key) {
                     channel.tags.insert(tag.clone(), consumer.serial);
                 }
-                let record = Consumer {
-                    channel: key,
-                    key: consumer,
-                    queue,
-                    tag,
-                    no_ack,
-                    window,
-                };
+                let record = Consumer { channel: key, key: consumer, queue, tag, no_ack, window };
                 self.consumers.insert(consumer.serial, record);
             }
-            (
-                Wait::Get { no_ack },
-                Reply::Got {
-                    queue,
-                    segment,
-                    left,
-                    ..
-                },
-            ) => {
+            (Wait::Get { no_ack }, Reply::Got { queue, segment, left, .. }) => {
                 self.got(key, queue, segment, left, no_ack);
             }
             (Wait::Get { .. }, _) => self.send(number, &methods::get_empty()),
@@ -283,51 +227,40 @@ impl Connection {
         }
     }
 
-    fn got(
-        &mut self,
-        key: ChannelKey,
-        queue: Arc<Queue>,
-        segment: Segment,
-        left: u32,
-        no_ack: bool,
-    ) {
+    fn got(&mut self, key: ChannelKey, queue: Arc<Queue>, segment: Segment, left: u32, no_ack: bool) {
         let Some(channel) = self.channels.get_key(key) else {
             return;
         };
         let tag = channel.tag();
         let (block, index) = (&segment.run.block, segment.run.from);
-        deliver::get_ok(
-            &mut self.output,
-            key.number,
-            tag,
-            segment.redelivered,
-            message::address(block, index),
-            left,
-            message::content(block, index),
-            self.frame_max,
-        );
+        let counted = (queue.keeps_all && segment.returns > 0)
+            .then(|| message::with_delivery_count(block, index, segment.returns))
+            .flatten();
+        let address = message::address(block, index);
+        let content = match &counted {
+            Some(bytes) => &bytes[address.len() + ADDRESS_GAP..],
+            None => message::content(block, index),
+        };
+        let redelivered = segment.redelivered;
+        deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, content, self.frame_max);
         if !no_ack {
-            channel.unacked.push(Outstanding {
-                first_tag: tag,
-                consumer: None,
-                queue,
-                segment,
-                counted: false,
-            });
+            channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false });
+        } else if segment.persistent {
+            channel.settled_in(&queue);
         }
     }
 
     // Confirms
 
-    /// Another queue has stored these publishes: confirms or a commit may have waited for that.
-    fn stored(&mut self, key: ChannelKey, first: u64, count: u32) {
+    /// Another queue has taken these publishes, or `refused` them: confirms or a commit may have waited for that.
+    fn publishes_answered(&mut self, key: ChannelKey, first: u64, count: u32, refused: bool) {
         let Some(channel) = self.channels.get_key(key) else {
             return;
         };
         let Some(confirms) = &mut channel.confirms else {
-            return self.commit_went_on(key, u64::from(count), 0);
+            return self.commit_went_on(key, Committed::Publishes { count, refused });
         };
-        confirms.stored(first, count);
+        confirms.answered(first, count, refused);
         if !self.confirming.contains(&key.number) {
             self.confirming.push(key.number);
         }
@@ -357,13 +290,12 @@ impl Connection {
         let settled = |c: &super::channel::Channel| {
             let committing = matches!(
                 &c.state,
-                State::Waiting(request) if matches!(request.wait, Wait::Commit { .. })
+                State::Waiting(request) if matches!(request.wait, Wait::Commit(_))
             );
             let confirms = c.confirms.as_ref();
             !committing && confirms.is_none_or(|confirms| confirms.is_settled())
         };
-        if self.shutting_down.is_some() && self.channels.iter_mut().all(|channel| settled(channel))
-        {
+        if self.shutting_down.is_some() && self.channels.iter_mut().all(|channel| settled(channel)) {
             let error = self.shutting_down.take();
             self.deadline = None;
             self.close(error);

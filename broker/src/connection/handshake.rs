@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leveret_protocol::amq::{
-    AMQPClass, AMQPValue, FieldTable, LongString, ShortString, connection,
-};
+use leveret_protocol::amq::{AMQPClass, AMQPValue, FieldTable, LongString, ShortString, connection};
 use leveret_protocol::{AmqpError, frame, method};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -66,12 +64,7 @@ impl From<std::io::Error> for End {
 
 /// Runs the handshake; None when it did not come to a session, the client having been told what it should be told.
 pub async fn run(io: &mut TcpStream, from: SocketAddr, shared: &Shared) -> Option<Session> {
-    let mut step = Step {
-        io,
-        buffer: Vec::new(),
-        shared,
-        from,
-    };
+    let mut step = Step { io, buffer: Vec::new(), shared, from };
     let deadline = shared.clock.now() + shared.config.handshake_timeout;
     let outcome = tokio::select! {
         outcome = step.all() => outcome,
@@ -85,10 +78,7 @@ pub async fn run(io: &mut TcpStream, from: SocketAddr, shared: &Shared) -> Optio
         Err(End::Closed) => None,
         Err(End::Drop(why)) => {
             tracing::warn!(client = %from, "{why}");
-            shared
-                .clock
-                .sleep_until(shared.clock.now() + DROP_DELAY)
-                .await;
+            shared.clock.sleep_until(shared.clock.now() + DROP_DELAY).await;
             None
         }
         Err(End::Refuse(error)) => {
@@ -114,11 +104,7 @@ impl Step<'_> {
     async fn all(&mut self) -> Result<Session, End> {
         self.protocol_header().await?;
         let config = &self.shared.config;
-        self.send(&methods::connection_start(
-            server_properties(config),
-            MECHANISMS,
-        ))
-        .await?;
+        self.send(&methods::connection_start(server_properties(config), MECHANISMS)).await?;
         let (login, capabilities) = self.start_ok().await?;
         self.authenticate(&login, capabilities)?;
         let (frame_max, channel_max, heartbeat) = self.tune().await?;
@@ -126,15 +112,7 @@ impl Step<'_> {
         self.send(&methods::connection_open_ok()).await?;
         let left_over = std::mem::take(&mut self.buffer);
         let user = login.user.into();
-        Ok(Session {
-            vhost,
-            user,
-            frame_max,
-            channel_max,
-            heartbeat,
-            capabilities,
-            left_over,
-        })
+        Ok(Session { vhost, user, frame_max, channel_max, heartbeat, capabilities, left_over })
     }
 
     async fn protocol_header(&mut self) -> Result<(), End> {
@@ -192,14 +170,12 @@ impl Step<'_> {
     }
 
     async fn start_ok(&mut self) -> Result<(Login, Capabilities), End> {
-        let AMQPClass::Connection(connection::AMQPMethod::StartOk(ok)) =
-            self.method(FRAME_BEFORE_TUNE, false).await?
+        let AMQPClass::Connection(connection::AMQPMethod::StartOk(ok)) = self.method(FRAME_BEFORE_TUNE, false).await?
         else {
             return Err(End::Drop("expected connection.start-ok"));
         };
         let capabilities = capabilities(&ok.client_properties);
-        let login =
-            auth::parse(ok.mechanism.as_str(), ok.response.as_bytes()).map_err(End::Drop)?;
+        let login = auth::parse(ok.mechanism.as_str(), ok.response.as_bytes()).map_err(End::Drop)?;
         Ok((login, capabilities))
     }
 
@@ -218,29 +194,13 @@ impl Step<'_> {
 
     async fn tune(&mut self) -> Result<(u32, u16, u16), End> {
         let config = &self.shared.config;
-        self.send(&methods::connection_tune(
-            config.channel_max,
-            config.frame_max,
-            config.heartbeat,
-        ))
-        .await?;
-        let AMQPClass::Connection(connection::AMQPMethod::TuneOk(ok)) =
-            self.method(FRAME_BEFORE_TUNE, false).await?
+        self.send(&methods::connection_tune(config.channel_max, config.frame_max, config.heartbeat)).await?;
+        let AMQPClass::Connection(connection::AMQPMethod::TuneOk(ok)) = self.method(FRAME_BEFORE_TUNE, false).await?
         else {
             return Err(End::Drop("expected connection.tune-ok"));
         };
-        within(
-            "frame_max",
-            ok.frame_max,
-            crate::config::FRAME_MIN,
-            config.frame_max,
-        )?;
-        within(
-            "channel_max",
-            ok.channel_max.into(),
-            1,
-            config.channel_max.into(),
-        )?;
+        within("frame_max", ok.frame_max, crate::config::FRAME_MIN, config.frame_max)?;
+        within("channel_max", ok.channel_max.into(), 1, config.channel_max.into())?;
         Ok((ok.frame_max, ok.channel_max, ok.heartbeat))
     }
 
@@ -248,11 +208,9 @@ impl Step<'_> {
         match self.method(frame_max, true).await? {
             AMQPClass::Connection(connection::AMQPMethod::Open(open)) => {
                 let name = open.virtual_host.as_str();
-                self.shared.vhost(name).ok_or_else(|| {
-                    End::Refuse(
-                        AmqpError::not_allowed(format!("vhost {name} not found")).at(10, 40),
-                    )
-                })
+                self.shared
+                    .vhost(name)
+                    .ok_or_else(|| End::Refuse(AmqpError::not_allowed(format!("vhost {name} not found")).at(10, 40)))
             }
             other => Err(End::Refuse(
                 AmqpError::channel_error("unexpected method in connection state opening")
@@ -267,8 +225,7 @@ impl Step<'_> {
         loop {
             let method = self.method(self.shared.config.frame_max, true).await;
             match method {
-                Ok(AMQPClass::Connection(connection::AMQPMethod::CloseOk(_)))
-                | Err(End::Closed) => return Ok(()),
+                Ok(AMQPClass::Connection(connection::AMQPMethod::CloseOk(_))) | Err(End::Closed) => return Ok(()),
                 _ => {}
             }
         }
@@ -285,10 +242,7 @@ fn handshake_method(found: &frame::Frame<'_>, tuned: bool) -> Result<Option<AMQP
             return Err(End::Drop("unexpected frame in the handshake"));
         }
         let octets = leveret_protocol::error::first_octets(found.payload);
-        return Err(End::Refuse(AmqpError::unexpected_frame(format!(
-            "type {}, {octets}",
-            found.kind
-        ))));
+        return Err(End::Refuse(AmqpError::unexpected_frame(format!("type {}, {octets}", found.kind))));
     }
     match method::decode(found.payload) {
         Ok(method) => Ok(Some(method)),
@@ -300,9 +254,7 @@ fn handshake_method(found: &frame::Frame<'_>, tuned: bool) -> Result<Option<AMQP
 /// A value of tune-ok is not bargained with: it is right or refused.
 fn within(name: &str, value: u32, least: u32, most: u32) -> Result<(), End> {
     let text = match value {
-        0 => format!(
-            "negotiated {name} = 0 (no limit) is higher than the maximum allowed value ({most})"
-        ),
+        0 => format!("negotiated {name} = 0 (no limit) is higher than the maximum allowed value ({most})"),
         _ if value < least => {
             format!("negotiated {name} = {value} is lower than the minimum allowed value ({least})")
         }
@@ -337,14 +289,11 @@ fn server_properties(config: &Config) -> FieldTable {
         "authentication_failure_close",
         "per_consumer_qos",
         "direct_reply_to",
+        "consumer_priorities",
     ];
-    let not_yet = ["consumer_priorities"];
     let mut table = FieldTable::default();
     for name in capabilities {
         table.insert(key(name), AMQPValue::Boolean(true));
-    }
-    for name in not_yet {
-        table.insert(key(name), AMQPValue::Boolean(false));
     }
     let mut properties = FieldTable::default();
     properties.insert(key("capabilities"), AMQPValue::FieldTable(table));

@@ -93,10 +93,7 @@ mod tests {
                 assert!(now < SECOND * 20);
             };
             let silence = died - last;
-            assert!(
-                silence >= SECOND * 2 && silence <= SECOND * 3,
-                "{silence:?} after {last:?}"
-            );
+            assert!(silence >= SECOND * 2 && silence <= SECOND * 3, "{silence:?} after {last:?}");
         }
     }
 

@@ -6,7 +6,6 @@ use leveret_protocol::{AmqpError, Scope, frame, hot, method};
 
 use super::channel::{Publishing, Request, State, Wait};
 use super::publishing::{PUBLISH, at_publish};
-use super::transaction::unexpected_while_committing;
 use super::{Connection, Phase};
 use crate::command::QueueCommand;
 
@@ -16,6 +15,7 @@ impl Connection {
     pub(super) fn process(&mut self, input: &[u8], only: Option<u16>) -> usize {
         let mut at = 0;
         self.outbox.reserve(input.len());
+        self.now = self.shared.clock.wall();
         while at < input.len() && self.takes_input() {
             if only.is_some_and(|number| self.channels.get(number).is_some_and(|c| !c.is_open())) {
                 break;
@@ -23,10 +23,7 @@ impl Connection {
             let rest = &input[at..];
             if matches!(self.phase, Phase::Running)
                 && let Some(whole) = assembler::whole(rest, self.frame_max)
-                && self
-                    .channels
-                    .get(whole.channel)
-                    .is_some_and(|c| c.is_open() && c.assembler.is_idle())
+                && self.channels.get(whole.channel).is_some_and(|c| c.is_open() && c.assembler.is_idle())
             {
                 at += whole.consumed;
                 self.publish_whole(&whole);
@@ -77,16 +74,31 @@ impl Connection {
                     self.raise(found.channel, error);
                 }
             }
-            State::Waiting(Request {
-                wait: Wait::Commit { publishes: 1.., .. },
-                ..
-            }) if let Some(error) = unexpected_while_committing(found) => {
+            State::Waiting(Request { wait: Wait::Commit(commit), .. })
+                if let Some(error) = commit.unexpected(found) =>
+            {
                 self.raise(found.channel, error)
             }
-            State::Waiting(_) | State::Releasing { error: None, .. } => {
-                self.defer(found.channel, raw)
-            }
+            State::Unopened => self.content_on_no_channel(found),
+            State::Waiting(_) | State::Releasing { error: None, .. } => self.defer(found.channel, raw),
             State::Releasing { error: Some(_), .. } | State::Closed => self.frame_on_closed(found),
+        }
+    }
+
+    fn content_on_no_channel(&mut self, found: &frame::Frame<'_>) {
+        let Some(channel) = self.channels.get(found.channel) else { return };
+        let progress = match found.kind {
+            frame::HEADER => channel.assembler.header(found.payload, 0),
+            frame::BODY => channel.assembler.body(found.payload, self.frame_max),
+            kind => Err(channel.assembler.unexpected(kind)),
+        };
+        match progress {
+            Ok(Progress::More) => {}
+            Ok(Progress::Complete(_)) => {
+                let error = AmqpError::channel_error("expected 'channel.open'");
+                self.raise(0, error.at(PUBLISH.0, PUBLISH.1));
+            }
+            Err(error) => self.raise(0, error),
         }
     }
 
@@ -100,11 +112,7 @@ impl Connection {
 
     /// Goes on with frames that waited for an answer. True when some did.
     pub(super) fn resume_deferred(&mut self) -> bool {
-        if self.deferred == 0
-            || !matches!(self.phase, Phase::Running)
-            || self.parked
-            || self.full.is_some()
-        {
+        if self.deferred == 0 || !matches!(self.phase, Phase::Running) || self.parked || self.full.is_some() {
             return false;
         }
         let ready: Vec<u16> = (self.channels.iter_mut())
@@ -168,9 +176,7 @@ impl Connection {
     fn content_progress(&mut self, number: u16, progress: Progress) -> Result<(), AmqpError> {
         match progress {
             Progress::More => Ok(()),
-            Progress::Complete(complete) => {
-                self.publish_complete(number, complete).map_err(at_publish)
-            }
+            Progress::Complete(complete) => self.publish_complete(number, complete).map_err(at_publish),
         }
     }
 
@@ -185,18 +191,13 @@ impl Connection {
         }
         if method::ids(payload) == PUBLISH {
             let publish = hot::publish(payload)?;
-            channel.publishing = Publishing {
-                mandatory: publish.mandatory,
-                immediate: publish.immediate,
-            };
+            channel.publishing = Publishing { mandatory: publish.mandatory, immediate: publish.immediate };
             channel.assembler.start(&publish, publish.bits());
             return Ok(());
         }
         if let Some(settle) = hot::settle(payload)? {
             let (class, method) = method::ids(payload);
-            return self
-                .settle(number, settle)
-                .map_err(|error| error.at(class, method));
+            return self.settle(number, settle).map_err(|error| error.at(class, method));
         }
         let class = method::decode(payload)?;
         if let AMQPClass::Basic(basic::AMQPMethod::Qos(_)) = class {
@@ -208,17 +209,12 @@ impl Connection {
         }
         let (id, method_id) = (class.get_amqp_class_id(), class.get_amqp_method_id());
         self.flush();
-        self.dispatch(number, class)
-            .map_err(|error| match (error.class, error.method) {
-                (0, 0) => error.at(id, method_id),
-                _ => error,
-            })?;
+        self.dispatch(number, class).map_err(|error| match (error.class, error.method) {
+            (0, 0) => error.at(id, method_id),
+            _ => error,
+        })?;
         // The answer is often here already: then nothing needs to be deferred.
-        if self
-            .channels
-            .get(number)
-            .is_some_and(|channel| matches!(channel.state, State::Waiting(_)))
-        {
+        if self.channels.get(number).is_some_and(|channel| matches!(channel.state, State::Waiting(_))) {
             self.take_events();
         }
         Ok(())
@@ -230,9 +226,7 @@ impl Connection {
         if matches!(
             class,
             AMQPClass::Basic(basic::AMQPMethod::RecoverAsync(_))
-                | AMQPClass::Channel(
-                    channel::AMQPMethod::CloseOk(_) | channel::AMQPMethod::FlowOk(_)
-                )
+                | AMQPClass::Channel(channel::AMQPMethod::CloseOk(_) | channel::AMQPMethod::FlowOk(_))
         ) {
             return false;
         }
@@ -243,24 +237,11 @@ impl Connection {
             return false;
         }
         let (key, queues) = (channel.key, std::mem::take(&mut channel.unstored));
-        let wait = Wait::Stored {
-            left: queues.len() as u32,
-        };
-        channel.state = State::Waiting(Request {
-            wait,
-            class: 0,
-            method: 0,
-            nowait: false,
-        });
+        let wait = Wait::Stored { left: queues.len() as u32 };
+        channel.state = State::Waiting(Request { wait, class: 0, method: 0, nowait: false });
         let from = self.requester(key);
         for queue in &queues {
-            self.outbox.push(
-                queue,
-                QueueCommand::Sync {
-                    from: from.clone(),
-                    stored: true,
-                },
-            );
+            self.outbox.push(queue, QueueCommand::Sync { from: from.clone(), stored: true });
         }
         self.flush();
         true

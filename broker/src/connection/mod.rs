@@ -1,7 +1,7 @@
 //! A connection: one task that owns both halves of the socket and everything that belongs to this client.
 //!
 //! * [`handshake`]: protocol header to open-ok.
-//! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`outbox`] or the channel's
+//! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
 //! * [`closing`]: how channels and the connection end, and what they give back.
@@ -17,11 +17,9 @@ mod consuming;
 mod declaring;
 mod dispatch;
 mod events;
-mod expiration;
 mod handshake;
 mod heartbeat;
 mod input;
-mod outbox;
 mod publishing;
 mod replying;
 mod routes;
@@ -45,11 +43,11 @@ use tokio::net::TcpStream;
 use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
 use self::heartbeat::{Due, Heartbeat};
-use self::outbox::Outbox;
 use self::routes::Routes;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
 use crate::methods;
+use crate::outbox::Outbox;
 use crate::queue::Queue;
 use crate::server::Shared;
 use crate::vhost::VHost;
@@ -132,6 +130,8 @@ pub struct Connection {
     told_blocked: bool,
     /// A queue whose mailbox was full when it was last looked at.
     full: Option<Arc<Queue>>,
+    /// The wall clock when the current input was read, in milliseconds since the Unix epoch.
+    now: u64,
     /// Channels with confirms to be sent.
     confirming: Vec<u16>,
     /// Channels whose transactions have got messages that do not count as memory in use yet.
@@ -203,6 +203,7 @@ impl Connection {
             parked: false,
             told_blocked: false,
             full: None,
+            now: 0,
             confirming: Vec::new(),
             transacting: Vec::new(),
             received: 0,
@@ -388,10 +389,7 @@ impl Connection {
         };
         match due {
             Due::Dead => {
-                tracing::warn!(
-                    seconds = self.heartbeat_seconds,
-                    "missed heartbeats from a client: connection dropped"
-                );
+                tracing::warn!(seconds = self.heartbeat_seconds, "missed heartbeats from a client: connection dropped");
                 self.phase = Phase::Ended;
                 return true;
             }
@@ -409,11 +407,7 @@ impl Connection {
             Due::Nothing => {}
         }
         let running = matches!(self.phase, Phase::Running);
-        let beat = self
-            .heartbeat
-            .as_ref()
-            .filter(|_| running)
-            .map(Heartbeat::next);
+        let beat = self.heartbeat.as_ref().filter(|_| running).map(Heartbeat::next);
         let Some(next) = [self.deadline, beat].into_iter().flatten().min() else {
             return false;
         };
@@ -430,18 +424,12 @@ impl Connection {
     }
 
     fn requester(&self, channel: ChannelKey) -> Requester {
-        Requester {
-            peer: self.peer.clone(),
-            channel,
-        }
+        Requester { peer: self.peer.clone(), channel }
     }
 
     /// The connection itself as one who asks.
     fn as_requester(&self) -> Requester {
-        self.requester(ChannelKey {
-            number: 0,
-            epoch: 0,
-        })
+        self.requester(ChannelKey { number: 0, epoch: 0 })
     }
 
     fn send(&mut self, channel: u16, class: &leveret_protocol::amq::AMQPClass) {

@@ -6,14 +6,15 @@ use leveret_protocol::assembler::{Complete, Whole};
 use leveret_protocol::content::{self, ContentHeader, Edits, Properties};
 use leveret_protocol::hot::Publish;
 use leveret_protocol::{ADDRESS_GAP, AmqpError, Message, deliver};
+use leveret_storage::{Block, Gauge};
 
 use super::Connection;
 use super::channel::{Channel, Publishing};
 use super::dispatch::Done;
-use super::outbox::Body;
 use super::routes::{Copies, Route};
-use crate::command::{ChannelKey, Requester};
+use crate::command::Requester;
 use crate::message::{BlockBuilder, Meta};
+use crate::outbox::Body;
 use crate::{methods, names};
 
 /// The ids of `basic.publish`.
@@ -24,12 +25,9 @@ impl Connection {
     /// A publish that lies whole in the input.
     pub(super) fn publish_whole(&mut self, whole: &Whole<'_>) {
         let number = whole.channel;
-        let outcome = match self.plan(number, &whole.publish, &whole.header) {
-            Ok(Some(plan)) => self.place(number, plan, Body::Borrowed(whole.message)),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = outcome {
+        let planned = self.plan(number, &whole.publish, &whole.header);
+        let placed = planned.and_then(|plan| self.place(plan, Body::Borrowed(whole.message)));
+        if let Err(error) = placed {
             self.raise(number, at_publish(error));
         }
     }
@@ -39,10 +37,7 @@ impl Connection {
         let Some(channel) = self.channels.get(number) else {
             return Ok(());
         };
-        let Publishing {
-            mandatory,
-            immediate,
-        } = channel.publishing;
+        let Publishing { mandatory, immediate } = channel.publishing;
         let Some(parts) = complete.parts() else {
             return Err(AmqpError::internal_error(""));
         };
@@ -53,164 +48,108 @@ impl Connection {
             immediate,
             address: parts.address,
         };
-        match self.plan(number, &publish, &parts.content_header())? {
-            Some(plan) => self.place(number, plan, Body::Owned(complete.message)),
-            None => Ok(()),
-        }
+        let plan = self.plan(number, &publish, &parts.content_header())?;
+        self.place(plan, Body::Owned(complete.message))
     }
 
     /// Checks a complete publish, in RabbitMQ's order, and routes it.
-    fn plan(
-        &mut self,
-        number: u16,
-        publish: &Publish<'_>,
-        header: &ContentHeader<'_>,
-    ) -> Result<Option<Plan>, AmqpError> {
+    fn plan(&mut self, number: u16, publish: &Publish<'_>, header: &ContentHeader<'_>) -> Result<Plan, AmqpError> {
         if publish.immediate {
             return Err(AmqpError::not_implemented("immediate=true"));
         }
         let limit = self.shared.config.max_message_size.bytes();
         if header.body_size > limit {
-            let text = format!(
-                "message size {} is larger than configured max size {limit}",
-                header.body_size
-            );
+            let text = format!("message size {} is larger than configured max size {limit}", header.body_size);
             return Err(AmqpError::precondition_failed(text));
         }
         let properties = header.parse()?;
         let known = self.routes.known(&self.vhost, publish)?;
         let reply_to = self.reply_to_of(number, &properties)?;
-        check_expiration(&properties)?;
+        let expiration = properties.expiration.map(crate::expiration::parse).transpose()?;
         let copies = Copies::of(&properties)?;
         check_user(&properties, &self.user)?;
         let hidden = copies.as_ref().is_some_and(Copies::are_hidden);
         let route = match known {
             Some(route) if copies.is_none() => route,
-            _ => self
-                .routes
-                .look_up(&self.vhost, publish, properties.headers, copies)?,
+            _ => self.routes.look_up(&self.vhost, publish, properties.headers, copies)?,
         };
-        let persistent = properties.delivery_mode == Some(2);
-        let queues = self.routes.queues(route);
-        // Those that have it on disk before it counts as stored.
-        let durable = if persistent {
-            queues.iter().filter(|queue| queue.durable).count() as u32
-        } else {
-            0
-        };
-        let Some(channel) = self.channels.get(number) else {
-            return Ok(None);
-        };
-        let confirm = if let Some(confirms) = &mut channel.confirms {
-            if !self.confirming.contains(&number) {
-                self.confirming.push(number);
-            }
-            Some((channel.key, confirms.add(durable)))
-        } else {
-            let transaction = channel.transaction.as_mut();
-            transaction.map(|transaction| (channel.key, transaction.add(durable)))
-        };
-        let priority = properties.priority.unwrap_or(0);
-        Ok(Some(Plan {
-            route,
-            meta: Meta::new(
-                publish.address.len(),
-                persistent,
-                priority,
-                header.body_size as u32,
-            ),
-            mandatory: publish.mandatory,
-            confirm,
-            transacted: channel.transaction.is_some(),
-            change: Change { hidden, reply_to },
-        }))
+        let meta = Meta::new(publish.address.len(), self.now)
+            .with_persistent(properties.delivery_mode == Some(2))
+            .with_expiration(expiration.is_some())
+            .with_priority(properties.priority.unwrap_or(0));
+        let (mandatory, change) = (publish.mandatory, Change { hidden, reply_to });
+        Ok(Plan { number, route, meta, expiration, mandatory, change })
     }
 
     /// The name that takes the place of `amq.rabbitmq.reply-to` as a message's `reply-to`.
-    fn reply_to_of(
-        &mut self,
-        number: u16,
-        properties: &Properties<'_>,
-    ) -> Result<Option<Arc<str>>, AmqpError> {
+    fn reply_to_of(&mut self, number: u16, properties: &Properties<'_>) -> Result<Option<Arc<str>>, AmqpError> {
         if properties.reply_to != Some(names::REPLY_TO.as_bytes()) {
             return Ok(None);
         }
         let channel = self.channels.get(number);
         match channel.and_then(|channel| channel.replies.as_ref()) {
             Some(consumer) => Ok(Some(consumer.to().name.clone())),
-            None => Err(AmqpError::precondition_failed(
-                "fast reply consumer does not exist",
-            )),
+            None => Err(AmqpError::precondition_failed("fast reply consumer does not exist")),
         }
     }
 
     /// Adds a planned publish to the turn, or to the channel's transaction.
-    fn place(&mut self, number: u16, plan: Plan, message: Body<'_>) -> Done {
+    fn place(&mut self, plan: Plan, message: Body<'_>) -> Done {
         let message = plan.change.made_to(message)?;
         let queues = self.routes.queues(plan.route);
         let replies = self.routes.replies(plan.route);
-        if queues.is_empty() && replies.is_none() {
-            if plan.mandatory {
-                self.unroutable(number, &plan, message);
+        let Some(channel) = self.channels.get(plan.number) else { return Ok(()) };
+        if let Some(transaction) = &mut channel.transaction {
+            if transaction.grow(message.bytes().len()) > self.shared.pressure.limit() / 2 {
+                let text = "transaction exceeds half of the memory limit";
+                return Err(AmqpError::precondition_failed(text));
             }
-            return Ok(());
-        }
-        let mut transaction = None;
-        if plan.transacted {
-            note(&mut self.transacting, number);
-            transaction = (self.channels.get(number)).and_then(Channel::transaction);
+            note(&mut self.transacting, plan.number);
+        } else if channel.confirms.is_some() {
+            note(&mut self.confirming, plan.number);
         }
         for to in replies.into_iter().flatten() {
-            let mut reply = BlockBuilder::default();
-            reply.add_owned(message.bytes().to_vec(), plan.meta);
-            let reply = reply.finish(&self.shared.pressure.gauge);
-            match &mut transaction {
+            let reply = alone(&message, plan.meta, &self.shared.pressure.gauge);
+            match &mut channel.transaction {
                 Some(transaction) => transaction.hold_reply(to, reply),
                 None => to.send(reply),
             }
         }
-        if !queues.is_empty() {
-            let outbox = match transaction {
+        if queues.is_empty() {
+            if let Some(confirms) = &mut channel.confirms {
+                confirms.add(0);
+            }
+            if plan.mandatory && replies.is_none() {
+                self.unroutable(&plan, &message);
+            }
+        } else {
+            let (key, next) = (channel.key, channel.next_publish());
+            let confirm = next.map(|next| (Requester { peer: self.peer.clone(), channel: key }, next));
+            let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
+            let outbox = match &mut channel.transaction {
                 Some(transaction) => transaction.publishes(),
                 None => &mut self.outbox,
             };
-            let confirm = plan.confirm.map(|(channel, number)| {
-                let peer = self.peer.clone();
-                (Requester { peer, channel }, number)
-            });
-            let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
-            outbox.publish(message, plan.meta, queues, confirm);
+            let answers = outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
+            channel.published(answers);
         }
         self.look_at_pressure();
         Ok(())
     }
 
     /// Returns a mandatory message that goes nowhere; in a transaction, once that is committed.
-    fn unroutable(&mut self, number: u16, plan: &Plan, message: Body<'_>) {
+    fn unroutable(&mut self, plan: &Plan, message: &Body<'_>) {
         let bytes = message.bytes();
-        if !plan.transacted {
-            let address = plan.meta.address();
-            let (address, content) = (&bytes[..address], &bytes[address + ADDRESS_GAP..]);
-            return self.return_message(number, address, content);
+        if let Some(transaction) = self.channels.get(plan.number).and_then(Channel::transaction) {
+            return transaction.hold_return(bytes, plan.meta);
         }
-        note(&mut self.transacting, number);
-        if let Some(transaction) = (self.channels.get(number)).and_then(Channel::transaction) {
-            transaction.hold_return(bytes, plan.meta);
-        }
-        self.look_at_pressure();
+        let address = plan.meta.address();
+        self.return_message(plan.number, &bytes[..address], &bytes[address + ADDRESS_GAP..]);
     }
 
     pub(super) fn return_message(&mut self, number: u16, address: &[u8], content: &[u8]) {
         let (code, text) = NO_ROUTE;
-        deliver::returned(
-            &mut self.output,
-            number,
-            code,
-            text,
-            address,
-            content,
-            self.frame_max,
-        );
+        deliver::returned(&mut self.output, number, code, text, address, content, self.frame_max);
     }
 
     /// Stops reading while memory is short, and says so.
@@ -232,15 +171,22 @@ fn note(numbers: &mut Vec<u16>, number: u16) {
     }
 }
 
+/// A block for one message.
+fn alone(message: &Body<'_>, meta: Meta, gauge: &Arc<Gauge>) -> Arc<Block> {
+    let mut block = BlockBuilder::default();
+    block.add_owned(message.bytes().to_vec(), meta);
+    block.finish(gauge)
+}
+
 /// A publish that has been checked and routed.
 struct Plan {
+    /// The channel.
+    number: u16,
     route: Route,
     meta: Meta,
+    /// Milliseconds.
+    expiration: Option<u64>,
     mandatory: bool,
-    /// Who awaits that it is stored, the channel's confirms or its transaction, and its number there.
-    confirm: Option<(ChannelKey, u64)>,
-    /// The channel's transaction holds it.
-    transacted: bool,
     change: Change,
 }
 
@@ -277,16 +223,6 @@ pub(super) fn at_publish(error: AmqpError) -> AmqpError {
         (0, 0) if error.code != 501 && error.code != 502 => error.at(PUBLISH.0, PUBLISH.1),
         _ => error,
     }
-}
-
-fn check_expiration(properties: &Properties<'_>) -> Done {
-    if let Some(expiration) = properties.expiration {
-        super::expiration::parse(expiration)?;
-        return Err(AmqpError::not_implemented(
-            "message property 'expiration' is not supported yet",
-        ));
-    }
-    Ok(())
 }
 
 /// The user that a message names must be the one who is logged in.

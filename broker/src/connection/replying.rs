@@ -34,9 +34,7 @@ impl Connection {
             return Err(AmqpError::precondition_failed("reply consumer already set"));
         }
         if !consume.no_ack {
-            return Err(AmqpError::precondition_failed(
-                "reply consumer cannot acknowledge",
-            ));
+            return Err(AmqpError::precondition_failed("reply consumer cannot acknowledge"));
         }
         let tag: Box<str> = match consume.consumer_tag.as_str() {
             "" => names::generated_tag().into(),
@@ -59,11 +57,7 @@ impl Connection {
             return;
         }
         let delivery_tag = channel.last_tag + 1;
-        let Some(consumer) = channel
-            .replies
-            .as_ref()
-            .filter(|consumer| std::ptr::eq(consumer.to(), to))
-        else {
+        let Some(consumer) = channel.replies.as_ref().filter(|consumer| std::ptr::eq(consumer.to(), to)) else {
             return;
         };
         deliver::deliver(

@@ -55,11 +55,7 @@ impl Routes {
 
     /// The route of this address, if it is remembered and the message has no copies. Else the exchange is looked at:
     /// errors are its absence and that it is internal.
-    pub fn known(
-        &mut self,
-        vhost: &VHost,
-        publish: &Publish<'_>,
-    ) -> Result<Option<Route>, AmqpError> {
+    pub fn known(&mut self, vhost: &VHost, publish: &Publish<'_>) -> Result<Option<Route>, AmqpError> {
         let generation = vhost.generation();
         if generation != self.generation || self.found.len() >= CAPACITY {
             self.known.clear();
@@ -128,23 +124,14 @@ impl Routes {
 }
 
 /// The exchange that a message is published to.
-fn exchange<'s>(
-    snapshot: &'s Snapshot,
-    vhost: &VHost,
-    publish: &Publish<'_>,
-) -> Result<&'s Arc<Exchange>, AmqpError> {
+fn exchange<'s>(snapshot: &'s Snapshot, vhost: &VHost, publish: &Publish<'_>) -> Result<&'s Arc<Exchange>, AmqpError> {
     let Some(exchange) = snapshot.exchanges.get(publish.exchange) else {
         let name = leveret_protocol::error::text_of(publish.exchange);
-        return Err(AmqpError::not_found(format!(
-            "no {}",
-            names::exchange(&name, &vhost.name)
-        )));
+        return Err(AmqpError::not_found(format!("no {}", names::exchange(&name, &vhost.name))));
     };
     if exchange.spec.internal {
         let name = names::exchange(&exchange.spec.name, &vhost.name);
-        return Err(AmqpError::access_refused(format!(
-            "cannot publish to internal {name}"
-        )));
+        return Err(AmqpError::access_refused(format!("cannot publish to internal {name}")));
     }
     Ok(exchange)
 }
@@ -161,10 +148,7 @@ impl<'a> Copies<'a> {
         let Some(headers) = properties.headers else {
             return Ok(None);
         };
-        let copies = Copies {
-            cc: list(&headers, "CC")?,
-            bcc: list(&headers, "BCC")?,
-        };
+        let copies = Copies { cc: list(&headers, "CC")?, bcc: list(&headers, "BCC")? };
         Ok((copies.cc.is_some() || copies.bcc.is_some()).then_some(copies))
     }
 

@@ -15,48 +15,84 @@ use leveret_protocol::{AmqpError, frame, method};
 use leveret_storage::{Block, Gauge};
 
 use super::channel::{Channel, Channels, Request, State, Wait};
+use super::consuming::How;
 use super::dispatch::Done;
-use super::outbox::Outbox;
 use super::unacked::Outstanding;
 use super::{Connection, send_off};
 use crate::command::{ChannelKey, QueueCommand};
 use crate::message::{self, BlockBuilder, Meta};
 use crate::methods;
+use crate::outbox::Outbox;
 use crate::vhost::replies::ReplyTo;
 
 const COMMIT: (u16, u16) = (90, 20);
 const CHANNEL_CLOSE: (u16, u16) = (20, 40);
 
-/// What becomes of deliveries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Acked,
-    /// Rejected for good.
-    Rejected,
-    Requeued,
+/// What a commit still waits for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Commit {
+    /// Publishes that a queue has not answered, once for each such queue.
+    publishes: u64,
+    /// Queues whose removals have not reached the kernel.
+    removals: u32,
+    /// Some queue has refused a publish.
+    refused: bool,
+}
+
+/// What of it has come to pass.
+pub enum Committed {
+    /// A queue has taken that many publishes, or refused them.
+    Publishes { count: u32, refused: bool },
+    /// The removals of a queue have reached the kernel.
+    Removals,
+}
+
+impl Commit {
+    /// The error of a frame that comes while publishes are awaited, where RabbitMQ allows no pipelining; only
+    /// `channel.close` may come. None for what is no such method.
+    pub fn unexpected(&self, found: &frame::Frame<'_>) -> Option<AmqpError> {
+        if self.publishes == 0 || found.kind != frame::METHOD {
+            return None;
+        }
+        let (class, method) = method::ids(found.payload);
+        let text = "unexpected command while processing 'tx.commit'";
+        ((class, method) != CHANNEL_CLOSE).then(|| AmqpError::channel_error(text).at(class, method))
+    }
 }
 
 /// What a channel in transaction mode holds back.
 #[derive(Default)]
 pub struct Transaction {
     publishes: Outbox,
-    /// How many publishes there are, and how many times one is to be stored.
+    /// How many of them are numbered, and how many answers of queues they will get.
     count: u64,
-    stores: u64,
+    answers: u64,
+    /// Bytes of its messages.
+    bytes: usize,
     /// Mandatory messages that go nowhere, in order; the last ones not in a block yet.
     returns: Vec<Arc<Block>>,
     last_returns: BlockBuilder,
     replies: Vec<(Arc<ReplyTo>, Arc<Block>)>,
     /// Deliveries by the order in which they were settled.
-    settled: Vec<(Verdict, Outstanding)>,
+    settled: Vec<(How, Outstanding)>,
 }
 
 impl Transaction {
-    /// Numbers a publish that `queues` durable queues must store.
-    pub fn add(&mut self, queues: u32) -> u64 {
+    /// The number of the next publish.
+    pub fn next(&self) -> u64 {
+        self.count + 1
+    }
+
+    /// Numbers a publish that `queues` queues have something to say about.
+    pub fn add(&mut self, queues: u32) {
         self.count += 1;
-        self.stores += u64::from(queues);
-        self.count
+        self.answers += u64::from(queues);
+    }
+
+    /// Counts `bytes` of a message and says how many there now are.
+    pub fn grow(&mut self, bytes: usize) -> usize {
+        self.bytes += bytes;
+        self.bytes
     }
 
     /// What the queues get.
@@ -72,8 +108,8 @@ impl Transaction {
         self.last_returns.add(message, meta);
     }
 
-    pub fn hold_settled(&mut self, verdict: Verdict, taken: impl IntoIterator<Item = Outstanding>) {
-        let taken = taken.into_iter().map(|outstanding| (verdict, outstanding));
+    pub fn hold_settled(&mut self, how: How, taken: impl IntoIterator<Item = Outstanding>) {
+        let taken = taken.into_iter().map(|outstanding| (how, outstanding));
         self.settled.extend(taken);
     }
 
@@ -98,9 +134,7 @@ impl Connection {
         };
         if matches!(method, tx::AMQPMethod::Select(_)) {
             if channel.confirms.is_some() {
-                return Err(AmqpError::precondition_failed(
-                    "cannot switch from confirm to tx mode",
-                ));
+                return Err(AmqpError::precondition_failed("cannot switch from confirm to tx mode"));
             }
             channel.transaction.get_or_insert_default();
             self.send(number, &methods::tx_select_ok());
@@ -109,9 +143,7 @@ impl Connection {
         let (key, transaction) = match &mut channel.transaction {
             Some(transaction) => (channel.key, std::mem::take(transaction)),
             None => {
-                return Err(AmqpError::precondition_failed(
-                    "channel is not transactional",
-                ));
+                return Err(AmqpError::precondition_failed("channel is not transactional"));
             }
         };
         match method {
@@ -135,58 +167,55 @@ impl Connection {
         }
         for block in &transaction.returns {
             for index in 0..block.count() {
-                let (address, content) = (
-                    message::address(block, index),
-                    message::content(block, index),
-                );
+                let (address, content) = (message::address(block, index), message::content(block, index));
                 self.return_message(number, address, content);
             }
         }
-        for (verdict, outstanding) in transaction.settled {
-            self.judge(number, verdict, [outstanding]);
+        for (how, outstanding) in transaction.settled {
+            self.settle_all(number, [outstanding], how);
         }
-        let Some(channel) = self.channels.get(number) else {
-            return;
-        };
+        let Some(channel) = self.channels.get(number) else { return };
         let removals = std::mem::take(&mut channel.unstored);
-        let wait = Wait::Commit {
-            publishes: transaction.stores,
-            removals: removals.len() as u32,
-        };
-        self.wait(number, wait, COMMIT, false);
+        let commit = Commit { publishes: transaction.answers, removals: removals.len() as u32, refused: false };
+        self.wait(number, Wait::Commit(commit), COMMIT, false);
         let from = self.requester(key);
         for queue in removals {
-            let (from, stored) = (from.clone(), true);
-            self.outbox
-                .push(&queue, QueueCommand::Sync { from, stored });
+            self.outbox.push(&queue, QueueCommand::Sync { from: from.clone(), stored: true });
         }
         self.flush();
-        self.commit_went_on(key, 0, 0);
+        self.end_commit(key);
     }
 
-    /// Of what a commit waits for, some has come to pass: `publishes` stored, the removals of `removals` queues written.
-    pub(super) fn commit_went_on(&mut self, key: ChannelKey, publishes: u64, removals: u32) {
-        let Some(channel) = self.channels.get_key(key) else {
-            return;
-        };
-        let State::Waiting(Request {
-            wait:
-                Wait::Commit {
-                    publishes: publishes_left,
-                    removals: removals_left,
-                },
-            ..
-        }) = &mut channel.state
-        else {
-            return;
-        };
-        *publishes_left = publishes_left.saturating_sub(publishes);
-        *removals_left = removals_left.saturating_sub(removals);
-        if *publishes_left == 0 && *removals_left == 0 {
-            channel.state = State::Open;
-            self.send(key.number, &methods::tx_commit_ok());
-            self.close_when_settled();
+    /// Some of what a commit waits for has come to pass.
+    pub(super) fn commit_went_on(&mut self, key: ChannelKey, what: Committed) {
+        let Some(channel) = self.channels.get_key(key) else { return };
+        let State::Waiting(Request { wait: Wait::Commit(commit), .. }) = &mut channel.state else { return };
+        match what {
+            Committed::Publishes { count, refused } => {
+                commit.publishes = commit.publishes.saturating_sub(count.into());
+                commit.refused |= refused;
+            }
+            Committed::Removals => commit.removals = commit.removals.saturating_sub(1),
         }
+        self.end_commit(key);
+    }
+
+    /// Answers a commit that waits for nothing any more.
+    fn end_commit(&mut self, key: ChannelKey) {
+        let Some(channel) = self.channels.get_key(key) else { return };
+        let State::Waiting(Request { wait: Wait::Commit(commit), .. }) = &channel.state else { return };
+        if commit.publishes > 0 || commit.removals > 0 {
+            return;
+        }
+        let refused = commit.refused;
+        channel.state = State::Open;
+        if refused {
+            let error = AmqpError::precondition_failed("partial tx completion");
+            self.raise(key.number, error.at(COMMIT.0, COMMIT.1));
+        } else {
+            self.send(key.number, &methods::tx_commit_ok());
+        }
+        self.close_when_settled();
     }
 
     /// Counts what transactions have been given since the last time as memory in use.
@@ -201,15 +230,4 @@ impl Connection {
 
 fn transaction_of(channels: &mut Channels, number: u16) -> Option<&mut Transaction> {
     channels.get(number).and_then(Channel::transaction)
-}
-
-/// The error of what comes while a commit waits for its publishes, where RabbitMQ does not allow pipelining; only
-/// `channel.close` may. None for what is no such method.
-pub(super) fn unexpected_while_committing(found: &frame::Frame<'_>) -> Option<AmqpError> {
-    if found.kind != frame::METHOD {
-        return None;
-    }
-    let (class, method) = method::ids(found.payload);
-    let text = "unexpected command while processing 'tx.commit'";
-    ((class, method) != CHANNEL_CLOSE).then(|| AmqpError::channel_error(text).at(class, method))
 }

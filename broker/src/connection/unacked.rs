@@ -81,11 +81,7 @@ impl Unacked {
 
     fn take_front_of(&mut self, index: usize) -> Option<Outstanding> {
         let entry = self.entries.get_mut(index)?;
-        if entry.segment.count() == 1 {
-            self.entries.remove(index)
-        } else {
-            Some(entry.split_front(1))
-        }
+        if entry.segment.count() == 1 { self.entries.remove(index) } else { Some(entry.split_front(1)) }
     }
 
     /// Takes every delivery up to and including `tag`, which must be outstanding itself.

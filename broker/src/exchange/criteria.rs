@@ -40,16 +40,10 @@ impl Mode {
             None => &b"all"[..],
             Some(AMQPValue::LongString(word)) => word.as_bytes(),
             Some(AMQPValue::ByteArray(bytes)) => {
-                return Err(BindingError::MatchType {
-                    kind: "binary",
-                    value: octets(bytes.as_slice()),
-                });
+                return Err(BindingError::MatchType { kind: "binary", value: octets(bytes.as_slice()) });
             }
             Some(other) => {
-                return Err(BindingError::MatchType {
-                    kind: type_word(other),
-                    value: show(other),
-                });
+                return Err(BindingError::MatchType { kind: type_word(other), value: show(other) });
             }
         };
         let (any, with_x) = match word {
@@ -63,11 +57,7 @@ impl Mode {
     }
 
     fn counts(self, name: &[u8]) -> bool {
-        if self.with_x {
-            name != b"x-match"
-        } else {
-            !name.starts_with(b"x-")
-        }
+        if self.with_x { name != b"x-match" } else { !name.starts_with(b"x-") }
     }
 }
 
@@ -85,20 +75,12 @@ impl Criteria {
         let bytes = encode_table(arguments);
         let table = Table::parse(bytes.get(4..).unwrap_or_default())?;
         let wanted = table.iter().filter(|(name, _)| mode.counts(name));
-        Ok(Self {
-            any: mode.any,
-            list: wanted
-                .map(|(name, value)| Criterion::of(name, &value))
-                .collect(),
-        })
+        Ok(Self { any: mode.any, list: wanted.map(|(name, value)| Criterion::of(name, &value)).collect() })
     }
 
     /// Matches no message.
     pub fn never() -> Self {
-        Self {
-            any: true,
-            list: Vec::new(),
-        }
+        Self { any: true, list: Vec::new() }
     }
 
     pub fn met_by(&self, message: &Offer<'_>) -> bool {
@@ -125,10 +107,7 @@ impl Criterion {
         if *value != Value::Void {
             put_comparable(value, &mut bytes);
         }
-        Self {
-            name_end,
-            bytes: bytes.into(),
-        }
+        Self { name_end, bytes: bytes.into() }
     }
 
     /// What a message must offer to meet it; as the name of an index entry.
@@ -166,12 +145,7 @@ impl<'a> Offer<'a> {
             put_name(name, &mut bytes);
             let name_end = bytes.len();
             put_comparable(&value, &mut bytes);
-            headers.push(Header {
-                name,
-                start,
-                name_end,
-                end: bytes.len(),
-            });
+            headers.push(Header { name, start, name_end, end: bytes.len() });
         }
         Self { bytes, headers }
     }
@@ -223,11 +197,9 @@ fn put_comparable(value: &Value<'_>, out: &mut Vec<u8>) {
         }
         Value::Array(v) if v.is_empty() => out.push(b'A'),
         Value::Table(v) if v.is_empty() => out.push(b'A'),
-        Value::Bool(_)
-        | Value::Decimal { .. }
-        | Value::Array(_)
-        | Value::Table(_)
-        | Value::Void => put_tagged(value, out),
+        Value::Bool(_) | Value::Decimal { .. } | Value::Array(_) | Value::Table(_) | Value::Void => {
+            put_tagged(value, out)
+        }
     }
 }
 

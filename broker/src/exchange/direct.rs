@@ -14,9 +14,7 @@ pub(super) struct DirectTable<D> {
 
 impl<D: Destination> DirectTable<D> {
     pub fn new() -> Self {
-        Self {
-            by_key: imbl::HashMap::new(),
-        }
+        Self { by_key: imbl::HashMap::new() }
     }
 
     pub fn is_empty(&self) -> bool {

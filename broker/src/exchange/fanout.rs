@@ -13,9 +13,7 @@ pub(super) struct FanoutTable<D> {
 
 impl<D: Destination> FanoutTable<D> {
     pub fn new() -> Self {
-        Self {
-            bindings: Bindings::new(),
-        }
+        Self { bindings: Bindings::new() }
     }
 
     pub fn is_empty(&self) -> bool {

@@ -42,11 +42,7 @@ enum Filed {
 
 impl<D: Destination> HeadersTable<D> {
     pub fn new() -> Self {
-        Self {
-            groups: imbl::HashMap::new(),
-            by_criterion: imbl::HashMap::new(),
-            always: SmallMap::new(),
-        }
+        Self { groups: imbl::HashMap::new(), by_criterion: imbl::HashMap::new(), always: SmallMap::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -68,11 +64,7 @@ impl<D: Destination> HeadersTable<D> {
                 let filed = self.file(&arguments, &criteria);
                 let mut bindings = Bindings::new();
                 bindings.add(binding);
-                let group = Group {
-                    criteria: Arc::new(criteria),
-                    filed,
-                    bindings,
-                };
+                let group = Group { criteria: Arc::new(criteria), filed, bindings };
                 self.groups.insert(arguments, Arc::new(group));
             }
         }
@@ -198,9 +190,7 @@ mod tests {
         let mut router = HeadersTable::new();
         let all: Vec<FieldTable> = ["all", "any"]
             .iter()
-            .flat_map(|mode| {
-                (0..20).map(|n| arguments(mode, &[1, n % 2, n, 20 - n][..n as usize % 5]))
-            })
+            .flat_map(|mode| (0..20).map(|n| arguments(mode, &[1, n % 2, n, 20 - n][..n as usize % 5])))
             .collect();
         for (to, table) in all.iter().enumerate() {
             assert!(router.bind(b"", table, to));
@@ -219,11 +209,7 @@ mod tests {
         for to in 0..100 {
             router.bind(b"", &arguments("all", &[1, to]), to);
         }
-        let longest = router
-            .by_criterion
-            .values()
-            .map(|groups| groups.len())
-            .max();
+        let longest = router.by_criterion.values().map(|groups| groups.len()).max();
         assert_eq!(longest, Some(1), "none looks at another's bindings");
     }
 }

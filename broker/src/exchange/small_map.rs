@@ -50,10 +50,7 @@ impl<K: Clone + Eq + Hash, V: Clone> SmallMap<K, V> {
         Q: Eq + Hash + ?Sized,
     {
         match self {
-            Self::Few(list) => list
-                .iter_mut()
-                .find(|(k, _)| (*k).borrow() == key)
-                .map(|(_, v)| v),
+            Self::Few(list) => list.iter_mut().find(|(k, _)| (*k).borrow() == key).map(|(_, v)| v),
             Self::Many(map) => map.get_mut(key),
         }
     }

@@ -36,9 +36,7 @@ struct Node<D> {
 
 impl<D: Destination> TopicTable<D> {
     pub fn new() -> Self {
-        Self {
-            root: Arc::new(Node::new()),
-        }
+        Self { root: Arc::new(Node::new()) }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -96,12 +94,7 @@ impl<D: Destination> TopicTable<D> {
 
 impl<D: Destination> Node<D> {
     fn new() -> Self {
-        Self {
-            bindings: Bindings::new(),
-            literals: SmallMap::new(),
-            star: None,
-            hash: None,
-        }
+        Self { bindings: Bindings::new(), literals: SmallMap::new(), star: None, hash: None }
     }
 
     fn is_empty(&self) -> bool {
@@ -130,11 +123,7 @@ impl<D: Destination> Node<D> {
     }
 
     /// Removes the binding at the end of `pattern`, and every node that is empty then.
-    fn remove<'a>(
-        &mut self,
-        mut pattern: impl Iterator<Item = &'a [u8]>,
-        binding: &(D, Arguments),
-    ) {
+    fn remove<'a>(&mut self, mut pattern: impl Iterator<Item = &'a [u8]>, binding: &(D, Arguments)) {
         let Some(word) = pattern.next() else {
             self.bindings.remove(binding);
             return;

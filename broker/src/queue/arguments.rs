@@ -1,24 +1,59 @@
-//! Queue arguments: which are known, which are refused, and when two declarations are the same.
+//! Queue arguments: parsed and checked once, when the queue is declared.
+
+use std::sync::Arc;
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::{AMQPValue, FieldTable};
-use leveret_protocol::value::{as_integer, show, type_word};
+use leveret_protocol::value::{as_integer, type_word};
 
-/// Arguments that RabbitMQ acts on and this broker does not yet: refused by name, never ignored.
-const NOT_YET: &[&str] = &[
-    "x-message-ttl",
-    "x-expires",
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-overflow",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-max-priority",
-    "x-single-active-consumer",
-    "x-consumer-timeout",
-];
+/// Ten years in milliseconds: the longest time that RabbitMQ accepts.
+const LONGEST: i64 = 315_360_000_000;
+/// Deliveries that come back unsettled before a quorum queue gives a message up, unless the declaration says otherwise.
+const DELIVERY_LIMIT: u32 = 20;
 
-/// Arguments that a classic queue does not have.
+/// What a queue does when it is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest messages make room.
+    #[default]
+    DropHead,
+    /// New messages are refused.
+    RejectPublish,
+    /// New messages are refused and dead-lettered.
+    RejectPublishDlx,
+}
+
+/// Where messages go that a queue gives up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterTo {
+    pub exchange: Box<[u8]>,
+    /// None: the message's own routing keys.
+    pub key: Option<Box<[u8]>>,
+}
+
+/// What a queue's arguments ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `x-queue-type: quorum`: on one node, a durable queue that keeps every message and counts deliveries.
+    pub quorum: bool,
+    /// Time to live of messages, milliseconds.
+    pub message_ttl: Option<u64>,
+    /// The queue ends after so many milliseconds without use.
+    pub expires: Option<u64>,
+    /// Ready messages at most.
+    pub max_length: Option<u64>,
+    /// Bytes of bodies of ready messages at most.
+    pub max_bytes: Option<u64>,
+    pub overflow: Overflow,
+    pub dead_letter: Option<Arc<DeadLetterTo>>,
+    /// Levels above 0.
+    pub max_priority: Option<u8>,
+    pub single_active: bool,
+    /// Returns after which a message is given up; None: no limit.
+    pub delivery_limit: Option<u32>,
+}
+
+/// Arguments that only other types of queue have.
 const NOT_CLASSIC: &[&str] = &[
     "x-max-age",
     "x-stream-max-segment-size-bytes",
@@ -28,180 +63,202 @@ const NOT_CLASSIC: &[&str] = &[
     "x-delivery-limit",
     "x-dead-letter-strategy",
 ];
-
-/// Arguments that take part in equivalence; any other is stored and never compared.
-const COMPARED: &[&str] = &[
-    "x-expires",
-    "x-message-ttl",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-max-length",
-    "x-max-length-bytes",
+const NOT_QUORUM: &[&str] = &[
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-stream-filter-size-bytes",
     "x-max-priority",
-    "x-overflow",
     "x-queue-mode",
     "x-queue-version",
-    "x-single-active-consumer",
-    "x-queue-type",
-    "x-queue-leader-locator",
-    "x-queue-master-locator",
 ];
-
-const TYPE: &str = "x-queue-type";
-const CLASSIC: &str = "classic";
 
 /// The argument of that name.
 pub fn get<'a>(arguments: &'a FieldTable, name: &str) -> Option<&'a AMQPValue> {
     arguments.inner().get(name)
 }
 
-/// Refuses what a new queue cannot have. `described` is the queue as reply texts show it.
-pub fn check(arguments: &FieldTable, described: &str) -> Result<(), AmqpError> {
-    let invalid = |name: &str, detail: String| {
-        Err(AmqpError::precondition_failed(format!(
-            "invalid arg '{name}' for {described}: {detail}"
-        )))
+/// The flags of a declaration that a type of queue may forbid.
+#[derive(Clone, Copy)]
+pub struct Flags {
+    pub durable: bool,
+    pub exclusive: bool,
+    pub auto_delete: bool,
+}
+
+/// Reads and checks a new queue's arguments. `described` is the queue as reply texts show it.
+///
+/// # Errors
+/// 406 with RabbitMQ's texts; 540 for queue types that are not here.
+pub fn parse(arguments: &FieldTable, flags: Flags, described: &str) -> Result<Settings, AmqpError> {
+    let args = Args { arguments, described };
+    if let Some(value) = get(arguments, "x-dead-letter-exchange")
+        && !matches!(value, AMQPValue::LongString(_))
+    {
+        let kind = type_word(value);
+        let text = format!("invalid type '{kind}' for arg 'x-dead-letter-exchange' in {described}");
+        return Err(AmqpError::precondition_failed(text));
+    }
+    let quorum = args.queue_type()?;
+    if quorum {
+        check_quorum_flags(flags, described)?;
+    }
+    let (foreign, kind) = if quorum { (NOT_QUORUM, "quorum") } else { (NOT_CLASSIC, "classic") };
+    if let Some(name) = foreign.iter().find(|name| get(arguments, name).is_some()) {
+        let text = format!("invalid arg '{name}' for {described} of queue type rabbit_{kind}_queue");
+        return Err(AmqpError::precondition_failed(text));
+    }
+    let exchange = args.text("x-dead-letter-exchange")?;
+    let key = args.text("x-dead-letter-routing-key")?;
+    if key.is_some() && exchange.is_none() {
+        return Err(args.invalid("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined"));
+    }
+    args.check_without_effect()?;
+    Ok(Settings {
+        quorum,
+        message_ttl: args.number("x-message-ttl", 0, LONGEST)?,
+        expires: args.number("x-expires", 1, LONGEST)?,
+        max_length: args.number("x-max-length", 0, i64::MAX)?,
+        max_bytes: args.number("x-max-length-bytes", 0, i64::MAX)?,
+        overflow: args.overflow()?,
+        dead_letter: exchange.map(|exchange| Arc::new(DeadLetterTo { exchange, key })),
+        max_priority: args.max_priority()?,
+        single_active: args.flag("x-single-active-consumer")?,
+        delivery_limit: args.delivery_limit(quorum)?,
+    })
+}
+
+fn check_quorum_flags(flags: Flags, described: &str) -> Result<(), AmqpError> {
+    let property = match flags {
+        Flags { auto_delete: true, .. } => "auto-delete",
+        Flags { exclusive: true, .. } => "exclusive-owner",
+        Flags { durable: false, .. } => "non-durable",
+        _ => return Ok(()),
     };
-    for (name, value) in arguments.inner() {
-        let name = name.as_str();
-        let text = match value {
-            AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes())),
-            _ => None,
+    let text = format!("invalid property '{property}' for {described}");
+    Err(AmqpError::precondition_failed(text))
+}
+
+struct Args<'a> {
+    arguments: &'a FieldTable,
+    described: &'a str,
+}
+
+impl Args<'_> {
+    fn invalid(&self, name: &str, detail: impl AsRef<str>) -> AmqpError {
+        let text = format!("invalid arg '{name}' for {}: {}", self.described, detail.as_ref());
+        AmqpError::precondition_failed(text)
+    }
+
+    fn unacceptable(&self, name: &str, value: &AMQPValue) -> AmqpError {
+        self.invalid(name, format!("{{unacceptable_type,{}}}", type_word(value)))
+    }
+
+    fn integer(&self, name: &str) -> Result<Option<i64>, AmqpError> {
+        let Some(value) = get(self.arguments, name) else { return Ok(None) };
+        match (value, as_integer(value)) {
+            (AMQPValue::DecimalValue(_) | AMQPValue::Timestamp(_), _) | (_, None) => {
+                Err(self.invalid(name, format!("\"expected integer, got {}\"", type_word(value))))
+            }
+            (_, number) => Ok(number),
+        }
+    }
+
+    fn number(&self, name: &str, least: i64, most: i64) -> Result<Option<u64>, AmqpError> {
+        let Some(number) = self.integer(name)? else { return Ok(None) };
+        let detail = match number {
+            ..0 => format!("{{value_negative,{number}}}"),
+            _ if number < least => format!("{{value_zero,{number}}}"),
+            _ if number > most => format!("{{value_too_large,{number}}}"),
+            _ => return Ok(Some(number as u64)),
         };
-        let unacceptable = || format!("{{unacceptable_type,{}}}", type_word(value));
-        match (name, text.as_deref()) {
-            (TYPE, Some(CLASSIC | "undefined" | "")) => {}
-            (TYPE, Some(kind @ ("quorum" | "stream"))) => {
-                return Err(AmqpError::not_implemented(format!(
-                    "queue type '{kind}' is not supported yet"
-                )));
+        Err(self.invalid(name, detail))
+    }
+
+    fn text(&self, name: &str) -> Result<Option<Box<[u8]>>, AmqpError> {
+        match get(self.arguments, name) {
+            None => Ok(None),
+            Some(AMQPValue::LongString(text)) => Ok(Some(text.as_bytes().into())),
+            Some(other) => Err(self.unacceptable(name, other)),
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, AmqpError> {
+        match get(self.arguments, name) {
+            None => Ok(false),
+            Some(AMQPValue::Boolean(value)) => Ok(*value),
+            Some(other) => Err(self.unacceptable(name, other)),
+        }
+    }
+
+    /// True for a quorum queue.
+    fn queue_type(&self) -> Result<bool, AmqpError> {
+        const NAME: &str = "x-queue-type";
+        match self.text(NAME)?.as_deref() {
+            None | Some(b"classic" | b"undefined" | b"") => Ok(false),
+            Some(b"quorum") => Ok(true),
+            Some(b"stream") => Err(AmqpError::not_implemented("queue type 'stream' is not supported yet")),
+            Some(other) => {
+                let other = leveret_protocol::error::text_of(other);
+                Err(self.invalid(NAME, format!("\"unsupported queue type '{other}'\"")))
             }
-            (TYPE, Some(kind)) => {
-                return invalid(name, format!("\"unsupported queue type '{kind}'\""));
-            }
-            (TYPE | "x-queue-leader-locator", None) => return invalid(name, unacceptable()),
-            (
-                "x-queue-leader-locator",
-                Some("client-local" | "balanced" | "random" | "least-leaders"),
-            ) => {}
-            ("x-queue-leader-locator", Some(_)) => {
-                return invalid(name, "invalid_queue_locator_arg".into());
-            }
-            ("x-queue-version", _) => match as_integer(value) {
-                Some(1 | 2) => {}
-                Some(other) => {
-                    return invalid(name, format!("\"unsupported queue version '{other}'\""));
-                }
-                None => {
-                    return invalid(
-                        name,
-                        format!("\"expected integer, got {}\"", type_word(value)),
-                    );
-                }
+        }
+    }
+
+    fn overflow(&self) -> Result<Overflow, AmqpError> {
+        const NAME: &str = "x-overflow";
+        match self.text(NAME)?.as_deref() {
+            None | Some(b"drop-head") => Ok(Overflow::DropHead),
+            Some(b"reject-publish") => Ok(Overflow::RejectPublish),
+            Some(b"reject-publish-dlx") => Ok(Overflow::RejectPublishDlx),
+            Some(_) => Err(self.invalid(NAME, "invalid_overflow")),
+        }
+    }
+
+    fn max_priority(&self) -> Result<Option<u8>, AmqpError> {
+        const NAME: &str = "x-max-priority";
+        match self.integer(NAME)? {
+            None => Ok(None),
+            Some(number @ ..0) => Err(self.invalid(NAME, format!("{{value_negative,{number}}}"))),
+            Some(number) => match u8::try_from(number) {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(self.invalid(NAME, format!("{{max_value_exceeded,{number}}}"))),
             },
-            _ if NOT_CLASSIC.contains(&name) => {
-                return Err(AmqpError::precondition_failed(format!(
-                    "invalid arg '{name}' for {described} of queue type rabbit_classic_queue"
-                )));
+        }
+    }
+
+    fn delivery_limit(&self, quorum: bool) -> Result<Option<u32>, AmqpError> {
+        Ok(match self.integer("x-delivery-limit")? {
+            None => quorum.then_some(DELIVERY_LIMIT),
+            Some(..0) => None,
+            Some(number) => Some(u32::try_from(number).unwrap_or(u32::MAX)),
+        })
+    }
+
+    /// Arguments that are checked and mean nothing on one node.
+    fn check_without_effect(&self) -> Result<(), AmqpError> {
+        const LOCATOR: &str = "x-queue-leader-locator";
+        match self.text(LOCATOR)?.as_deref() {
+            None | Some(b"client-local" | b"balanced" | b"random" | b"least-leaders") => {}
+            Some(_) => return Err(self.invalid(LOCATOR, "invalid_queue_locator_arg")),
+        }
+        match self.integer("x-queue-version")? {
+            None | Some(1 | 2) => {}
+            Some(other) => {
+                let detail = format!("\"unsupported queue version '{other}'\"");
+                return Err(self.invalid("x-queue-version", detail));
             }
-            _ if NOT_YET.contains(&name) => {
-                return Err(AmqpError::not_implemented(format!(
-                    "queue argument '{name}' is not supported yet"
-                )));
-            }
-            _ => {}
         }
-    }
-    Ok(())
-}
-
-/// Refuses a declaration whose arguments are not those of the existing queue.
-pub fn equivalent(
-    current: &FieldTable,
-    received: &FieldTable,
-    described: &str,
-) -> Result<(), AmqpError> {
-    for name in COMPARED {
-        let pair = (get(received, name), get(current, name));
-        let same = if *name == TYPE {
-            queue_type(pair.0) == queue_type(pair.1)
-        } else {
-            same(pair.0, pair.1)
-        };
-        if same {
-            continue;
+        for name in ["x-quorum-initial-group-size", "x-initial-cluster-size"] {
+            self.number(name, 1, i64::MAX)?;
         }
-        if *name == TYPE {
-            return Err(inequivalent(
-                name,
-                described,
-                &queue_type(pair.0),
-                &queue_type(pair.1),
-            ));
+        match self.text("x-dead-letter-strategy")?.as_deref() {
+            None | Some(b"at-most-once" | b"at-least-once") => {}
+            Some(_) => return Err(self.invalid("x-dead-letter-strategy", "invalid_dlx_strategy")),
         }
-        return Err(inequivalent_argument(name, described, pair.0, pair.1));
-    }
-    Ok(())
-}
-
-fn queue_type(value: Option<&AMQPValue>) -> String {
-    match value.map(show).as_deref() {
-        None | Some("" | "undefined") => CLASSIC.to_owned(),
-        Some(kind) => kind.to_owned(),
-    }
-}
-
-/// Equal values of the same class: integers of any width are one class, floats another (contract of RabbitMQ's
-/// equivalence check).
-pub fn same(a: Option<&AMQPValue>, b: Option<&AMQPValue>) -> bool {
-    match (a, b) {
-        (None, None) => true,
-        (Some(a), Some(b)) => match (as_integer(a), as_integer(b)) {
-            (Some(a), Some(b)) => a == b,
-            (None, None) => match (as_float(a), as_float(b)) {
-                (Some(a), Some(b)) => a == b,
-                _ => a == b,
-            },
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
-fn as_float(value: &AMQPValue) -> Option<f64> {
-    match value {
-        AMQPValue::Float(value) => Some(f64::from(*value)),
-        AMQPValue::Double(value) => Some(*value),
-        _ => None,
-    }
-}
-
-/// A flag or a value that differs: both are shown.
-pub fn inequivalent(name: &str, described: &str, received: &str, current: &str) -> AmqpError {
-    AmqpError::precondition_failed(format!(
-        "inequivalent arg '{name}' for {described}: received '{received}' but current is '{current}'"
-    ))
-}
-
-/// An argument that differs, or that only one side has.
-pub fn inequivalent_argument(
-    name: &str,
-    described: &str,
-    received: Option<&AMQPValue>,
-    current: Option<&AMQPValue>,
-) -> AmqpError {
-    let of_type =
-        |value: &AMQPValue| format!("the value '{}' of type '{}'", show(value), type_word(value));
-    let (received, current) = match (received, current) {
-        (Some(received), Some(current)) => {
-            return inequivalent(name, described, &show(received), &show(current));
+        if get(self.arguments, "x-consumer-timeout").is_some() {
+            let text = "queue argument 'x-consumer-timeout' is not supported yet";
+            return Err(AmqpError::not_implemented(text));
         }
-        (received, current) => (
-            received.map_or("none".to_owned(), of_type),
-            current.map_or("none".to_owned(), of_type),
-        ),
-    };
-    AmqpError::precondition_failed(format!(
-        "inequivalent arg '{name}' for {described}: received {received} but current is {current}"
-    ))
+        Ok(())
+    }
 }

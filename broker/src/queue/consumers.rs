@@ -1,6 +1,7 @@
 //! The consumers of a queue: whose turn it is, and who has room.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +12,7 @@ pub struct Consumer {
     pub from: Requester,
     pub no_ack: bool,
     pub exclusive: bool,
+    priority: i64,
     /// Unacked messages at most, 0: unlimited.
     prefetch: u32,
     unacked: u32,
@@ -36,11 +38,7 @@ impl Consumer {
     fn take_room(&self, wanted: u32) -> u32 {
         let wanted = wanted.min(self.own_room());
         if self.no_ack {
-            if self.waits_on_limit && self.limit.is_full() {
-                0
-            } else {
-                wanted
-            }
+            if self.waits_on_limit && self.limit.is_full() { 0 } else { wanted }
         } else if wanted == 0 {
             0
         } else {
@@ -55,6 +53,18 @@ impl Consumer {
         }
         if self.limit.is_full() {
             self.limit.starve();
+        }
+    }
+
+    /// Takes room for up to `wanted` messages; where there is none, it leaves word and looks once more, since room may
+    /// have been made in between.
+    fn room(&self, wanted: u32) -> u32 {
+        match self.take_room(wanted) {
+            0 => {
+                self.starve();
+                self.take_room(wanted)
+            }
+            room => room,
         }
     }
 
@@ -73,120 +83,155 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 #[derive(Default)]
 pub struct Consumers {
     slots: Vec<Option<Consumer>>,
-    /// Slots in the order in which they are served; who has no room leaves it until room is made.
-    ring: VecDeque<u32>,
+    /// By falling priority, the slots in the order in which they are served; who has no room leaves its ring until
+    /// room is made.
+    rings: BTreeMap<Reverse<i64>, VecDeque<u32>>,
     count: u32,
+    /// Single active consumer: only one is served, the others wait for its end.
+    single: Option<Single>,
+}
+
+struct Single {
+    active: Option<ConsumerKey>,
+    /// A newcomer of higher priority takes over (quorum queues).
+    overtaken: bool,
 }
 
 impl Consumers {
+    /// With `single_active` only one consumer is served; in a `quorum` queue one of higher priority takes over.
+    pub fn new(single_active: bool, quorum: bool) -> Consumers {
+        let single = single_active.then_some(Single { active: None, overtaken: quorum });
+        Consumers { single, ..Consumers::default() }
+    }
+
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    pub fn has_exclusive(&self) -> bool {
-        self.iter().any(|c| c.exclusive)
+    pub fn is_single_active(&self) -> bool {
+        self.single.is_some()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Consumer> {
+    pub fn has_exclusive(&self) -> bool {
+        self.iter().any(|consumer| consumer.exclusive)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Consumer> {
         self.slots.iter().flatten()
     }
 
     pub fn add(&mut self, new: NewConsumer) -> ConsumerKey {
-        let slot = self
-            .slots
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.slots.len());
-        let key = ConsumerKey {
-            slot: slot as u32,
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
-        };
-        let consumer = Consumer {
+        let free = self.slots.iter().position(Option::is_none);
+        let slot = free.unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let key = ConsumerKey { slot: slot as u32, serial };
+        self.slots[slot] = Some(Consumer {
             key,
             from: new.from,
             no_ack: new.no_ack,
             exclusive: new.exclusive,
+            priority: new.priority,
             prefetch: new.prefetch,
             unacked: 0,
             waits_on_limit: new.no_ack && new.limit.is_set(),
             window: new.window,
             limit: new.limit,
-            waiting: true,
-        };
-        if slot == self.slots.len() {
-            self.slots.push(Some(consumer));
-        } else {
-            self.slots[slot] = Some(consumer);
-        }
-        self.ring.push_back(key.slot);
+            waiting: false,
+        });
         self.count += 1;
+        self.enter_ring(key.slot);
+        self.choose_active(Some(key));
         key
     }
 
     pub fn get_mut(&mut self, key: ConsumerKey) -> Option<&mut Consumer> {
-        self.slots
-            .get_mut(key.slot as usize)?
-            .as_mut()
-            .filter(|c| c.key == key)
+        let consumer = self.slots.get_mut(key.slot as usize)?.as_mut();
+        consumer.filter(|consumer| consumer.key == key)
     }
 
     pub fn remove(&mut self, key: ConsumerKey) -> Option<Consumer> {
         self.get_mut(key)?;
-        let consumer = self.slots[key.slot as usize].take();
-        self.ring.retain(|slot| *slot != key.slot);
+        let consumer = self.slots[key.slot as usize].take()?;
+        if let Some(ring) = self.rings.get_mut(&Reverse(consumer.priority)) {
+            ring.retain(|slot| *slot != key.slot);
+        }
+        let last = !self.iter().any(|other| other.priority == consumer.priority);
+        if last {
+            self.rings.remove(&Reverse(consumer.priority));
+        }
         self.count -= 1;
-        consumer
+        self.choose_active(None);
+        Some(consumer)
     }
 
     pub fn drain(&mut self) -> impl Iterator<Item = Consumer> + use<> {
-        self.ring.clear();
+        self.rings.clear();
         self.count = 0;
         std::mem::take(&mut self.slots).into_iter().flatten()
     }
 
+    /// Single active consumer: keeps the active one, or chooses by priority, then by age.
+    fn choose_active(&mut self, new: Option<ConsumerKey>) {
+        let Some(single) = &self.single else { return };
+        let priority = |key: ConsumerKey| {
+            let consumer = self.slots.get(key.slot as usize).and_then(Option::as_ref);
+            consumer.filter(|consumer| consumer.key == key).map(|consumer| consumer.priority)
+        };
+        let current = single.active.and_then(|key| Some((key, priority(key)?)));
+        let active = match (current, new.and_then(|key| Some((key, priority(key)?)))) {
+            (Some((_, old)), Some((key, higher))) if single.overtaken && higher > old => Some(key),
+            (Some((key, _)), _) => Some(key),
+            (None, _) => self.iter().max_by_key(|c| (c.priority, Reverse(c.key.serial))).map(|c| c.key),
+        };
+        if let Some(single) = &mut self.single {
+            single.active = active;
+        }
+    }
+
+    fn enter_ring(&mut self, slot: u32) {
+        let Some(consumer) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        if !std::mem::replace(&mut consumer.waiting, true) {
+            self.rings.entry(Reverse(consumer.priority)).or_default().push_back(slot);
+        }
+    }
+
     /// `count` messages of this consumer are no longer unacked.
     pub fn settled(&mut self, key: ConsumerKey, count: u32) {
-        let Some(consumer) = self.get_mut(key) else {
-            return;
-        };
+        let Some(consumer) = self.get_mut(key) else { return };
         consumer.unacked = consumer.unacked.saturating_sub(count);
-        if !consumer.waiting {
-            consumer.waiting = true;
-            self.ring.push_back(key.slot);
-        }
+        self.enter_ring(key.slot);
     }
 
     /// Everybody who left the ring may have room again.
     pub fn wake(&mut self) {
-        for consumer in self.slots.iter_mut().flatten().filter(|c| !c.waiting) {
-            consumer.waiting = true;
-            self.ring.push_back(consumer.key.slot);
+        for slot in 0..self.slots.len() {
+            self.enter_ring(slot as u32);
         }
     }
 
-    /// Whose turn it is, and how many of `ready` messages it takes: a lone consumer as many as it has room for,
-    /// several one each. None when nobody has room; they have then been told to wake the queue when they have.
+    /// Whose turn it is, and how many of `ready` messages it takes: one each in turn, but as many as there is room
+    /// for when nobody else of its priority waits. None when nobody has room; they have then been told to wake the
+    /// queue when they have.
     pub fn next(&mut self, ready: u64) -> Option<(ConsumerKey, u32)> {
-        let wanted = if self.count == 1 {
-            ready.min(u64::from(u32::MAX)) as u32
-        } else {
-            1
-        };
-        while let Some(slot) = self.ring.pop_front() {
-            let Some(consumer) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
-                continue;
-            };
-            let mut room = consumer.take_room(wanted);
-            if room == 0 {
-                // Leave word, then look once more: room may have been made in between.
-                consumer.starve();
-                room = consumer.take_room(wanted);
+        let all = ready.min(u64::from(u32::MAX)) as u32;
+        if let Some(single) = &self.single {
+            let key = single.active?;
+            let room = self.get_mut(key)?.room(all);
+            return (room > 0).then_some((key, room));
+        }
+        for ring in self.rings.values_mut() {
+            while let Some(slot) = ring.pop_front() {
+                let Some(consumer) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
+                let room = consumer.room(if ring.is_empty() { all } else { 1 });
+                if room > 0 {
+                    ring.push_back(slot);
+                    return Some((consumer.key, room));
+                }
+                consumer.waiting = false;
             }
-            if room > 0 {
-                self.ring.push_back(slot);
-                return Some((consumer.key, room));
-            }
-            consumer.waiting = false;
         }
         None
     }

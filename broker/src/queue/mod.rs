@@ -2,17 +2,22 @@
 
 pub mod arguments;
 mod consumers;
+mod effects;
+pub mod equivalence;
+mod intake;
 mod ready;
 mod state;
 
 use std::sync::{Arc, Weak};
 
-use leveret_storage::{Mark, Store};
+use leveret_storage::{Entry, Mark, Store};
 
+use self::effects::Effects;
 pub use self::state::Origin;
-use self::state::{Effects, QueueState};
+use self::state::QueueState;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
+use crate::timers::Timers;
 use crate::vhost::VHost;
 
 /// A queue as everybody but its owner knows it.
@@ -21,32 +26,50 @@ pub struct Queue {
     pub id: u64,
     pub name: Box<str>,
     pub durable: bool,
+    /// It keeps transient messages too (a quorum queue).
+    pub keeps_all: bool,
+    /// It may refuse publishes, and so answers each that wants a confirm.
+    pub refuses: bool,
     /// The connection that alone may use it.
     pub exclusive_to: Option<u64>,
     turn: Arc<Turn<QueueOwner>>,
 }
 
+/// What a queue's owner reaches beyond itself.
+#[derive(Clone)]
+pub struct Outside {
+    pub store: Store<Token>,
+    pub vhost: Weak<VHost>,
+    pub timers: Arc<Timers>,
+}
+
 impl Queue {
-    pub fn new(
-        origin: Origin,
-        exclusive_to: Option<u64>,
-        store: Store<Token>,
-        mark: Option<Mark>,
-        vhost: Weak<VHost>,
-    ) -> Arc<Queue> {
+    pub fn new(origin: Origin, exclusive_to: Option<u64>, mark: Option<Mark>, outside: Outside) -> Arc<Queue> {
         Arc::new_cyclic(|queue| Queue {
             id: origin.id,
             name: origin.name.clone(),
             durable: origin.durable,
+            keeps_all: origin.settings.quorum,
+            refuses: origin.settings.overflow != arguments::Overflow::DropHead,
             exclusive_to,
             turn: Turn::new(QueueOwner {
+                queue: queue.clone(),
                 state: QueueState::new(origin, queue.clone()),
                 effects: Effects::default(),
-                store,
                 mark,
-                vhost,
+                outside,
             }),
         })
+    }
+
+    /// Whether a message outlives the broker here.
+    pub fn keeps(&self, persistent: bool) -> bool {
+        self.durable && (persistent || self.keeps_all)
+    }
+
+    /// Whether a publish with a confirm waits for this queue's word.
+    pub fn answers(&self, persistent: bool) -> bool {
+        self.keeps(persistent) || self.refuses
     }
 
     /// Tells the queue one thing.
@@ -72,12 +95,12 @@ impl Queue {
 
 /// The state with the way out for its effects.
 struct QueueOwner {
+    queue: Weak<Queue>,
     state: QueueState,
     effects: Effects,
-    store: Store<Token>,
     /// Remembers across a kill how far a durable queue has been delivered.
     mark: Option<Mark>,
-    vhost: Weak<VHost>,
+    outside: Outside,
 }
 
 /// Peers whose event buffers are kept from turn to turn.
@@ -87,36 +110,38 @@ impl Owner for QueueOwner {
     type Command = QueueCommand;
 
     fn run(&mut self, commands: &mut Vec<QueueCommand>) {
+        let now = self.outside.timers.now();
         for command in commands.drain(..) {
-            self.state.apply(command, &mut self.effects);
+            self.state.apply(command, now, &mut self.effects);
         }
-        self.state.deliver(&mut self.effects);
-        while self.hand_out() {
+        self.state.deliver(now, &mut self.effects);
+        while self.hand_out(now) {
             // Somebody was gone: what was meant for them goes to others.
-            self.state.deliver(&mut self.effects);
+            self.state.deliver(now, &mut self.effects);
         }
     }
 
     fn fail(&mut self) {
         self.effects = Effects::default();
-        self.state.give_up(&mut self.effects);
-        self.hand_out();
+        self.state.give_out(&mut self.effects);
+        self.hand_out(0);
     }
 }
 
 impl QueueOwner {
     /// True when some delivery came back.
-    fn hand_out(&mut self) -> bool {
+    fn hand_out(&mut self, now: u64) -> bool {
         let effects = &mut self.effects;
         // Before anybody sees them: a kill right after this must find them marked as delivered.
         if let (Some(sequence), Some(mark)) = (effects.delivered_through.take(), &self.mark)
             && let Err(error) = mark.delivered_through(sequence)
         {
-            tracing::error!(%error, "cannot note what was delivered");
+            effects.storage.push(Entry::Fail(error));
         }
         if !effects.storage.is_empty() {
-            self.store.submit(&mut effects.storage);
+            self.outside.store.submit(&mut effects.storage);
         }
+        effects.releases.clear();
         let mut returned: Vec<ConnectionEvent> = Vec::new();
         for (peer, events) in &mut effects.events {
             if !events.is_empty() && !peer.mailbox.append(events) {
@@ -126,14 +151,20 @@ impl QueueOwner {
         if effects.events.len() > KEPT {
             effects.events.clear();
         }
-        if !effects.topology.is_empty()
-            && let Some(vhost) = self.vhost.upgrade()
-        {
-            vhost.append(&mut effects.topology);
+        if let Some(vhost) = self.outside.vhost.upgrade() {
+            if !effects.dead_letters.is_empty() {
+                vhost.dead_letter(&mut effects.dead_letters);
+            }
+            if !effects.topology.is_empty() {
+                vhost.append(&mut effects.topology);
+            }
+        }
+        if let Some(moment) = effects.tick.take() {
+            self.outside.timers.at(moment, self.queue.clone());
         }
         let some = !returned.is_empty();
         for event in returned {
-            self.state.undeliverable(event, &mut self.effects);
+            self.state.undeliverable(event, now, &mut self.effects);
         }
         some
     }

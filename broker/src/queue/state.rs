@@ -1,4 +1,4 @@
-//! The rules of a queue: commands in, effects out. Synchronous; knows no task, socket or disk.
+//! The rules of a queue: commands in, effects out. Synchronous; knows no task, socket, disk or clock.
 //!
 //! A message is at any moment in one place: ready here, or unacked at the channel it was delivered to, which gives it
 //! back or settles it. So the queue keeps counts of what is out, not the messages.
@@ -6,68 +6,40 @@
 use std::sync::{Arc, Weak};
 
 use leveret_protocol::AmqpError;
-use leveret_storage::{Entry, Level, Op, Run};
+use leveret_storage::{Entry, Level, Op};
 
 use super::Queue;
+use super::arguments::Settings;
 use super::consumers::Consumers;
+use super::effects::Effects;
 use super::ready::Ready;
 use crate::command::{
-    ConfirmTo, ConnectionEvent, ConsumerKey, Delivery, NewConsumer, Peer, QueueCommand, Reply,
-    Requester, Segment, Token,
+    ConnectionEvent, ConsumerKey, Delivery, NewConsumer, QueueCommand, Reply, Requester, Segment, Token,
 };
+use crate::methods;
 use crate::vhost::command::TopologyCommand;
-
-/// What follows from a turn. Handed out in the order of the fields.
-#[derive(Default)]
-pub struct Effects {
-    /// The highest persistent message that is delivered in this turn.
-    pub delivered_through: Option<u64>,
-    pub storage: Vec<Entry<Token>>,
-    pub events: Vec<(Arc<Peer>, Vec<ConnectionEvent>)>,
-    pub topology: Vec<TopologyCommand>,
-}
-
-impl Effects {
-    pub fn event(&mut self, peer: &Arc<Peer>, event: ConnectionEvent) {
-        match self
-            .events
-            .iter_mut()
-            .find(|(other, _)| Arc::ptr_eq(other, peer))
-        {
-            Some((_, events)) => events.push(event),
-            None => self.events.push((peer.clone(), vec![event])),
-        }
-    }
-
-    pub fn reply(&mut self, to: &Requester, reply: Reply) {
-        self.event(
-            &to.peer,
-            ConnectionEvent::Reply {
-                channel: to.channel,
-                reply,
-            },
-        );
-    }
-
-    /// A persistent message up to `sequence` is handed out.
-    fn delivered(&mut self, sequence: u64) {
-        self.delivered_through = self.delivered_through.max(Some(sequence));
-    }
-}
+use crate::vhost::dead_letter::Reason;
 
 pub struct QueueState {
-    pub queue: Weak<Queue>,
+    queue: Weak<Queue>,
     /// Identity in storage.
-    id: u64,
-    name: Box<str>,
-    /// ` 'name' in vhost '/'`, for error texts.
+    pub(super) id: u64,
+    pub(super) name: Arc<str>,
+    /// `queue 'name' in vhost '/'`, for error texts.
     described: Box<str>,
-    durable: bool,
+    pub(super) durable: bool,
     auto_delete: bool,
-    ready: Ready,
+    pub(super) settings: Settings,
+    pub(super) ready: Ready,
     consumers: Consumers,
-    next_sequence: u64,
-    dead: bool,
+    pub(super) next_sequence: u64,
+    pub(super) dead: bool,
+    /// Some message has a time to live.
+    pub(super) timed: bool,
+    /// When somebody last used the queue, for its lease.
+    last_used: u64,
+    /// The tick that is on its way.
+    pub(super) armed: u64,
 }
 
 /// What a queue is made from.
@@ -77,80 +49,78 @@ pub struct Origin {
     pub vhost: Arc<str>,
     pub durable: bool,
     pub auto_delete: bool,
+    pub settings: Settings,
     /// 1, or what recovery says.
     pub next_sequence: u64,
     /// Recovered messages, in order.
     pub messages: Vec<Segment>,
+    /// Milliseconds since the Unix epoch.
+    pub now: u64,
 }
 
 impl QueueState {
     pub fn new(origin: Origin, queue: Weak<Queue>) -> QueueState {
-        let mut ready = Ready::default();
-        for segment in origin.messages {
-            ready.push(segment);
-        }
-        QueueState {
+        let settings = origin.settings;
+        let mut state = QueueState {
             queue,
             id: origin.id,
             described: crate::names::queue(&origin.name, &origin.vhost).into(),
-            name: origin.name,
+            name: origin.name.into(),
             durable: origin.durable,
             auto_delete: origin.auto_delete,
-            ready,
-            consumers: Consumers::default(),
+            ready: Ready::new(settings.max_priority.unwrap_or(0), settings.max_bytes.is_some()),
+            consumers: Consumers::new(settings.single_active, settings.quorum),
+            settings,
             next_sequence: origin.next_sequence,
             dead: false,
+            timed: false,
+            last_used: origin.now,
+            armed: Segment::NEVER,
+        };
+        for segment in origin.messages {
+            state.recover(segment);
         }
+        state
     }
 
-    pub fn apply(&mut self, command: QueueCommand, fx: &mut Effects) {
+    /// Applies one command. `now` in milliseconds since the Unix epoch.
+    pub fn apply(&mut self, command: QueueCommand, now: u64, fx: &mut Effects) {
         if self.dead {
             return self.refuse(command, fx);
         }
         match command {
-            QueueCommand::Publish {
-                run,
-                persistent,
-                confirm,
-            } => self.publish(run, persistent, confirm, fx),
-            QueueCommand::Settle {
-                consumer,
-                first,
-                count,
-                persistent,
-            } => self.settle(consumer, first, count, persistent, fx),
-            QueueCommand::Requeue { consumer, segment } => self.requeue(consumer, segment),
-            QueueCommand::Consume(new) => self.consume(*new, fx),
-            QueueCommand::Cancel { consumer, then } => self.cancel(consumer, then, fx),
-            QueueCommand::Get { from, no_ack } => self.get(&from, no_ack, fx),
-            QueueCommand::Purge { from } => self.purge(from, fx),
-            QueueCommand::Status { from, stored, .. } => {
-                let reply = self.counts();
-                if stored && self.durable {
-                    fx.storage.push(Entry::Notify(
-                        Level::Synced,
-                        Token::Reply { to: from, reply },
-                    ));
-                } else {
-                    fx.reply(&from, reply);
-                }
+            QueueCommand::Publish { run, persistent, expiration, confirm } => {
+                self.publish(run, persistent, expiration, confirm, now, fx)
             }
-            QueueCommand::Delete {
-                from,
-                if_unused,
-                if_empty,
-            } => self.delete(from, if_unused, if_empty, fx),
+            QueueCommand::Release(release) => fx.releases.push(release),
+            QueueCommand::Settle { consumer, first, count, persistent } => {
+                self.settled(consumer, count);
+                self.forget(first, count, persistent, fx);
+            }
+            QueueCommand::Reject { consumer, segment } => {
+                self.settled(consumer, segment.count());
+                self.give_up(segment, Reason::Rejected, fx);
+            }
+            QueueCommand::Requeue { consumer, segment, seen } => {
+                self.settled(consumer, segment.count());
+                self.put_back(segment, seen, fx);
+            }
+            QueueCommand::Consume(new) => self.consume(*new, fx),
+            QueueCommand::Cancel { consumer, then } => self.cancel(consumer, then, now, fx),
+            QueueCommand::Get { from, no_ack } => self.get(&from, no_ack, now, fx),
+            QueueCommand::Purge { from } => self.purge(from, fx),
+            QueueCommand::Status { from, stored, .. } => self.status(from, stored, now, fx),
+            QueueCommand::Delete { from, if_unused, if_empty } => self.delete(from, if_unused, if_empty, fx),
             QueueCommand::Kill => self.die(fx),
+            QueueCommand::Tick => {
+                self.armed = Segment::NEVER;
+                self.end_lease(now, fx);
+            }
             QueueCommand::Wake => self.consumers.wake(),
             QueueCommand::Sync { from, stored } => {
                 if stored {
-                    fx.storage.push(Entry::Notify(
-                        Level::Written,
-                        Token::Reply {
-                            to: from,
-                            reply: Reply::Done,
-                        },
-                    ));
+                    let token = Token::Reply { to: from, reply: Reply::Done };
+                    fx.storage.push(Entry::Notify(Level::Written, token));
                 } else {
                     fx.reply(&from, Reply::Done);
                 }
@@ -158,75 +128,65 @@ impl QueueState {
         }
     }
 
-    /// Hands ready messages to whoever has room; called once after the commands of a turn.
-    pub fn deliver(&mut self, fx: &mut Effects) {
+    /// Hands ready messages to whoever has room, and gives up what has expired or is too much; called after the
+    /// commands of a turn.
+    pub fn deliver(&mut self, now: u64, fx: &mut Effects) {
+        self.expire(now, false, fx);
         while !self.ready.is_empty() {
-            let Some((key, room)) = self.consumers.next(self.ready.len()) else {
-                return;
-            };
-            let Some(segment) = self.ready.take(room) else {
-                return;
-            };
+            let Some((key, room)) = self.consumers.next(self.ready.len()) else { break };
+            let Some(segment) = self.ready.take(room) else { break };
             let count = segment.count();
-            self.consumers.give_back(key, room - count);
+            if count < room {
+                self.consumers.give_back(key, room - count);
+            }
             self.hand_over(key, segment, fx);
+            self.expire(now, false, fx);
         }
+        self.expire(now, true, fx);
+        self.drop_surplus(fx);
+        self.arm(fx);
     }
 
     fn hand_over(&mut self, key: ConsumerKey, segment: Segment, fx: &mut Effects) {
         let Some(consumer) = self.consumers.get_mut(key) else {
             return self.ready.put_back(segment);
         };
-        let bytes = (segment.run.from..segment.run.to)
-            .map(|i| segment.run.block.len_of(i))
-            .sum();
+        let bytes = (segment.run.from..segment.run.to).map(|i| segment.run.block.len_of(i)).sum();
         consumer.sent(segment.count(), bytes);
         let no_ack = consumer.no_ack;
         let (peer, channel) = (consumer.from.peer.clone(), consumer.from.channel);
         self.taken(&segment, no_ack, fx);
-        fx.event(
-            &peer,
-            ConnectionEvent::Deliver(Delivery {
-                channel,
-                consumer: key,
-                segment,
-            }),
-        );
+        fx.event(&peer, ConnectionEvent::Deliver(Delivery { channel, consumer: key, segment }));
     }
 
     /// Bookkeeping of messages that leave the ready list for a consumer or a get.
     fn taken(&self, segment: &Segment, no_ack: bool, fx: &mut Effects) {
-        if !(self.durable && segment.persistent) {
-            return;
-        }
         if no_ack {
-            let count = u64::from(segment.count());
-            fx.storage.push(Entry::Op(Op::Remove {
-                queue: self.id,
-                first: segment.first,
-                count,
-            }));
-        } else {
+            self.forget(segment.first, segment.count(), segment.persistent, fx);
+        } else if self.durable && segment.persistent {
             fx.delivered(segment.last());
         }
     }
 
+    /// Messages that are done leave storage.
+    pub(super) fn forget(&self, first: u64, count: u32, persistent: bool, fx: &mut Effects) {
+        if self.durable && persistent {
+            fx.storage.push(Entry::Op(Op::Remove { queue: self.id, first, count: count.into() }));
+        }
+    }
+
     /// Deliveries that found their connection gone: as if they had not been made.
-    pub fn undeliverable(&mut self, event: ConnectionEvent, fx: &mut Effects) {
+    pub fn undeliverable(&mut self, event: ConnectionEvent, now: u64, fx: &mut Effects) {
         let (segment, no_ack) = match event {
-            ConnectionEvent::Deliver(Delivery {
-                consumer, segment, ..
-            }) => {
+            ConnectionEvent::Deliver(Delivery { consumer, segment, .. }) => {
                 let no_ack = self.consumers.get_mut(consumer).is_some_and(|c| c.no_ack);
-                self.remove_consumer(consumer, fx);
+                self.remove_consumer(consumer, now, fx);
                 (segment, no_ack)
             }
-            ConnectionEvent::Reply {
-                reply: Reply::Got {
-                    segment, no_ack, ..
-                },
-                ..
-            } => (segment, no_ack),
+            ConnectionEvent::Reply { reply: Reply::Got { segment, no_ack, .. }, .. } => (segment, no_ack),
+            ConnectionEvent::Reply { reply: Reply::Consuming(consumer), .. } => {
+                return self.remove_consumer(consumer, now, fx);
+            }
             _ => return,
         };
         // Without acks it counted as done when it was handed over.
@@ -235,197 +195,141 @@ impl QueueState {
         }
     }
 
-    fn publish(
-        &mut self,
-        run: Run,
-        persistent: bool,
-        confirm: Option<ConfirmTo>,
-        fx: &mut Effects,
-    ) {
-        let (first, count) = (self.next_sequence, run.count());
-        self.next_sequence += u64::from(count);
-        if self.durable && persistent {
-            fx.storage.push(Entry::Op(Op::Insert {
-                queue: self.id,
-                first,
-                run: run.clone(),
-            }));
-        }
-        if let Some(to) = confirm {
-            self.confirm(to, count, persistent, fx);
-        }
-        self.ready.push(Segment {
-            first,
-            run,
-            persistent,
-            redelivered: false,
-        });
-    }
-
-    fn confirm(&self, to: ConfirmTo, count: u32, persistent: bool, fx: &mut Effects) {
-        if self.durable && persistent && !self.dead {
-            fx.storage
-                .push(Entry::Notify(Level::Synced, Token::Confirm { to, count }));
-        } else {
-            let event = ConnectionEvent::Confirm {
-                channel: to.to.channel,
-                first: to.first,
-                count,
-            };
-            fx.event(&to.to.peer, event);
-        }
-    }
-
-    fn settle(
-        &mut self,
-        consumer: Option<ConsumerKey>,
-        first: u64,
-        count: u32,
-        persistent: bool,
-        fx: &mut Effects,
-    ) {
+    fn settled(&mut self, consumer: Option<ConsumerKey>, count: u32) {
         if let Some(key) = consumer {
             self.consumers.settled(key, count);
         }
-        if self.durable && persistent {
-            fx.storage.push(Entry::Op(Op::Remove {
-                queue: self.id,
-                first,
-                count: u64::from(count),
-            }));
-        }
-    }
-
-    fn requeue(&mut self, consumer: Option<ConsumerKey>, segment: Segment) {
-        if let Some(key) = consumer {
-            self.consumers.settled(key, segment.count());
-        }
-        self.ready.put_back(segment);
     }
 
     fn consume(&mut self, new: NewConsumer, fx: &mut Effects) {
-        if self.consumers.has_exclusive() || (new.exclusive && self.consumers.count() > 0) {
+        let taken = self.consumers.count() > 0 || self.consumers.is_single_active();
+        if self.consumers.has_exclusive() || (new.exclusive && taken) {
             let error = AmqpError::access_refused(format!("{} in exclusive use", self.described));
             return fx.reply(&new.from, Reply::Error(error));
+        }
+        if self.settings.quorum && new.limit.is_set() {
+            let text = format!("{} does not support global qos", self.described);
+            return fx.reply(&new.from, Reply::Error(AmqpError::not_implemented(text)));
         }
         let from = new.from.clone();
         let key = self.consumers.add(new);
         fx.reply(&from, Reply::Consuming(key));
     }
 
-    fn cancel(
-        &mut self,
-        consumer: ConsumerKey,
-        then: Option<(Requester, Reply)>,
-        fx: &mut Effects,
-    ) {
-        self.remove_consumer(consumer, fx);
+    fn cancel(&mut self, consumer: ConsumerKey, then: Option<(Requester, Reply)>, now: u64, fx: &mut Effects) {
+        self.remove_consumer(consumer, now, fx);
         let Some((to, reply)) = then else { return };
         if self.dead {
             // The topology hears of the queue's end first, so that nobody finds it after this answer.
-            fx.topology.push(TopologyCommand::Relay { to, reply });
+            self.relay(to, reply, fx);
         } else {
             fx.reply(&to, reply);
         }
     }
 
-    fn remove_consumer(&mut self, consumer: ConsumerKey, fx: &mut Effects) {
-        if self.consumers.remove(consumer).is_some()
-            && self.auto_delete
-            && self.consumers.count() == 0
-            && !self.dead
-        {
-            self.die(fx);
-            fx.topology.push(TopologyCommand::QueueDead {
-                name: self.name.clone(),
-                id: self.id,
-                then: None,
-            });
+    fn remove_consumer(&mut self, consumer: ConsumerKey, now: u64, fx: &mut Effects) {
+        if self.consumers.remove(consumer).is_none() || self.consumers.count() > 0 || self.dead {
+            return;
+        }
+        self.last_used = now;
+        if self.auto_delete {
+            self.end(None, fx);
         }
     }
 
-    fn get(&mut self, from: &Requester, no_ack: bool, fx: &mut Effects) {
+    fn get(&mut self, from: &Requester, no_ack: bool, now: u64, fx: &mut Effects) {
+        self.last_used = now;
+        if self.settings.quorum && self.consumers.is_single_active() {
+            let text = format!(
+                "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with \
+                 single active consumer",
+                self.described
+            );
+            return fx.reply(from, Reply::Error(AmqpError::resource_locked(text)));
+        }
+        self.expire(now, false, fx);
         let (Some(segment), Some(queue)) = (self.ready.take(1), self.queue.upgrade()) else {
             return fx.reply(from, Reply::GetEmpty);
         };
         self.taken(&segment, no_ack, fx);
-        fx.reply(
-            from,
-            Reply::Got {
-                queue,
-                segment,
-                left: clamp(self.ready.len()),
-                no_ack,
-            },
-        );
+        fx.reply(from, Reply::Got { queue, segment, left: clamp(self.ready.len()), no_ack });
     }
 
     fn purge(&mut self, from: Requester, fx: &mut Effects) {
-        let reply = Reply::Method(Box::new(crate::methods::purge_ok(clamp(self.ready.len()))));
-        let mut stored = false;
-        for segment in self.ready.drain().filter(|s| s.persistent && self.durable) {
-            let count = u64::from(segment.count());
-            fx.storage.push(Entry::Op(Op::Remove {
-                queue: self.id,
-                first: segment.first,
-                count,
-            }));
-            stored = true;
+        let reply = Reply::Method(Box::new(methods::purge_ok(clamp(self.ready.len()))));
+        for segment in self.ready.drain() {
+            self.forget(segment.first, segment.count(), segment.persistent, fx);
         }
-        if stored {
-            fx.storage.push(Entry::Notify(
-                Level::Synced,
-                Token::Reply { to: from, reply },
-            ));
+        if self.durable {
+            fx.storage.push(Entry::Notify(Level::Synced, Token::Reply { to: from, reply }));
+        } else {
+            fx.reply(&from, reply);
+        }
+    }
+
+    fn status(&mut self, from: Requester, stored: bool, now: u64, fx: &mut Effects) {
+        self.last_used = now;
+        let queue = (&*self.name).into();
+        let (messages, consumers) = (clamp(self.ready.len()), self.consumers.count());
+        let reply = Reply::Declared { queue, messages, consumers };
+        if stored && self.durable {
+            fx.storage.push(Entry::Notify(Level::Synced, Token::Reply { to: from, reply }));
         } else {
             fx.reply(&from, reply);
         }
     }
 
     fn delete(&mut self, from: Requester, if_unused: bool, if_empty: bool, fx: &mut Effects) {
-        let why = if if_empty && !self.ready.is_empty() {
-            "not empty"
+        let error = if self.settings.quorum && (if_unused || if_empty) {
+            let flag = if if_unused { "if-unused" } else { "if-empty" };
+            AmqpError::not_implemented(format!(
+                "cannot delete {}. queue.delete operations with {flag} flag set are not supported by quorum queues",
+                self.described
+            ))
+        } else if if_empty && !self.ready.is_empty() {
+            AmqpError::precondition_failed(format!("{} not empty", self.described))
         } else if if_unused && self.consumers.count() > 0 {
-            "in use"
+            AmqpError::precondition_failed(format!("{} in use", self.described))
         } else {
-            let reply = Reply::Method(Box::new(crate::methods::delete_ok(clamp(self.ready.len()))));
-            self.die(fx);
-            let then = Some((from, reply));
-            return fx.topology.push(TopologyCommand::QueueDead {
-                name: self.name.clone(),
-                id: self.id,
-                then,
-            });
+            let reply = Reply::Method(Box::new(methods::delete_ok(clamp(self.ready.len()))));
+            return self.end(Some((from, reply)), fx);
         };
-        let error = AmqpError::precondition_failed(format!("{} {why}", self.described));
         fx.reply(&from, Reply::Error(error));
     }
 
-    /// The queue ends: messages are dropped, consumers told.
-    fn die(&mut self, fx: &mut Effects) {
-        self.dead = true;
-        drop(self.ready.drain());
-        for consumer in self.consumers.drain() {
-            let event = ConnectionEvent::ConsumerGone {
-                channel: consumer.from.channel,
-                consumer: consumer.key,
-            };
-            fx.event(&consumer.from.peer, event);
+    /// Nobody has used the queue for as long as its lease says.
+    fn end_lease(&mut self, now: u64, fx: &mut Effects) {
+        if self.lease_ends().is_some_and(|end| now >= end) {
+            self.end(None, fx);
         }
+    }
+
+    /// When the queue ends, unless it is used before.
+    pub(super) fn lease_ends(&self) -> Option<u64> {
+        let expires = self.settings.expires.filter(|_| self.consumers.count() == 0)?;
+        Some(self.last_used + expires)
+    }
+
+    /// The queue ends by itself: the topology is told, and answers.
+    fn end(&mut self, then: Option<(Requester, Reply)>, fx: &mut Effects) {
+        self.die(fx);
+        fx.topology.push(TopologyCommand::QueueDead { name: (&*self.name).into(), id: self.id, then });
+    }
+
+    /// Messages are dropped, consumers told.
+    fn die(&mut self, fx: &mut Effects) {
+        self.give_out(fx);
         if self.durable {
             fx.storage.push(Entry::Op(Op::DropQueue { queue: self.id }));
         }
     }
 
-    /// Ends the queue after a defect in it: stored messages stay in storage for the next start.
-    pub fn give_up(&mut self, fx: &mut Effects) {
+    /// Ends the queue after a defect in it: what is stored stays in storage for the next start.
+    pub fn give_out(&mut self, fx: &mut Effects) {
         self.dead = true;
         drop(self.ready.drain());
         for consumer in self.consumers.drain() {
-            let event = ConnectionEvent::ConsumerGone {
-                channel: consumer.from.channel,
-                consumer: consumer.key,
-            };
+            let event = ConnectionEvent::ConsumerGone { channel: consumer.from.channel, consumer: consumer.key };
             fx.event(&consumer.from.peer, event);
         }
     }
@@ -433,59 +337,37 @@ impl QueueState {
     /// Commands for a queue that is gone: answered as if it had never been, confirmed, or dropped.
     fn refuse(&mut self, command: QueueCommand, fx: &mut Effects) {
         match command {
-            QueueCommand::Publish {
-                run,
-                persistent,
-                confirm: Some(to),
-            } => self.confirm(to, run.count(), persistent, fx),
-            QueueCommand::Consume(new) => fx.reply(&new.from, self.not_found()),
-            QueueCommand::Get { from, .. } | QueueCommand::Purge { from } => {
-                fx.reply(&from, self.not_found())
+            QueueCommand::Publish { run, persistent, confirm: Some(to), .. } => {
+                self.confirm(to, run.count(), persistent, fx)
             }
+            QueueCommand::Consume(new) => fx.reply(&new.from, self.not_found()),
+            QueueCommand::Get { from, .. } | QueueCommand::Purge { from } => fx.reply(&from, self.not_found()),
             QueueCommand::Status { again, .. } => fx.topology.push(*again),
             QueueCommand::Delete { from, .. } => {
-                let reply = Reply::Method(Box::new(crate::methods::delete_ok(0)));
-                fx.topology.push(TopologyCommand::Relay { to: from, reply });
+                let reply = Reply::Method(Box::new(methods::delete_ok(0)));
+                self.relay(from, reply, fx);
             }
-            QueueCommand::Cancel {
-                then: Some((to, reply)),
-                ..
-            } => fx.topology.push(TopologyCommand::Relay { to, reply }),
-            QueueCommand::Sync {
-                from,
-                stored: false,
-            } => fx.topology.push(TopologyCommand::Relay {
-                to: from,
-                reply: Reply::Done,
-            }),
-            QueueCommand::Sync { from, stored: true } => {
-                fx.storage.push(Entry::Notify(
-                    Level::Written,
-                    Token::Reply {
-                        to: from,
-                        reply: Reply::Done,
-                    },
-                ));
-            }
+            QueueCommand::Cancel { then: Some((to, reply)), .. } => self.relay(to, reply, fx),
+            QueueCommand::Sync { from, .. } => self.relay(from, Reply::Done, fx),
+            QueueCommand::Release(release) => fx.releases.push(release),
             QueueCommand::Publish { confirm: None, .. }
             | QueueCommand::Settle { .. }
+            | QueueCommand::Reject { .. }
             | QueueCommand::Requeue { .. }
             | QueueCommand::Cancel { then: None, .. }
             | QueueCommand::Kill
+            | QueueCommand::Tick
             | QueueCommand::Wake => {}
         }
     }
 
-    fn not_found(&self) -> Reply {
-        Reply::Error(AmqpError::not_found(format!("no {}", self.described)))
+    /// An answer that goes behind the news of the queue's end.
+    fn relay(&self, to: Requester, reply: Reply, fx: &mut Effects) {
+        fx.topology.push(TopologyCommand::Relay { to, reply, stored: self.durable });
     }
 
-    fn counts(&self) -> Reply {
-        Reply::Declared {
-            queue: self.name.clone(),
-            messages: clamp(self.ready.len()),
-            consumers: self.consumers.count(),
-        }
+    fn not_found(&self) -> Reply {
+        Reply::Error(AmqpError::not_found(format!("no {}", self.described)))
     }
 }
 

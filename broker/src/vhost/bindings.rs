@@ -21,12 +21,7 @@ pub struct Bound {
 impl Bound {
     pub fn new(vhost: &str, spec: BindingSpec, to: Destination, durable: bool) -> Bound {
         let identity = binding_key(vhost, &spec).into();
-        Bound {
-            spec,
-            to,
-            durable,
-            identity,
-        }
+        Bound { spec, to, durable, identity }
     }
 
     fn destination(&self) -> (DestinationKind, Box<[u8]>) {
@@ -51,21 +46,12 @@ impl Bindings {
     pub fn add(&mut self, bound: Bound) {
         let bound = Arc::new(bound);
         let identity = &bound.identity;
-        self.by_source
-            .entry(bound.source())
-            .or_default()
-            .insert(identity.clone(), bound.clone());
-        self.by_destination
-            .entry(bound.destination())
-            .or_default()
-            .insert(identity.clone(), bound);
+        self.by_source.entry(bound.source()).or_default().insert(identity.clone(), bound.clone());
+        self.by_destination.entry(bound.destination()).or_default().insert(identity.clone(), bound);
     }
 
     pub fn find(&self, vhost: &str, spec: &BindingSpec) -> Option<Arc<Bound>> {
-        self.by_source
-            .get(spec.source.as_bytes())?
-            .get(&*binding_key(vhost, spec))
-            .cloned()
+        self.by_source.get(spec.source.as_bytes())?.get(&*binding_key(vhost, spec)).cloned()
     }
 
     pub fn remove(&mut self, bound: &Bound) {
@@ -88,10 +74,7 @@ impl Bindings {
 
     /// Takes all bindings to a queue or an exchange off the lists.
     pub fn take_destination(&mut self, kind: DestinationKind, name: &[u8]) -> Vec<Arc<Bound>> {
-        let gone = self
-            .by_destination
-            .remove(&(kind, name.into()))
-            .unwrap_or_default();
+        let gone = self.by_destination.remove(&(kind, name.into())).unwrap_or_default();
         for bound in gone.values() {
             remove(&mut self.by_source, &bound.source(), bound);
         }

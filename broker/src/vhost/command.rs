@@ -82,10 +82,11 @@ pub enum TopologyCommand {
         id: u64,
         then: Option<(Requester, Reply)>,
     },
-    /// Answers behind everything that came before it.
+    /// Answers behind everything that came before it; with `stored`, once that is on disk.
     Relay {
         to: Requester,
         reply: Reply,
+        stored: bool,
     },
     /// The connection's exclusive queues go; then `from` is told.
     ConnectionGone {

@@ -44,14 +44,7 @@ pub fn binding_key(vhost: &str, binding: &BindingSpec) -> Key {
     let arguments = encode_table(&binding.arguments);
     key(
         BINDING,
-        &[
-            vhost.as_bytes(),
-            binding.source.as_bytes(),
-            kind,
-            binding.destination.as_bytes(),
-            &binding.key,
-            &arguments,
-        ],
+        &[vhost.as_bytes(), binding.source.as_bytes(), kind, binding.destination.as_bytes(), &binding.key, &arguments],
     )
 }
 
@@ -128,17 +121,13 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
 
 fn part<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], BadDefinition> {
     let (length, rest) = bytes.split_first_chunk::<4>().ok_or(BadDefinition)?;
-    let (part, rest) = rest
-        .split_at_checked(u32::from_be_bytes(*length) as usize)
-        .ok_or(BadDefinition)?;
+    let (part, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or(BadDefinition)?;
     *bytes = rest;
     Ok(part)
 }
 
 fn text(bytes: &[u8]) -> Result<Box<str>, BadDefinition> {
-    std::str::from_utf8(bytes)
-        .map(Box::from)
-        .map_err(|_| BadDefinition)
+    std::str::from_utf8(bytes).map(Box::from).map_err(|_| BadDefinition)
 }
 
 fn table(bytes: &[u8]) -> Result<FieldTable, BadDefinition> {

@@ -2,6 +2,7 @@
 
 mod bindings;
 pub mod command;
+pub mod dead_letter;
 pub mod definition;
 pub mod replies;
 pub mod snapshot;
@@ -11,35 +12,59 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use leveret_storage::Store;
+use leveret_storage::{Gauge, Store};
 
 use self::command::TopologyCommand;
+use self::dead_letter::{DeadLetter, DeadLetterOwner};
 use self::replies::Replies;
 use self::snapshot::Snapshot;
 use self::topology::TopologyOwner;
+use crate::clock::Clock;
 use crate::command::Token;
 use crate::mailbox::Turn;
+use crate::outbox::Outbox;
+use crate::timers::Timers;
 
 pub struct VHost {
     pub name: Arc<str>,
     snapshot: ArcSwap<Snapshot>,
     generation: AtomicU64,
     topology: Arc<Turn<TopologyOwner>>,
+    dead_letters: Arc<Turn<DeadLetterOwner>>,
     /// The reply consumers of all connections.
     pub replies: Replies,
 }
 
+/// What a virtual host is made with.
+#[derive(Clone)]
+pub struct Parts {
+    /// Numbers queues, broker-wide.
+    pub next_id: Arc<AtomicU64>,
+    pub store: Store<Token>,
+    pub gauge: Arc<Gauge>,
+    pub timers: Arc<Timers>,
+    pub clock: Arc<dyn Clock>,
+}
+
 impl VHost {
-    /// A virtual host with the predeclared exchanges. `next_id` numbers queues, broker-wide.
-    pub fn new(name: Arc<str>, next_id: Arc<AtomicU64>, store: Store<Token>) -> Arc<VHost> {
+    /// A virtual host with the predeclared exchanges.
+    pub fn new(name: Arc<str>, parts: Parts) -> Arc<VHost> {
         Arc::new_cyclic(|vhost| {
-            let owner = TopologyOwner::new(name.clone(), vhost.clone(), next_id, store);
+            let dead_letters = DeadLetterOwner {
+                vhost: vhost.clone(),
+                store: parts.store.clone(),
+                gauge: parts.gauge.clone(),
+                clock: parts.clock.clone(),
+                outbox: Outbox::default(),
+            };
+            let owner = TopologyOwner::new(name.clone(), vhost.clone(), parts);
             VHost {
                 name,
                 snapshot: ArcSwap::from_pointee(owner.snapshot()),
                 generation: AtomicU64::new(1),
                 topology: Turn::new(owner),
                 replies: Replies::default(),
+                dead_letters: Turn::new(dead_letters),
             }
         })
     }
@@ -67,6 +92,11 @@ impl VHost {
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes over what queues have given up.
+    pub fn dead_letter(&self, letters: &mut Vec<DeadLetter>) {
+        self.dead_letters.append(letters, 0);
     }
 
     pub fn push(&self, command: TopologyCommand) {

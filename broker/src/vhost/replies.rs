@@ -53,10 +53,7 @@ impl ReplyTo {
         }
         let to = self.clone();
         // A requester that is gone no longer wants to know.
-        let _ = self
-            .peer
-            .mailbox
-            .push(ConnectionEvent::DirectReply { to, reply });
+        let _ = self.peer.mailbox.push(ConnectionEvent::DirectReply { to, reply });
     }
 
     /// The connection has taken a reply off its mailbox.
@@ -94,10 +91,7 @@ impl Registration {
             overrun: AtomicBool::new(false),
         });
         vhost.replies.lock().insert(to.name.clone(), to.clone());
-        Registration {
-            vhost: vhost.clone(),
-            to,
-        }
+        Registration { vhost: vhost.clone(), to }
     }
 }
 

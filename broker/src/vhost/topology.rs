@@ -11,26 +11,22 @@ use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Entry, Level, Op, Store};
 
-use super::VHost;
 use super::bindings::{Bindings, Bound};
 use super::command::*;
 use super::definition;
 use super::snapshot::{Destination, Exchange, ExchangeSpec, Name, Snapshot};
+use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
 use crate::exchange::{ExchangeType, Router};
 use crate::mailbox::Owner;
-use crate::queue::{Origin, Queue, arguments};
+use crate::queue::arguments::{self, Flags, Settings};
+use crate::queue::{Origin, Outside, Queue, equivalence};
+use crate::timers::Timers;
 use crate::{methods, names};
 
 /// Exchange types of RabbitMQ's plugins that are not here yet.
-const TYPES_NOT_YET: &[&str] = &[
-    "x-consistent-hash",
-    "x-modulus-hash",
-    "x-random",
-    "x-local-random",
-    "x-recent-history",
-    "x-delayed-message",
-];
+const TYPES_NOT_YET: &[&str] =
+    &["x-consistent-hash", "x-modulus-hash", "x-random", "x-local-random", "x-recent-history", "x-delayed-message"];
 
 pub struct TopologyOwner {
     pub vhost: Weak<VHost>,
@@ -44,6 +40,7 @@ pub struct TopologyOwner {
     exclusive: HashMap<u64, HashSet<Name>>,
     next_id: Arc<AtomicU64>,
     store: Store<Token>,
+    timers: Arc<Timers>,
     // What follows from a turn, in the order in which it is handed out.
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
@@ -71,12 +68,8 @@ impl Owner for TopologyOwner {
 }
 
 impl TopologyOwner {
-    pub fn new(
-        name: Arc<str>,
-        vhost: Weak<VHost>,
-        next_id: Arc<AtomicU64>,
-        store: Store<Token>,
-    ) -> TopologyOwner {
+    pub fn new(name: Arc<str>, vhost: Weak<VHost>, parts: Parts) -> TopologyOwner {
+        let Parts { next_id, store, timers, .. } = parts;
         let mut owner = TopologyOwner {
             vhost,
             name,
@@ -87,6 +80,7 @@ impl TopologyOwner {
             exclusive: HashMap::new(),
             next_id,
             store,
+            timers,
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
@@ -154,11 +148,7 @@ impl TopologyOwner {
                 let outcome = self.check_exchange(&from, &name);
                 (from, outcome)
             }
-            TopologyCommand::DeleteExchange {
-                from,
-                name,
-                if_unused,
-            } => {
+            TopologyCommand::DeleteExchange { from, name, if_unused } => {
                 let outcome = self.delete_exchange(&from, &name, if_unused);
                 (from, outcome)
             }
@@ -174,19 +164,14 @@ impl TopologyOwner {
                 let outcome = self.declare_queue(&from, declare);
                 (from, outcome)
             }
-            TopologyCommand::DeleteQueue {
-                from,
-                name,
-                if_unused,
-                if_empty,
-            } => {
+            TopologyCommand::DeleteQueue { from, name, if_unused, if_empty } => {
                 let outcome = self.delete_queue(&from, &name, if_unused, if_empty);
                 (from, outcome)
             }
             TopologyCommand::QueueDead { name, id, then } => {
                 return self.queue_dead(&name, id, then);
             }
-            TopologyCommand::Relay { to, reply } => return self.replies.push((to, reply)),
+            TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
         };
         if let Err(error) = outcome {
@@ -194,35 +179,28 @@ impl TopologyOwner {
         }
     }
 
+    /// What the queues of this virtual host reach beyond themselves.
+    fn outside(&self) -> Outside {
+        Outside { store: self.store.clone(), vhost: self.vhost.clone(), timers: self.timers.clone() }
+    }
+
     fn answer(&mut self, to: &Requester, method: AMQPClass) {
-        self.replies
-            .push((to.clone(), Reply::Method(Box::new(method))));
+        self.replies.push((to.clone(), Reply::Method(Box::new(method))));
     }
 
     /// Answers once everything submitted so far is on disk.
     fn answer_stored(&mut self, to: &Requester, method: AMQPClass) {
         let reply = Reply::Method(Box::new(method));
-        self.entries.push(Entry::Notify(
-            Level::Synced,
-            Token::Reply {
-                to: to.clone(),
-                reply,
-            },
-        ));
+        self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to: to.clone(), reply }));
     }
 
     fn answer_as(&mut self, durable: bool, to: &Requester, method: AMQPClass) {
-        if durable {
-            self.answer_stored(to, method)
-        } else {
-            self.answer(to, method)
-        }
+        if durable { self.answer_stored(to, method) } else { self.answer(to, method) }
     }
 
     fn exchange(&self, name: &str) -> Result<&Arc<Exchange>, AmqpError> {
-        (self.snapshot.exchanges.get(name.as_bytes())).ok_or_else(|| {
-            AmqpError::not_found(format!("no {}", names::exchange(name, &self.name)))
-        })
+        (self.snapshot.exchanges.get(name.as_bytes()))
+            .ok_or_else(|| AmqpError::not_found(format!("no {}", names::exchange(name, &self.name))))
     }
 
     fn queue(&self, name: &str) -> Result<&Arc<Queue>, AmqpError> {
@@ -235,31 +213,18 @@ impl TopologyOwner {
     fn add_exchange(&mut self, spec: ExchangeSpec) {
         let name: Name = spec.name.as_bytes().into();
         let router = Router::new(spec.kind);
-        self.snapshot.exchanges.insert(
-            name,
-            Arc::new(Exchange {
-                spec: Arc::new(spec),
-                router,
-            }),
-        );
+        self.snapshot.exchanges.insert(name, Arc::new(Exchange { spec: Arc::new(spec), router }));
         self.changed = true;
     }
 
-    fn declare_exchange(
-        &mut self,
-        from: &Requester,
-        declare: ExchangeDeclare,
-    ) -> Result<(), AmqpError> {
+    fn declare_exchange(&mut self, from: &Requester, declare: ExchangeDeclare) -> Result<(), AmqpError> {
         let kind = ExchangeType::parse(&declare.kind);
         if kind.is_none() && TYPES_NOT_YET.contains(&&*declare.kind) {
             let text = format!("exchange type '{}' is not supported yet", declare.kind);
             return Err(AmqpError::not_implemented(text));
         }
         let Some(kind) = kind else {
-            return Err(AmqpError::precondition_failed(format!(
-                "unknown exchange type '{}'",
-                declare.kind
-            )));
+            return Err(AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)));
         };
         not_default(&declare.name)?;
         let described = names::exchange(&declare.name, &self.name);
@@ -270,10 +235,7 @@ impl TopologyOwner {
             return Ok(());
         }
         if declare.name.starts_with("amq.") {
-            let text = format!(
-                "exchange name '{}' contains reserved prefix 'amq.*'",
-                declare.name
-            );
+            let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", declare.name);
             return Err(AmqpError::access_refused(text));
         }
         let spec = exchange_spec(&declare, kind, &described)?;
@@ -295,18 +257,10 @@ impl TopologyOwner {
         Ok(())
     }
 
-    fn delete_exchange(
-        &mut self,
-        from: &Requester,
-        name: &str,
-        if_unused: bool,
-    ) -> Result<(), AmqpError> {
+    fn delete_exchange(&mut self, from: &Requester, name: &str, if_unused: bool) -> Result<(), AmqpError> {
         not_default(name)?;
         if name.starts_with("amq.") {
-            let text = format!(
-                "deletion of system {} not allowed",
-                names::exchange(name, &self.name)
-            );
+            let text = format!("deletion of system {} not allowed", names::exchange(name, &self.name));
             return Err(AmqpError::access_refused(text));
         }
         let Ok(exchange) = self.exchange(name) else {
@@ -362,11 +316,7 @@ impl TopologyOwner {
         self.exchange(&binding.source)
     }
 
-    fn destination(
-        &self,
-        from: &Requester,
-        binding: &BindingSpec,
-    ) -> Result<(Destination, bool), AmqpError> {
+    fn destination(&self, from: &Requester, binding: &BindingSpec) -> Result<(Destination, bool), AmqpError> {
         match binding.kind {
             DestinationKind::Queue => {
                 let queue = self.queue(&binding.destination)?;
@@ -375,10 +325,7 @@ impl TopologyOwner {
             }
             DestinationKind::Exchange => {
                 let exchange = self.exchange(&binding.destination)?;
-                Ok((
-                    Destination::Exchange(binding.destination.as_bytes().into()),
-                    exchange.spec.durable,
-                ))
+                Ok((Destination::Exchange(binding.destination.as_bytes().into()), exchange.spec.durable))
             }
         }
     }
@@ -388,22 +335,15 @@ impl TopologyOwner {
         let Some(exchange) = self.snapshot.exchanges.get_mut(name) else {
             return;
         };
-        if !Arc::make_mut(exchange)
-            .router
-            .bind(&binding.key, &binding.arguments, to.clone())
-        {
+        if !Arc::make_mut(exchange).router.bind(&binding.key, &binding.arguments, to.clone()) {
             return;
         }
         self.changed = true;
         if durable && store {
             let key = definition::binding_key(&self.name, &binding);
-            self.entries.push(Entry::Op(Op::PutDefinition {
-                key,
-                value: Box::default(),
-            }));
+            self.entries.push(Entry::Op(Op::PutDefinition { key, value: Box::default() }));
         }
-        self.bindings
-            .add(Bound::new(&self.name, binding, to, durable));
+        self.bindings.add(Bound::new(&self.name, binding, to, durable));
     }
 
     fn unbind(&mut self, from: &Requester, binding: BindingSpec) -> Result<(), AmqpError> {
@@ -427,16 +367,8 @@ impl TopologyOwner {
     /// A binding that has left the lists leaves the router and storage too.
     fn forget(&mut self, bound: &Bound) {
         self.changed = true;
-        if let Some(exchange) = self
-            .snapshot
-            .exchanges
-            .get_mut(bound.spec.source.as_bytes())
-        {
-            Arc::make_mut(exchange).router.unbind(
-                &bound.spec.key,
-                &bound.spec.arguments,
-                &bound.to,
-            );
+        if let Some(exchange) = self.snapshot.exchanges.get_mut(bound.spec.source.as_bytes()) {
+            Arc::make_mut(exchange).router.unbind(&bound.spec.key, &bound.spec.arguments, &bound.to);
         }
         if bound.durable {
             let key = (&*bound.identity).into();
@@ -456,9 +388,7 @@ impl TopologyOwner {
 
     /// Deletes an auto-delete exchange that has just lost its last binding as source.
     fn auto_delete_exchange(&mut self, name: &str) {
-        let auto_delete = self
-            .exchange(name)
-            .is_ok_and(|exchange| exchange.spec.auto_delete);
+        let auto_delete = self.exchange(name).is_ok_and(|exchange| exchange.spec.auto_delete);
         if auto_delete && !self.bindings.has_source(name.as_bytes()) {
             self.remove_exchange(name);
         }
@@ -475,33 +405,18 @@ impl TopologyOwner {
             if !passive {
                 self.equivalent_queue(&queue, &declare, &described)?;
             }
-            let again = Box::new(TopologyCommand::DeclareQueue {
-                from: from.clone(),
-                declare,
-            });
-            self.told.push((
-                queue,
-                QueueCommand::Status {
-                    from: from.clone(),
-                    stored: !passive,
-                    again,
-                },
-            ));
+            let again = Box::new(TopologyCommand::DeclareQueue { from: from.clone(), declare });
+            self.told.push((queue, QueueCommand::Status { from: from.clone(), stored: !passive, again }));
             return Ok(());
         }
         if declare.passive {
             return Err(AmqpError::not_found(format!("no {described}")));
         }
-        arguments::check(&declare.arguments, &described)?;
-        self.create_queue(from, declare)
+        let settings = arguments::parse(&declare.arguments, flags(&declare), &described)?;
+        self.create_queue(from, declare, settings)
     }
 
-    fn equivalent_queue(
-        &self,
-        queue: &Queue,
-        new: &QueueDeclare,
-        described: &str,
-    ) -> Result<(), AmqpError> {
+    fn equivalent_queue(&self, queue: &Queue, new: &QueueDeclare, described: &str) -> Result<(), AmqpError> {
         let Some(current) = self.declared.get(new.name.as_bytes()) else {
             return Ok(());
         };
@@ -511,16 +426,11 @@ impl TopologyOwner {
         // An exclusive queue is never durable, whatever was asked for.
         let durable = new.durable && !new.exclusive;
         flag("durable", described, durable, queue.durable)?;
-        flag(
-            "auto_delete",
-            described,
-            new.auto_delete,
-            current.auto_delete,
-        )?;
-        arguments::equivalent(&current.arguments, &new.arguments, described)
+        flag("auto_delete", described, new.auto_delete, current.auto_delete)?;
+        equivalence::equivalent(&current.arguments, &new.arguments, described)
     }
 
-    fn create_queue(&mut self, from: &Requester, declare: QueueDeclare) -> Result<(), AmqpError> {
+    fn create_queue(&mut self, from: &Requester, declare: QueueDeclare, settings: Settings) -> Result<(), AmqpError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let durable = declare.durable && !declare.exclusive;
         let mark = if durable {
@@ -538,40 +448,23 @@ impl TopologyOwner {
             vhost: self.name.clone(),
             durable,
             auto_delete: declare.auto_delete,
+            settings,
             next_sequence: 1,
             messages: Vec::new(),
+            now: self.timers.now(),
         };
-        let queue = Queue::new(
-            origin,
-            exclusive_to,
-            self.store.clone(),
-            mark,
-            self.vhost.clone(),
-        );
+        let queue = Queue::new(origin, exclusive_to, mark, self.outside());
         let name: Name = declare.name.as_bytes().into();
         if let Some(owner) = exclusive_to {
-            self.exclusive
-                .entry(owner)
-                .or_default()
-                .insert(name.clone());
+            self.exclusive.entry(owner).or_default().insert(name.clone());
         }
-        let reply = Reply::Declared {
-            queue: declare.name.clone(),
-            messages: 0,
-            consumers: 0,
-        };
+        let reply = Reply::Declared { queue: declare.name.clone(), messages: 0, consumers: 0 };
         if durable {
             self.entries.push(Entry::Op(Op::PutDefinition {
                 key: definition::queue_key(&self.name, &declare.name),
                 value: definition::queue_value(id, &declare),
             }));
-            self.entries.push(Entry::Notify(
-                Level::Synced,
-                Token::Reply {
-                    to: from.clone(),
-                    reply,
-                },
-            ));
+            self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to: from.clone(), reply }));
         } else {
             self.replies.push((from.clone(), reply));
         }
@@ -581,26 +474,13 @@ impl TopologyOwner {
         Ok(())
     }
 
-    fn delete_queue(
-        &mut self,
-        from: &Requester,
-        name: &str,
-        if_unused: bool,
-        if_empty: bool,
-    ) -> Result<(), AmqpError> {
+    fn delete_queue(&mut self, from: &Requester, name: &str, if_unused: bool, if_empty: bool) -> Result<(), AmqpError> {
         let Ok(queue) = self.queue(name).cloned() else {
             self.answer(from, methods::delete_ok(0));
             return Ok(());
         };
         unlocked(&queue, from, &self.name)?;
-        self.told.push((
-            queue,
-            QueueCommand::Delete {
-                from: from.clone(),
-                if_unused,
-                if_empty,
-            },
-        ));
+        self.told.push((queue, QueueCommand::Delete { from: from.clone(), if_unused, if_empty }));
         Ok(())
     }
 
@@ -614,10 +494,15 @@ impl TopologyOwner {
             // Removed already, or a new one of that name.
             _ => false,
         };
-        let Some((to, reply)) = then else { return };
-        if durable {
-            self.entries
-                .push(Entry::Notify(Level::Synced, Token::Reply { to, reply }));
+        if let Some((to, reply)) = then {
+            self.reply_as(durable, to, reply);
+        }
+    }
+
+    /// Answers at once, or once everything submitted so far is on disk.
+    fn reply_as(&mut self, stored: bool, to: Requester, reply: Reply) {
+        if stored {
+            self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to, reply }));
         } else {
             self.replies.push((to, reply));
         }
@@ -659,9 +544,8 @@ impl TopologyOwner {
     /// Brings back a durable exchange.
     pub fn recover_exchange(&mut self, declare: &ExchangeDeclare) -> Result<(), AmqpError> {
         let described = names::exchange(&declare.name, &self.name);
-        let kind = ExchangeType::parse(&declare.kind).ok_or_else(|| {
-            AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind))
-        })?;
+        let kind = ExchangeType::parse(&declare.kind)
+            .ok_or_else(|| AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)))?;
         self.add_exchange(exchange_spec(declare, kind, &described)?);
         Ok(())
     }
@@ -674,6 +558,11 @@ impl TopologyOwner {
         next_sequence: u64,
         messages: Vec<Segment>,
     ) -> Result<(), leveret_storage::StorageError> {
+        let described = names::queue(&declare.name, &self.name);
+        let settings = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
+            tracing::error!(queue = &*declare.name, "arguments are left out: {}", error.reply_text());
+            Settings::default()
+        });
         let mark = self.store.mark(id)?;
         let origin = Origin {
             id,
@@ -681,16 +570,12 @@ impl TopologyOwner {
             vhost: self.name.clone(),
             durable: true,
             auto_delete: declare.auto_delete,
+            settings,
             next_sequence,
             messages,
+            now: self.timers.now(),
         };
-        let queue = Queue::new(
-            origin,
-            None,
-            self.store.clone(),
-            Some(mark),
-            self.vhost.clone(),
-        );
+        let queue = Queue::new(origin, None, Some(mark), self.outside());
         let name: Name = declare.name.as_bytes().into();
         self.snapshot.queues.insert(name.clone(), queue);
         self.declared.insert(name, declare);
@@ -700,11 +585,7 @@ impl TopologyOwner {
     /// Brings back a durable binding. False when one of its ends is gone.
     pub fn recover_binding(&mut self, binding: BindingSpec) -> bool {
         let to = match binding.kind {
-            DestinationKind::Queue => self
-                .queue(&binding.destination)
-                .ok()
-                .cloned()
-                .map(Destination::Queue),
+            DestinationKind::Queue => self.queue(&binding.destination).ok().cloned().map(Destination::Queue),
             DestinationKind::Exchange => {
                 let name = || Destination::Exchange(binding.destination.as_bytes().into());
                 self.exchange(&binding.destination).ok().map(|_| name())
@@ -721,18 +602,12 @@ impl TopologyOwner {
 
 fn not_default(name: &str) -> Result<(), AmqpError> {
     if name.is_empty() {
-        return Err(AmqpError::access_refused(
-            "operation not permitted on the default exchange",
-        ));
+        return Err(AmqpError::access_refused("operation not permitted on the default exchange"));
     }
     Ok(())
 }
 
-fn exchange_spec(
-    declare: &ExchangeDeclare,
-    kind: ExchangeType,
-    described: &str,
-) -> Result<ExchangeSpec, AmqpError> {
+fn exchange_spec(declare: &ExchangeDeclare, kind: ExchangeType, described: &str) -> Result<ExchangeSpec, AmqpError> {
     use leveret_protocol::amq::AMQPValue;
     let alternate = match arguments::get(&declare.arguments, ALTERNATE) {
         None => None,
@@ -756,49 +631,25 @@ fn exchange_spec(
 
 const ALTERNATE: &str = "alternate-exchange";
 
-fn equivalent_exchange(
-    current: &ExchangeSpec,
-    new: &ExchangeDeclare,
-    described: &str,
-) -> Result<(), AmqpError> {
+fn equivalent_exchange(current: &ExchangeSpec, new: &ExchangeDeclare, described: &str) -> Result<(), AmqpError> {
     if current.kind.as_str() != &*new.kind {
-        return Err(arguments::inequivalent(
-            "type",
-            described,
-            &new.kind,
-            current.kind.as_str(),
-        ));
+        return Err(equivalence::inequivalent("type", described, &new.kind, current.kind.as_str()));
     }
     flag("durable", described, new.durable, current.durable)?;
-    flag(
-        "auto_delete",
-        described,
-        new.auto_delete,
-        current.auto_delete,
-    )?;
+    flag("auto_delete", described, new.auto_delete, current.auto_delete)?;
     flag("internal", described, new.internal, current.internal)?;
-    let pair = (
-        arguments::get(&new.arguments, ALTERNATE),
-        arguments::get(&current.arguments, ALTERNATE),
-    );
-    if arguments::same(pair.0, pair.1) {
+    let pair = (arguments::get(&new.arguments, ALTERNATE), arguments::get(&current.arguments, ALTERNATE));
+    if equivalence::same(pair.0, pair.1) {
         return Ok(());
     }
-    Err(arguments::inequivalent_argument(
-        ALTERNATE, described, pair.0, pair.1,
-    ))
+    Err(equivalence::inequivalent_argument(ALTERNATE, described, pair.0, pair.1))
 }
 
 fn flag(name: &str, described: &str, received: bool, current: bool) -> Result<(), AmqpError> {
     if received == current {
         return Ok(());
     }
-    Err(arguments::inequivalent(
-        name,
-        described,
-        &received.to_string(),
-        &current.to_string(),
-    ))
+    Err(equivalence::inequivalent(name, described, &received.to_string(), &current.to_string()))
 }
 
 /// Refuses the use of another connection's exclusive queue.
@@ -815,4 +666,8 @@ fn locked(name: &str, vhost: &str) -> AmqpError {
          exclusive property value does not match that of the original declaration.",
         names::queue(name, vhost)
     ))
+}
+
+fn flags(declare: &QueueDeclare) -> Flags {
+    Flags { durable: declare.durable, exclusive: declare.exclusive, auto_delete: declare.auto_delete }
 }

@@ -12,24 +12,12 @@ const NO_LIMIT: u64 = u64::MAX;
 
 /// The payload of a content header.
 fn header(class: u16, weight: u16, body_size: u64) -> Vec<u8> {
-    [
-        &class.to_be_bytes()[..],
-        &weight.to_be_bytes(),
-        &body_size.to_be_bytes(),
-        &[0, 0],
-    ]
-    .concat()
+    [&class.to_be_bytes()[..], &weight.to_be_bytes(), &body_size.to_be_bytes(), &[0, 0]].concat()
 }
 
 /// A channel on which `basic.publish` has come.
 fn published_to(routing_key: &[u8]) -> Assembler {
-    let payload = [
-        b"\0\x3C\0\x28\0\0\0",
-        &[routing_key.len() as u8][..],
-        routing_key,
-        &[0],
-    ]
-    .concat();
+    let payload = [b"\0\x3C\0\x28\0\0\0", &[routing_key.len() as u8][..], routing_key, &[0]].concat();
     let mut assembler = Assembler::default();
     assembler.start(&hot::publish(&payload).expect("well-formed"), 0);
     assembler
@@ -45,24 +33,13 @@ fn complete(progress: Result<Progress, AmqpError>) -> Complete {
 #[track_caller]
 fn refused(progress: Result<Progress, AmqpError>, text: &str, ids: (u16, u16)) {
     let error = progress.expect_err("must be refused");
-    assert_eq!(
-        (
-            error.reply_text().as_str(),
-            (error.class, error.method),
-            error.fatal
-        ),
-        (text, ids, false)
-    );
+    assert_eq!((error.reply_text().as_str(), (error.class, error.method), error.fatal), (text, ids, false));
 }
 
 #[test]
 fn content_without_a_method_is_unexpected() {
     let text = "UNEXPECTED_FRAME - expected method frame, got non method frame instead";
-    refused(
-        Assembler::default().header(&header(60, 0, 0), NO_LIMIT),
-        text,
-        (0, 0),
-    );
+    refused(Assembler::default().header(&header(60, 0, 0), NO_LIMIT), text, (0, 0));
     refused(Assembler::default().body(b"", 4096), text, (0, 0));
     assert_eq!(Assembler::default().unexpected(BODY).reply_text(), text);
 }
@@ -78,59 +55,33 @@ fn a_method_or_a_body_in_place_of_the_header_is_unexpected() {
 fn a_method_or_a_header_in_place_of_the_body_is_unexpected() {
     let text = "UNEXPECTED_FRAME - expected content body, got non content body frame instead";
     let mut assembler = published_to(b"q");
-    assert_eq!(
-        assembler.header(&header(60, 0, 1), NO_LIMIT),
-        Ok(Progress::More)
-    );
+    assert_eq!(assembler.header(&header(60, 0, 1), NO_LIMIT), Ok(Progress::More));
     refused(Err(assembler.unexpected(METHOD)), text, (60, 40));
-    refused(
-        assembler.header(&header(60, 0, 1), NO_LIMIT),
-        text,
-        (60, 40),
-    );
+    refused(assembler.header(&header(60, 0, 1), NO_LIMIT), text, (60, 40));
     assert!(assembler.is_idle());
 }
 
 #[test]
 fn the_header_must_be_of_class_60_and_weight_0() {
-    let got_10 =
-        "UNEXPECTED_FRAME - expected content header for class 60, got one for class 10 instead";
-    refused(
-        published_to(b"q").header(&header(10, 0, 1), NO_LIMIT),
-        got_10,
-        (60, 40),
-    );
+    let got_10 = "UNEXPECTED_FRAME - expected content header for class 60, got one for class 10 instead";
+    refused(published_to(b"q").header(&header(10, 0, 1), NO_LIMIT), got_10, (60, 40));
     let weight = "UNEXPECTED_FRAME - expected content header for class 60, got non content header frame instead";
-    refused(
-        published_to(b"q").header(&header(60, 1, 1), NO_LIMIT),
-        weight,
-        (60, 40),
-    );
+    refused(published_to(b"q").header(&header(60, 1, 1), NO_LIMIT), weight, (60, 40));
 }
 
 #[test]
 fn a_body_may_not_be_longer_than_announced() {
     let mut assembler = published_to(b"q");
-    assert_eq!(
-        assembler.header(&header(60, 0, 3), NO_LIMIT),
-        Ok(Progress::More)
-    );
+    assert_eq!(assembler.header(&header(60, 0, 3), NO_LIMIT), Ok(Progress::More));
     let text = "FRAME_ERROR - content body frame exceeds remaining content size";
     refused(assembler.body(b"abcd", 4096), text, (60, 40));
 }
 
 #[test]
 fn more_than_512_mib_are_refused_on_sight_of_the_header() {
-    assert_eq!(
-        published_to(b"q").header(&header(60, 0, MAX_BODY), NO_LIMIT),
-        Ok(Progress::More)
-    );
+    assert_eq!(published_to(b"q").header(&header(60, 0, MAX_BODY), NO_LIMIT), Ok(Progress::More));
     let text = "FRAME_ERROR - content body size 536870913 exceeds maximum allowed size 536870912";
-    refused(
-        published_to(b"q").header(&header(60, 0, MAX_BODY + 1), NO_LIMIT),
-        text,
-        (60, 40),
-    );
+    refused(published_to(b"q").header(&header(60, 0, MAX_BODY + 1), NO_LIMIT), text, (60, 40));
 }
 
 #[test]
@@ -146,10 +97,7 @@ fn an_empty_body_needs_no_frame_and_allows_none() {
 #[test]
 fn a_body_beyond_the_limit_is_counted_and_not_kept() {
     let mut assembler = published_to(b"q");
-    assert_eq!(
-        assembler.header(&header(60, 0, 2_000_000), 1_000_000),
-        Ok(Progress::More)
-    );
+    assert_eq!(assembler.header(&header(60, 0, 2_000_000), 1_000_000), Ok(Progress::More));
     for _ in 0..19 {
         assert_eq!(assembler.body(&[0; 100_000], 131_072), Ok(Progress::More));
         assert!(assembler.held() < 1_000);
@@ -162,10 +110,7 @@ fn a_body_beyond_the_limit_is_counted_and_not_kept() {
 #[test]
 fn an_announced_size_alone_costs_no_memory() {
     let mut assembler = published_to(b"q");
-    assert_eq!(
-        assembler.header(&header(60, 0, MAX_BODY), NO_LIMIT),
-        Ok(Progress::More)
-    );
+    assert_eq!(assembler.header(&header(60, 0, MAX_BODY), NO_LIMIT), Ok(Progress::More));
     assert_eq!(assembler.body(b"x", 131_072), Ok(Progress::More));
     assert!(assembler.held() < 1_000, "{}", assembler.held());
 }
@@ -173,20 +118,12 @@ fn an_announced_size_alone_costs_no_memory() {
 #[test]
 fn empty_body_frames_within_a_body_leave_no_trace() {
     let mut assembler = published_to(b"q");
-    assert_eq!(
-        assembler.header(&header(60, 0, 2), NO_LIMIT),
-        Ok(Progress::More)
-    );
+    assert_eq!(assembler.header(&header(60, 0, 2), NO_LIMIT), Ok(Progress::More));
     assert_eq!(assembler.body(b"", 4096), Ok(Progress::More));
     assert_eq!(assembler.body(b"a", 4096), Ok(Progress::More));
     assert_eq!(assembler.body(b"", 4096), Ok(Progress::More));
     let message = complete(assembler.body(b"b", 4096));
-    let bodies: Vec<_> = message
-        .parts()
-        .expect("whole")
-        .bodies()
-        .map(<[u8]>::to_vec)
-        .collect();
+    let bodies: Vec<_> = message.parts().expect("whole").bodies().map(<[u8]>::to_vec).collect();
     assert_eq!(bodies, [b"ab"]);
 }
 
@@ -203,10 +140,7 @@ fn the_meaningless_flag_bits_are_cleared() {
 fn a_header_without_flags_completes_and_its_properties_are_refused() {
     for length in [12, 13] {
         let message = complete(published_to(b"q").header(&header(60, 0, 0)[..length], NO_LIMIT));
-        assert_eq!(
-            message.header().parse().expect_err("must be refused").code,
-            501
-        );
+        assert_eq!(message.header().parse().expect_err("must be refused").code, 501);
     }
 }
 
@@ -240,30 +174,16 @@ fn one_by_one(buffer: &[u8], frame_max: u32) -> Result<Option<(Complete, usize)>
 #[track_caller]
 fn same(buffer: &[u8], frame_max: u32) {
     let fast = whole(buffer, frame_max).expect("whole");
-    let (slow, taken) = one_by_one(buffer, frame_max)
-        .expect("well-formed")
-        .expect("complete");
+    let (slow, taken) = one_by_one(buffer, frame_max).expect("well-formed").expect("complete");
     let slow_parts = slow.parts().expect("whole");
     let fast_parts = leveret_protocol::Message::parse(fast.message).expect("whole");
     assert_eq!(taken, fast.consumed);
-    assert_eq!(
-        (slow_parts.address, slow_parts.header),
-        (fast_parts.address, fast_parts.header)
-    );
-    assert_eq!(
-        (slow.address(), slow.content()),
-        (slow_parts.address, slow_parts.content)
-    );
-    assert_eq!(
-        (fast.publish.address, fast.content()),
-        (fast_parts.address, fast_parts.content)
-    );
+    assert_eq!((slow_parts.address, slow_parts.header), (fast_parts.address, fast_parts.header));
+    assert_eq!((slow.address(), slow.content()), (slow_parts.address, slow_parts.content));
+    assert_eq!((fast.publish.address, fast.content()), (fast_parts.address, fast_parts.content));
     assert_eq!(slow_parts.bits & 3, fast_parts.bits & 3);
     assert_eq!(slow_parts.body(), fast_parts.body());
-    assert_eq!(
-        (slow.header(), slow.body_size),
-        (fast.header, fast.header.body_size)
-    );
+    assert_eq!((slow.header(), slow.body_size), (fast.header, fast.header.body_size));
 }
 
 /// The frames of a message, the channel's number left out of account.
@@ -336,31 +256,16 @@ fn irregular_messages_are_left_to_the_slow_path() {
         whole(&message.frames(), 4096).is_none()
     };
     assert!(changed(|message| message.channel = 0), "channel 0");
-    assert!(
-        changed(|message| message.bodies.insert(1, Vec::new())),
-        "an empty body frame"
-    );
-    assert!(
-        changed(|message| message.flags_and_properties = vec![0, 1]),
-        "a flag without meaning"
-    );
-    assert!(
-        changed(|message| message.flags_and_properties.clear()),
-        "no flags"
-    );
+    assert!(changed(|message| message.bodies.insert(1, Vec::new())), "an empty body frame");
+    assert!(changed(|message| message.flags_and_properties = vec![0, 1]), "a flag without meaning");
+    assert!(changed(|message| message.flags_and_properties.clear()), "no flags");
 
     let mut heartbeat_between = regular.frames();
     let header_at = 7 + 4 + 2 + 4 + 1 + 1;
     heartbeat_between.splice(header_at..header_at, frame::heartbeat());
-    assert!(
-        whole(&heartbeat_between, 4096).is_none(),
-        "another frame between"
-    );
+    assert!(whole(&heartbeat_between, 4096).is_none(), "another frame between");
     let mut other_channel = regular.frames();
     other_channel[header_at + 2] = 4;
-    assert!(
-        whole(&other_channel, 4096).is_none(),
-        "a header of another channel"
-    );
+    assert!(whole(&other_channel, 4096).is_none(), "a header of another channel");
     assert!(whole(&regular.frames(), 13).is_none(), "a frame too large");
 }

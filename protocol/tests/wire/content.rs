@@ -9,13 +9,7 @@ use leveret_protocol::{
 };
 use proptest::{collection::vec, option, prelude::*};
 
-type Strings = (
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-);
+type Strings = (Option<String>, Option<String>, Option<String>, Option<String>, Option<String>);
 
 fn strings() -> impl Strategy<Value = Strings> {
     let string = || option::of(text().prop_map(|text| text.as_str().to_owned()));
@@ -50,9 +44,7 @@ prop_compose! {
 
 /// Flags and properties as amq-protocol writes them.
 fn written(properties: &AMQPProperties) -> Vec<u8> {
-    gen_properties(properties)(WriteContext::from(Vec::new()))
-        .expect("in memory")
-        .write
+    gen_properties(properties)(WriteContext::from(Vec::new())).expect("in memory").write
 }
 
 fn parts(written: &[u8]) -> (u16, &[u8]) {
@@ -188,21 +180,7 @@ proptest! {
 #[test]
 fn the_value_put_is_the_value_read() {
     let put = [("n", AMQPValue::LongLongInt(5))];
-    let edited = content::edit(
-        &payload(&[0, 0]),
-        &Edits {
-            put: &put,
-            ..Edits::default()
-        },
-    )
-    .expect("well-formed");
-    let headers = content::header(&edited)
-        .parse()
-        .expect("well-formed")
-        .headers
-        .expect("present");
-    assert_eq!(
-        headers.get("n").and_then(|value| value.as_integer()),
-        Some(5)
-    );
+    let edited = content::edit(&payload(&[0, 0]), &Edits { put: &put, ..Edits::default() }).expect("well-formed");
+    let headers = content::header(&edited).parse().expect("well-formed").headers.expect("present");
+    assert_eq!(headers.get("n").and_then(|value| value.as_integer()), Some(5));
 }

@@ -1,9 +1,7 @@
 //! Random frames, tables and messages.
 
 use leveret_protocol::{
-    amq::{
-        AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString, ShortString, short,
-    },
+    amq::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString, ShortString, short},
     frame, message,
 };
 use proptest::{collection::vec, prelude::*};
@@ -30,8 +28,7 @@ pub fn value() -> impl Strategy<Value = AMQPValue> + Clone {
         any::<i64>().prop_map(AMQPValue::LongLongInt),
         proptest::num::f32::NORMAL.prop_map(AMQPValue::Float),
         proptest::num::f64::NORMAL.prop_map(AMQPValue::Double),
-        any::<(u8, u32)>()
-            .prop_map(|(scale, value)| AMQPValue::DecimalValue(DecimalValue { scale, value })),
+        any::<(u8, u32)>().prop_map(|(scale, value)| AMQPValue::DecimalValue(DecimalValue { scale, value })),
         octets(20).prop_map(|bytes| AMQPValue::LongString(LongString::from(bytes))),
         octets(20).prop_map(|bytes| AMQPValue::ByteArray(ByteArray::from(bytes))),
         any::<u64>().prop_map(AMQPValue::Timestamp),
@@ -39,8 +36,7 @@ pub fn value() -> impl Strategy<Value = AMQPValue> + Clone {
     ];
     leaf.prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
-            vec(inner.clone(), 0..4)
-                .prop_map(|items| AMQPValue::FieldArray(FieldArray::from(items))),
+            vec(inner.clone(), 0..4).prop_map(|items| AMQPValue::FieldArray(FieldArray::from(items))),
             entries(inner).prop_map(AMQPValue::FieldTable),
         ]
     })
@@ -50,9 +46,7 @@ pub fn table() -> impl Strategy<Value = FieldTable> + Clone {
     entries(value())
 }
 
-fn entries(
-    value: impl Strategy<Value = AMQPValue> + Clone,
-) -> impl Strategy<Value = FieldTable> + Clone {
+fn entries(value: impl Strategy<Value = AMQPValue> + Clone) -> impl Strategy<Value = FieldTable> + Clone {
     vec((text(), value), 0..5).prop_map(|entries| {
         let mut table = FieldTable::default();
         for (key, value) in entries {
@@ -84,12 +78,7 @@ impl Published {
 
     pub fn header(&self) -> Vec<u8> {
         let size = self.body().len() as u64;
-        [
-            &[0, 60, 0, 0][..],
-            &size.to_be_bytes(),
-            &self.flags_and_properties,
-        ]
-        .concat()
+        [&[0, 60, 0, 0][..], &size.to_be_bytes(), &self.flags_and_properties].concat()
     }
 
     pub fn frames(&self) -> Vec<u8> {

@@ -30,13 +30,7 @@ fn methods() -> Vec<((u16, u16), Vec<&'static str>)> {
     for word in METHODS.split_whitespace() {
         match (word.split_once(','), methods.last_mut()) {
             (Some((class, method)), _) => {
-                methods.push((
-                    (
-                        class.parse().expect("a number"),
-                        method.parse().expect("a number"),
-                    ),
-                    Vec::new(),
-                ));
+                methods.push(((class.parse().expect("a number"), method.parse().expect("a number")), Vec::new()));
             }
             (None, Some((_, args))) => args.push(word),
             (None, None) => unreachable!("the list begins with ids"),
@@ -52,12 +46,8 @@ fn argument(kind: &str) -> BoxedStrategy<Vec<u8>> {
         "u16" => fixed(2),
         "u32" => fixed(4),
         "u64" => fixed(8),
-        "short" => text()
-            .prop_map(|text| [&[text.as_str().len() as u8], text.as_str().as_bytes()].concat())
-            .boxed(),
-        "long" => octets(40)
-            .prop_map(|bytes| [&(bytes.len() as u32).to_be_bytes()[..], &bytes].concat())
-            .boxed(),
+        "short" => text().prop_map(|text| [&[text.as_str().len() as u8], text.as_str().as_bytes()].concat()).boxed(),
+        "long" => octets(40).prop_map(|bytes| [&(bytes.len() as u32).to_be_bytes()[..], &bytes].concat()).boxed(),
         "table" => table().prop_map(|table| encode_table(&table)).boxed(),
         _ => unreachable!("{kind}"),
     }
@@ -67,14 +57,7 @@ fn argument(kind: &str) -> BoxedStrategy<Vec<u8>> {
 pub fn payload() -> impl Strategy<Value = Vec<u8>> {
     proptest::sample::select(methods()).prop_flat_map(|((class, method), args)| {
         let args: Vec<_> = args.into_iter().map(argument).collect();
-        args.prop_map(move |args| {
-            [
-                &class.to_be_bytes()[..],
-                &method.to_be_bytes(),
-                &args.concat(),
-            ]
-            .concat()
-        })
+        args.prop_map(move |args| [&class.to_be_bytes()[..], &method.to_be_bytes(), &args.concat()].concat())
     })
 }
 
@@ -102,11 +85,7 @@ fn every_method_passes_with_empty_arguments() {
         let mut frame = Vec::new();
         method::encode(&mut frame, 1, &expected);
         // The one argument with another default: access.request-ok has ticket 1.
-        let expected = if (class, method) == (30, 11) {
-            vec![0, 30, 0, 11, 0, 1]
-        } else {
-            payload
-        };
+        let expected = if (class, method) == (30, 11) { vec![0, 30, 0, 11, 0, 1] } else { payload };
         assert_eq!(&frame[7..frame.len() - 1], expected, "{class},{method}");
     }
 }
@@ -148,29 +127,15 @@ proptest! {
 fn a_table_of_10_000_levels_is_refused_on_a_small_stack_and_one_of_128_is_read() {
     let declare = |levels: usize| {
         let with_length = |inner: &[u8]| [&(inner.len() as u32).to_be_bytes()[..], inner].concat();
-        let table = (1..levels).fold(with_length(&[]), |inner, _| {
-            with_length(&[b"\x01kF", &inner[..]].concat())
-        });
+        let table = (1..levels).fold(with_length(&[]), |inner, _| with_length(&[b"\x01kF", &inner[..]].concat()));
         [&[0, 50, 0, 10, 0, 0, 1, b'q', 0][..], &table].concat()
     };
     let on_small_stack = |payload: Vec<u8>, octets| {
         let thread = std::thread::Builder::new().stack_size(octets);
-        thread
-            .spawn(move || decode(&payload).map(drop))
-            .expect("a thread")
-            .join()
-            .expect("no overflow")
+        thread.spawn(move || decode(&payload).map(drop)).expect("a thread").join().expect("no overflow")
     };
     let deep = on_small_stack(declare(10_000), 64 << 10).expect_err("must be refused");
-    assert_eq!(
-        deep.reply_text(),
-        "SYNTAX_ERROR - field table nested too deeply"
-    );
-    assert_eq!(
-        on_small_stack(declare(129), 64 << 10)
-            .expect_err("must be refused")
-            .code,
-        502
-    );
+    assert_eq!(deep.reply_text(), "SYNTAX_ERROR - field table nested too deeply");
+    assert_eq!(on_small_stack(declare(129), 64 << 10).expect_err("must be refused").code, 502);
     assert_eq!(on_small_stack(declare(128), 1 << 20), Ok(()));
 }

@@ -32,33 +32,17 @@ fn everything(bytes: &[u8]) {
         deliver::returned(&mut out, 1, 312, &text_of(bytes), bytes, bytes, frame_max);
         assert!(out.len() <= 4 * (20 * bytes.len() + 600));
     }
-    for error in [
-        method::decode(bytes).err(),
-        hot::publish(bytes).err(),
-        hot::settle(bytes).err(),
-    ]
-    .into_iter()
-    .flatten()
+    for error in
+        [method::decode(bytes).err(), hot::publish(bytes).err(), hot::settle(bytes).err()].into_iter().flatten()
     {
         assert!(error.reply_text().len() <= 255);
     }
-    let _ = (
-        Table::parse(bytes).is_ok(),
-        decode_table(bytes).is_ok(),
-        shown(bytes),
-    );
+    let _ = (Table::parse(bytes).is_ok(), decode_table(bytes).is_ok(), shown(bytes));
     let header = content::header(bytes);
     let _ = (header.parse().is_ok(), header.is_persistent());
-    let _ = (
-        content::edit(bytes, &Edits::default()).is_ok(),
-        Properties::parse(u16::MAX, bytes).is_ok(),
-    );
+    let _ = (content::edit(bytes, &Edits::default()).is_ok(), Properties::parse(u16::MAX, bytes).is_ok());
     if let Some(message) = Message::parse(bytes) {
-        let _ = (
-            message.body(),
-            message.content_header().parse().is_ok(),
-            message.rebuild(bytes, bytes),
-        );
+        let _ = (message.body(), message.content_header().parse().is_ok(), message.rebuild(bytes, bytes));
     }
 }
 

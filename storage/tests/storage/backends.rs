@@ -54,8 +54,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (queue.clone(), prop_oneof![Just(0u64), 0u64..50], 1u32..40, len.clone())
             .prop_map(|(queue, gap, count, len)| Step::Insert { queue, gap, count: if len > 300 { 1 } else { count }, len }),
-        8 => (queue.clone(), 0u64..1000, prop_oneof![4 => Just(1u64), 1 => 1u64..60])
+        8 => (queue.clone(), 0u64..1000, prop_oneof![8 => Just(1u64), 2 => 1u64..60, 1 => Just(100_000u64)])
             .prop_map(|(queue, at, count)| Step::Remove { queue, at, count }),
+        // Long enough for more records than are deleted one by one.
+        1 => (queue.clone(), 5_000u32..8_000)
+            .prop_map(|(queue, count)| Step::Insert { queue, gap: 0, count, len: 250 }),
         1 => queue.prop_map(|queue| Step::Drop { queue }),
         1 => (key.clone(), len).prop_map(|(key, len)| Step::Put { key, len }),
         1 => key.prop_map(|key| Step::Delete { key }),
@@ -73,12 +76,7 @@ struct Player {
 impl Player {
     fn op(&mut self, step: &Step) -> Option<Op> {
         Some(match *step {
-            Step::Insert {
-                queue,
-                gap,
-                count,
-                len,
-            } => {
+            Step::Insert { queue, gap, count, len } => {
                 let next = &mut self.next[queue as usize];
                 let first = *next + 1 + gap;
                 *next = first + u64::from(count) - 1;
@@ -86,20 +84,13 @@ impl Player {
             }
             Step::Remove { queue, at, count } => {
                 let first = self.next[queue as usize] * at / 1000;
-                Op::Remove {
-                    queue,
-                    first,
-                    count,
-                }
+                Op::Remove { queue, first, count }
             }
             Step::Drop { queue } => Op::DropQueue { queue },
-            Step::Put { key, len } => Op::PutDefinition {
-                key: vec![key; usize::from(key)].into(),
-                value: vec![len as u8; len].into(),
-            },
-            Step::Delete { key } => Op::DeleteDefinition {
-                key: vec![key; usize::from(key)].into(),
-            },
+            Step::Put { key, len } => {
+                Op::PutDefinition { key: vec![key; usize::from(key)].into(), value: vec![len as u8; len].into() }
+            }
+            Step::Delete { key } => Op::DeleteDefinition { key: vec![key; usize::from(key)].into() },
             Step::Commit | Step::Reopen { .. } => return None,
         })
     }

@@ -34,20 +34,14 @@ fn opening_fails(dir: &Path) -> StorageError {
 
 fn delivered(place: &SledPlace) -> Vec<(u64, u64)> {
     let (_backend, recovered) = place.open().unwrap();
-    recovered
-        .queues
-        .iter()
-        .map(|q| (q.queue, q.delivered_through))
-        .collect()
+    recovered.queues.iter().map(|q| (q.queue, q.delivered_through)).collect()
 }
 
 /// A store with 10 messages in queue 1, delivered through 4; not closed.
 fn crashed() -> SledPlace {
     let place = SledPlace::new();
     let (mut backend, _) = place.open().unwrap();
-    backend
-        .commit(&Batch::fold([insert(1, 1, 10, 100)]))
-        .unwrap();
+    backend.commit(&Batch::fold([insert(1, 1, 10, 100)])).unwrap();
     backend.marks().mark(1).delivered_through(4).unwrap();
     place
 }
@@ -58,14 +52,8 @@ fn an_unknown_version_is_refused_and_nothing_touched() {
     fs::write(place.dir().join("FORMAT"), "leveret store 7\n").unwrap();
     let before = content(&place.dir());
     let error = opening_fails(&place.dir());
-    assert!(
-        matches!(&error, StorageError::UnknownFormat { found, .. } if &**found == "leveret store 7"),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains(place.dir().to_str().unwrap()),
-        "it names the path"
-    );
+    assert!(matches!(&error, StorageError::UnknownFormat { found, .. } if &**found == "leveret store 7"), "{error}");
+    assert!(error.to_string().contains(place.dir().to_str().unwrap()), "it names the path");
     assert!(content(&place.dir()) == before);
 }
 
@@ -76,10 +64,7 @@ fn a_directory_of_something_else_is_refused_and_nothing_touched() {
     fs::write(place.dir().join("thesis.txt"), "do not lose").unwrap();
     let before = content(&place.dir());
     let error = opening_fails(&place.dir());
-    assert!(
-        matches!(error, StorageError::UnknownFormat { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, StorageError::UnknownFormat { .. }), "{error}");
     assert!(content(&place.dir()) == before);
 }
 
@@ -90,10 +75,7 @@ fn a_second_opener_is_told_that_the_directory_is_locked() {
     let before: Vec<_> = content(&place.dir()).into_keys().collect();
     let error = opening_fails(&place.dir());
     assert!(matches!(error, StorageError::Locked { .. }), "{error}");
-    assert_eq!(
-        content(&place.dir()).into_keys().collect::<Vec<_>>(),
-        before
-    );
+    assert_eq!(content(&place.dir()).into_keys().collect::<Vec<_>>(), before);
     backend.close().unwrap();
     assert!(place.open().is_ok());
 }
@@ -183,10 +165,7 @@ fn a_directory_from_a_crash_in_the_middle_of_creation_opens_as_empty() {
         let place = SledPlace::new();
         crash(&place.dir());
         let (mut backend, recovered) = place.open().unwrap();
-        assert!(
-            recovered.queues.is_empty() && recovered.definitions.is_empty(),
-            "crash {n}"
-        );
+        assert!(recovered.queues.is_empty() && recovered.definitions.is_empty(), "crash {n}");
         backend.commit(&Batch::fold([insert(1, 1, 3, 10)])).unwrap();
         drop(backend);
         assert_eq!(place.open().unwrap().1.messages, 3, "crash {n}");

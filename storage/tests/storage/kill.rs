@@ -24,10 +24,7 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
@@ -46,6 +43,8 @@ struct Knowledge {
     /// Must not be there.
     removed: BTreeMap<u64, BTreeSet<u64>>,
     delivered: BTreeMap<u64, u64>,
+    /// Submitted at once: (first, count). Found whole or not at all.
+    groups: Vec<Range>,
 }
 
 impl Knowledge {
@@ -61,6 +60,10 @@ impl Knowledge {
             "inserted" => &mut self.confirmed,
             "removing" => &mut self.removing,
             "removed" => &mut self.removed,
+            "together" => {
+                self.groups.push((queue, first, count));
+                return;
+            }
             "delivered" => {
                 self.delivered.insert(queue, first);
                 return;
@@ -73,35 +76,31 @@ impl Knowledge {
     /// Compares with what was found, which is then the new truth.
     fn check(&mut self, found: &Model, marks: &BTreeMap<u64, u64>) {
         for queue in 1..=QUEUES {
-            let get =
-                |sets: &BTreeMap<u64, BTreeSet<u64>>| sets.get(&queue).cloned().unwrap_or_default();
+            let get = |sets: &BTreeMap<u64, BTreeSet<u64>>| sets.get(&queue).cloned().unwrap_or_default();
             let (begun, confirmed) = (get(&self.begun), get(&self.confirmed));
             let (removing, removed) = (get(&self.removing), get(&self.removed));
-            let found: BTreeSet<u64> = found
-                .queues
-                .get(&queue)
-                .map(|m| m.keys().copied().collect())
-                .unwrap_or_default();
-            let lost: Vec<_> = confirmed
-                .difference(&removing)
-                .filter(|s| !found.contains(s))
-                .collect();
-            assert!(
-                lost.is_empty(),
-                "queue {queue}: confirmed but lost: {lost:?}"
-            );
+            let found: BTreeSet<u64> =
+                found.queues.get(&queue).map(|m| m.keys().copied().collect()).unwrap_or_default();
+            let lost: Vec<_> = confirmed.difference(&removing).filter(|s| !found.contains(s)).collect();
+            assert!(lost.is_empty(), "queue {queue}: confirmed but lost: {lost:?}");
             let back: Vec<_> = found.intersection(&removed).collect();
             assert!(back.is_empty(), "queue {queue}: removed but back: {back:?}");
             let unknown: Vec<_> = found.difference(&begun).collect();
             assert!(unknown.is_empty(), "queue {queue}: never sent: {unknown:?}");
             let (mark, said) = (marks.get(&queue), self.delivered.get(&queue));
-            assert!(
-                mark >= said,
-                "queue {queue}: delivered through {said:?}, found {mark:?}"
-            );
+            assert!(mark >= said, "queue {queue}: delivered through {said:?}, found {mark:?}");
+            for (_, first, count) in self.groups.iter().filter(|g| g.0 == queue) {
+                let group = begun.range(first..&(first + count)).filter(|s| !removing.contains(s));
+                let (there, torn): (Vec<u64>, Vec<u64>) = group.partition(|s| found.contains(s));
+                assert!(
+                    there.is_empty() || torn.is_empty(),
+                    "queue {queue}: of one batch {there:?} are there and {torn:?} are not"
+                );
+            }
             self.begun.insert(queue, found.clone());
             self.confirmed.insert(queue, found);
         }
+        self.groups.clear();
         self.removing.clear();
         self.removed.clear();
     }
@@ -116,7 +115,7 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
     let mut knowledge = Knowledge::default();
     let mut completed = 0;
     for round in 0..ROUNDS {
-        let lines = 1 + Dice(round * 7919 + u64::from(std::process::id())).roll(1200);
+        let lines = 1 + Dice(round * 7919 + u64::from(std::process::id())).roll(3000);
         completed += one_life(&place.dir(), lines, &mut knowledge);
         let (backend, recovered) = open(&place.dir()).unwrap();
         assert!(!recovered.clean, "round {round}: the child was killed");
@@ -124,39 +123,30 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
         let found = Model::of(&recovered);
         for (queue, messages) in &found.queues {
             for (sequence, content) in messages {
-                assert_eq!(
-                    Some(content),
-                    expected(*queue, *sequence).as_ref(),
-                    "queue {queue}, message {sequence}"
-                );
+                assert_eq!(Some(content), expected(*queue, *sequence).as_ref(), "queue {queue}, message {sequence}");
             }
         }
-        let marks = recovered
-            .queues
-            .iter()
-            .map(|q| (q.queue, q.delivered_through))
-            .collect();
+        let marks = recovered.queues.iter().map(|q| (q.queue, q.delivered_through)).collect();
         knowledge.check(&found, &marks);
         drop(backend);
     }
     assert!(completed > 0, "the child got something done");
 }
 
+/// Most messages are small; now and then a stretch of large ones comes, several segments of the log together.
 fn len(sequence: u64) -> usize {
-    if sequence.is_multiple_of(97) {
-        150_000
-    } else {
-        (sequence * 37 % 500) as usize
-    }
+    if is_large(sequence) { 100_000 } else { (sequence * 37 % 500) as usize }
+}
+
+fn is_large(sequence: u64) -> bool {
+    sequence / 64 % 16 == 15
 }
 
 fn expected(queue: u64, sequence: u64) -> Option<(u64, Vec<u8>)> {
     let Op::Insert { run, .. } = insert(queue, sequence, 1, len(sequence)) else {
         return None;
     };
-    run.messages()
-        .next()
-        .map(|(body, meta)| (meta, body.to_vec()))
+    run.messages().next().map(|(body, meta)| (meta, body.to_vec()))
 }
 
 /// Lets a child work until it has said `lines` lines, kills it, and hears all it has said. Returns how many promises
@@ -181,10 +171,7 @@ fn one_life(dir: &Path, lines: u64, knowledge: &mut Knowledge) -> u64 {
         }
     }
     let status = child.wait().unwrap();
-    assert!(
-        status.code().is_none(),
-        "the child died of the signal, not of an error: {status}"
-    );
+    assert!(status.code().is_none(), "the child died of the signal, not of an error: {status}");
     completed
 }
 
@@ -197,35 +184,19 @@ fn say(verb: &str, (queue, first, count): Range) {
 /// The child: inserts, delivers and removes on several threads until it is killed.
 fn work(dir: &Path) {
     let (backend, recovered) = open(dir).unwrap();
-    let complete = |done: &mut Vec<(&'static str, Range)>| {
-        done.drain(..).for_each(|(verb, range)| say(verb, range))
-    };
-    let store = Store::start(backend, StoreOptions::default(), complete, |error| {
-        panic!("{error}")
-    })
-    .unwrap();
+    let complete = |done: &mut Vec<(&'static str, Range)>| done.drain(..).for_each(|(verb, range)| say(verb, range));
+    let store = Store::start(backend, StoreOptions::default(), complete, |error| panic!("{error}")).unwrap();
     let recovered = Arc::new(Mutex::new(recovered.queues));
     let threads = (1..=QUEUES).map(|queue| {
         let (store, recovered) = (store.clone(), recovered.clone());
         thread::spawn(move || {
-            let found = recovered
-                .lock()
-                .unwrap()
-                .iter_mut()
-                .find(|q| q.queue == queue)
-                .map(std::mem::take);
+            let found = recovered.lock().unwrap().iter_mut().find(|q| q.queue == queue).map(std::mem::take);
             let found = found.unwrap_or_default();
-            let held = found
-                .runs
-                .iter()
-                .flat_map(|(first, run)| *first..first + u64::from(run.count()));
+            let held = found.runs.iter().flat_map(|(first, run)| *first..first + u64::from(run.count()));
             serve(&store, queue, held.collect(), found.next_sequence.max(1));
         })
     });
-    threads
-        .collect::<Vec<_>>()
-        .into_iter()
-        .for_each(|t| t.join().unwrap());
+    threads.collect::<Vec<_>>().into_iter().for_each(|t| t.join().unwrap());
 }
 
 fn serve(store: &Store<(&'static str, Range)>, queue: u64, mut held: Vec<u64>, mut next: u64) {
@@ -233,7 +204,9 @@ fn serve(store: &Store<(&'static str, Range)>, queue: u64, mut held: Vec<u64>, m
     let mut dice = Dice(queue ^ u64::from(std::process::id()));
     loop {
         let mut entries = Vec::new();
-        for _ in 0..1 + dice.roll(20) {
+        let first = next;
+        let count = if is_large(next) { 64 } else { 1 + dice.roll(20) };
+        for _ in 0..count {
             let range = (queue, next, 1);
             say("inserting", range);
             entries.push(Entry::Op(insert(queue, next, 1, len(next))));
@@ -243,6 +216,7 @@ fn serve(store: &Store<(&'static str, Range)>, queue: u64, mut held: Vec<u64>, m
             held.push(next);
             next += 1 + dice.roll(10) / 9;
         }
+        say("together", (queue, first, next - first));
         store.submit(&mut entries);
         mark.delivered_through(next - 1).unwrap();
         say("delivered", (queue, next - 1, 0));
@@ -250,11 +224,7 @@ fn serve(store: &Store<(&'static str, Range)>, queue: u64, mut held: Vec<u64>, m
             let sequence = held.swap_remove(dice.roll(held.len() as u64) as usize);
             let range = (queue, sequence, 1);
             say("removing", range);
-            entries.push(Entry::Op(Op::Remove {
-                queue,
-                first: sequence,
-                count: 1,
-            }));
+            entries.push(Entry::Op(Op::Remove { queue, first: sequence, count: 1 }));
             entries.push(Entry::Notify(Level::Written, ("removed", range)));
         }
         store.submit(&mut entries);

@@ -8,8 +8,7 @@ use std::time::Duration;
 use leveret_storage::conformance::Place;
 use leveret_storage::faulty::Faults;
 use leveret_storage::{
-    Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_memory,
-    open_sled,
+    Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
 };
 
 /// Long enough for the slowest machine; reached only when something is lost.
@@ -69,19 +68,11 @@ impl Watched {
         let store = Store::start(
             faults.wrap(backend),
             options,
-            move |done: &mut Vec<u32>| {
-                done.drain(..)
-                    .for_each(|token| complete.send(token).unwrap_or_default())
-            },
+            move |done: &mut Vec<u32>| done.drain(..).for_each(|token| complete.send(token).unwrap_or_default()),
             move |error| failed.send(error).unwrap_or_default(),
         )
         .unwrap();
-        Watched {
-            store,
-            faults,
-            tokens,
-            failure,
-        }
+        Watched { store, faults, tokens, failure }
     }
 
     pub fn in_memory() -> Watched {
@@ -91,11 +82,7 @@ impl Watched {
     /// Timers that never run out, so that what happens does not happen because of them.
     pub fn without_timers() -> Watched {
         let never = Duration::from_secs(100_000);
-        let options = StoreOptions {
-            fold_wait: never,
-            sync_within: never,
-            ..StoreOptions::default()
-        };
+        let options = StoreOptions { fold_wait: never, sync_within: never, ..StoreOptions::default() };
         Watched::on(open_memory().unwrap().0, options)
     }
 
@@ -104,9 +91,7 @@ impl Watched {
     }
 
     pub fn token(&self) -> u32 {
-        self.tokens
-            .recv_timeout(PATIENCE)
-            .expect("a token completes")
+        self.tokens.recv_timeout(PATIENCE).expect("a token completes")
     }
 }
 

@@ -10,11 +10,7 @@ use leveret_storage::{Op, StorageError, StoreOptions, open_memory};
 use crate::support::{PATIENCE, SledPlace, Watched, op, synced, written};
 
 fn remove(queue: u64, first: u64, count: u64) -> Op {
-    Op::Remove {
-        queue,
-        first,
-        count,
-    }
+    Op::Remove { queue, first, count }
 }
 
 #[test]
@@ -26,14 +22,7 @@ fn a_synced_token_completes_after_the_sync_and_not_before() {
     assert_eq!(watched.tokens.try_recv(), Err(TryRecvError::Empty));
     watched.faults.release(Step::Sync);
     assert_eq!(watched.token(), 7);
-    assert_eq!(
-        watched.faults.counts(),
-        Counts {
-            commits: 1,
-            syncs: 1,
-            inserted: 1
-        }
-    );
+    assert_eq!(watched.faults.counts(), Counts { commits: 1, syncs: 1, inserted: 1 });
 }
 
 #[test]
@@ -45,26 +34,14 @@ fn a_written_token_completes_after_the_commit_without_a_sync() {
     assert_eq!(watched.tokens.try_recv(), Err(TryRecvError::Empty));
     watched.faults.release(Step::Commit);
     assert_eq!(watched.token(), 7);
-    assert_eq!(
-        watched.faults.counts(),
-        Counts {
-            commits: 1,
-            syncs: 0,
-            inserted: 1
-        }
-    );
+    assert_eq!(watched.faults.counts(), Counts { commits: 1, syncs: 0, inserted: 1 });
 }
 
 #[test]
 fn a_written_token_does_not_wait_for_anothers_sync() {
     let watched = Watched::without_timers();
     watched.faults.hold(Step::Sync);
-    watched.submit([
-        op(insert(1, 1, 1, 10)),
-        synced(1),
-        op(remove(2, 1, 1)),
-        written(2),
-    ]);
+    watched.submit([op(insert(1, 1, 1, 10)), synced(1), op(remove(2, 1, 1)), written(2)]);
     watched.faults.wait_until_held(Step::Sync);
     assert_eq!(watched.token(), 2);
     watched.faults.release(Step::Sync);
@@ -81,14 +58,7 @@ fn a_token_with_nothing_to_write_completes_without_touching_the_disk() {
     watched.submit([op(insert(1, 1, 1, 10)), synced(3)]);
     watched.submit([synced(4)]);
     assert_eq!([watched.token(), watched.token()], [3, 4]);
-    assert_eq!(
-        watched.faults.counts(),
-        Counts {
-            commits: 1,
-            syncs: 1,
-            inserted: 1
-        }
-    );
+    assert_eq!(watched.faults.counts(), Counts { commits: 1, syncs: 1, inserted: 1 });
 }
 
 #[test]
@@ -98,14 +68,7 @@ fn a_synced_token_syncs_what_was_only_written_before_it() {
     assert_eq!(watched.token(), 1);
     watched.submit([synced(2)]);
     assert_eq!(watched.token(), 2);
-    assert_eq!(
-        watched.faults.counts(),
-        Counts {
-            commits: 1,
-            syncs: 1,
-            inserted: 1
-        }
-    );
+    assert_eq!(watched.faults.counts(), Counts { commits: 1, syncs: 1, inserted: 1 });
 }
 
 #[test]
@@ -117,17 +80,8 @@ fn messages_inserted_and_removed_in_one_take_are_never_written_and_still_confirm
     // Both come while the writer is busy, so it takes them together.
     watched.submit([op(insert(1, 1, 100, 1024)), synced(2)]);
     watched.submit([op(remove(1, 1, 100))]);
-    watched.submit([
-        op(insert(2, 1, 50, 1024)),
-        op(Op::DropQueue { queue: 3 }),
-        synced(3),
-    ]);
-    watched.submit([
-        op(remove(2, 1, 50)),
-        op(insert(3, 1, 1, 10)),
-        op(remove(3, 1, 1)),
-        written(4),
-    ]);
+    watched.submit([op(insert(2, 1, 50, 1024)), op(Op::DropQueue { queue: 3 }), synced(3)]);
+    watched.submit([op(remove(2, 1, 50)), op(insert(3, 1, 1, 10)), op(remove(3, 1, 1)), written(4)]);
     watched.faults.release(Step::Commit);
     let mut tokens: Vec<u32> = (0..4).map(|_| watched.token()).collect();
     tokens.sort_unstable();
@@ -138,11 +92,7 @@ fn messages_inserted_and_removed_in_one_take_are_never_written_and_still_confirm
 #[test]
 fn a_folded_take_does_not_commit_or_sync_at_all() {
     let watched = Watched::without_timers();
-    watched.submit([
-        op(insert(1, 1, 100, 1024)),
-        op(remove(1, 1, 100)),
-        synced(1),
-    ]);
+    watched.submit([op(insert(1, 1, 100, 1024)), op(remove(1, 1, 100)), synced(1)]);
     assert_eq!(watched.token(), 1);
     assert_eq!(watched.faults.counts(), Counts::default());
 }
@@ -176,10 +126,7 @@ fn what_nobody_waits_for_is_written_and_synced_all_the_same() {
     watched.faults.release(Step::Commit);
     watched.faults.wait_until_held(Step::Sync);
     let options = StoreOptions::default();
-    assert!(
-        start.elapsed() >= options.sync_within,
-        "the timers are kept"
-    );
+    assert!(start.elapsed() >= options.sync_within, "the timers are kept");
     watched.faults.release(Step::Sync);
 }
 
@@ -195,23 +142,12 @@ fn everything_that_came_during_a_sync_shares_the_next_one() {
     watched.faults.release(Step::Sync);
     let tokens: Vec<u32> = (0..=50).map(|_| watched.token()).collect();
     assert!(tokens.is_sorted(), "tokens of one level complete in order");
-    assert_eq!(
-        watched.faults.counts(),
-        Counts {
-            commits: 2,
-            syncs: 2,
-            inserted: 51
-        }
-    );
+    assert_eq!(watched.faults.counts(), Counts { commits: 2, syncs: 2, inserted: 51 });
 }
 
 #[test]
 fn after_a_failed_sync_no_token_completes_and_nothing_is_synced_again() {
-    for (step, fault) in [
-        (Step::Commit, Fault::Io),
-        (Step::Sync, Fault::Io),
-        (Step::Commit, Fault::Full),
-    ] {
+    for (step, fault) in [(Step::Commit, Fault::Io), (Step::Sync, Fault::Io), (Step::Commit, Fault::Full)] {
         let watched = Watched::without_timers();
         watched.faults.fail_next(step, fault);
         watched.submit([op(insert(1, 1, 1, 10)), synced(1)]);
@@ -224,16 +160,9 @@ fn after_a_failed_sync_no_token_completes_and_nothing_is_synced_again() {
         let mut entries = vec![op(insert(1, 2, 1, 10)), synced(2)];
         watched.store.submit(&mut entries);
         assert!(entries.is_empty(), "what is submitted is dropped");
-        assert_eq!(
-            watched.store.close().unwrap_err().to_string(),
-            error.to_string()
-        );
+        assert_eq!(watched.store.close().unwrap_err().to_string(), error.to_string());
         assert!(watched.store.mark(1).is_err());
-        assert_eq!(
-            watched.tokens.recv(),
-            Err(std::sync::mpsc::RecvError),
-            "no token, and the writer is gone"
-        );
+        assert_eq!(watched.tokens.recv(), Err(std::sync::mpsc::RecvError), "no token, and the writer is gone");
         assert_eq!(watched.faults.counts(), counts, "no further call");
         assert!(watched.failure.recv().is_err(), "failed is called once");
     }
@@ -274,28 +203,18 @@ fn closing_writes_syncs_and_completes_everything_and_can_be_repeated() {
     let place = SledPlace::new();
     let (backend, _) = place.open().unwrap();
     let watched = Watched::on(backend, StoreOptions::default());
-    watched.submit([
-        op(insert(1, 1, 10, 100)),
-        op(insert(2, 1, 3, 10)),
-        synced(1),
-        op(remove(2, 1, 1)),
-    ]);
+    watched.submit([op(insert(1, 1, 10, 100)), op(insert(2, 1, 3, 10)), synced(1), op(remove(2, 1, 1))]);
     let other = watched.store.clone();
     other.close().unwrap();
     watched.store.close().unwrap();
     assert_eq!(watched.tokens.try_recv(), Ok(1));
     assert!(watched.failure.try_recv().is_err());
     watched.submit([op(insert(1, 11, 1, 100)), synced(2)]);
-    assert!(
-        watched.tokens.recv().is_err(),
-        "a closed store accepts nothing"
-    );
+    assert!(watched.tokens.recv().is_err(), "a closed store accepts nothing");
 
     let (_backend, recovered) = place.open().unwrap();
     let mut model = Model::default();
-    [insert(1, 1, 10, 100), insert(2, 1, 3, 10), remove(2, 1, 1)]
-        .iter()
-        .for_each(|op| model.apply(op));
+    [insert(1, 1, 10, 100), insert(2, 1, 3, 10), remove(2, 1, 1)].iter().for_each(|op| model.apply(op));
     assert_eq!(Model::of(&recovered), model);
     assert!(recovered.clean);
 }
@@ -339,8 +258,5 @@ fn a_slow_disk_does_not_slow_those_who_submit() {
     let submitted = start.elapsed();
     (0..1000).for_each(|n| assert_eq!(watched.token(), n));
     assert!(start.elapsed() >= Duration::from_millis(300));
-    assert!(
-        submitted < start.elapsed() / 2,
-        "submitting took {submitted:?}"
-    );
+    assert!(submitted < start.elapsed() / 2, "submitting took {submitted:?}");
 }

@@ -38,16 +38,8 @@ fn arguments() -> Vec<FieldTable> {
         table(&[("x-match", text("any")), ("a", number(2)), ("b", text("x"))]),
         table(&[("x-match", text("any")), ("b", AMQPValue::Void)]),
         table(&[("x-match", text("any")), ("x-c", number(1))]),
-        table(&[
-            ("x-match", text("any-with-x")),
-            ("x-c", number(1)),
-            ("a", number(1)),
-        ]),
-        table(&[
-            ("x-match", text("all-with-x")),
-            ("x-c", number(1)),
-            ("a", number(1)),
-        ]),
+        table(&[("x-match", text("any-with-x")), ("x-c", number(1)), ("a", number(1))]),
+        table(&[("x-match", text("all-with-x")), ("x-c", number(1)), ("a", number(1))]),
         table(&[("x-c", number(1))]),
     ]
 }
@@ -55,11 +47,7 @@ fn arguments() -> Vec<FieldTable> {
 type Matches<'a> = &'a dyn Fn(&Binding) -> bool;
 
 fn expected(list: &BTreeSet<Binding>, matches: Matches<'_>) -> Vec<u32> {
-    let to: BTreeSet<u32> = list
-        .iter()
-        .filter(|binding| matches(binding))
-        .map(|binding| binding.2)
-        .collect();
+    let to: BTreeSet<u32> = list.iter().filter(|binding| matches(binding)).map(|binding| binding.2).collect();
     to.into_iter().collect()
 }
 
@@ -105,20 +93,14 @@ fn naive_topic(pattern: &[&str], words: &[&str]) -> bool {
     match (pattern.split_first(), words.split_first()) {
         (None, None) => true,
         (Some((&"#", rest)), None) => naive_topic(rest, words),
-        (Some((&"#", rest)), Some((_, after))) => {
-            naive_topic(rest, words) || naive_topic(pattern, after)
-        }
+        (Some((&"#", rest)), Some((_, after))) => naive_topic(rest, words) || naive_topic(pattern, after),
         (Some((p, rest)), Some((w, after))) => (*p == "*" || p == w) && naive_topic(rest, after),
         (None, Some(_)) | (Some(_), None) => false,
     }
 }
 
 fn split(key: &str) -> Vec<&str> {
-    if key.is_empty() {
-        Vec::new()
-    } else {
-        key.split('.').collect()
-    }
+    if key.is_empty() { Vec::new() } else { key.split('.').collect() }
 }
 
 fn pattern() -> impl Strategy<Value = String> + Clone {
@@ -133,10 +115,7 @@ fn key() -> impl Strategy<Value = String> + Clone {
 
 /// Many different words, so that nodes have many children.
 fn wide_pattern() -> impl Strategy<Value = String> + Clone {
-    (
-        "[a-t]",
-        prop::sample::select(vec!["", ".#", ".a", ".*", ".#.b"]),
-    )
+    ("[a-t]", prop::sample::select(vec!["", ".#", ".a", ".*", ".#.b"]))
         .prop_map(|(first, rest)| format!("{first}{rest}"))
 }
 
@@ -144,11 +123,7 @@ fn wide_key() -> impl Strategy<Value = String> + Clone {
     "[a-t](\\.[ab]){0,3}"
 }
 
-fn check_topic(
-    router: &Small,
-    list: &BTreeSet<Binding>,
-    keys: &[String],
-) -> Result<(), TestCaseError> {
+fn check_topic(router: &Small, list: &BTreeSet<Binding>, keys: &[String]) -> Result<(), TestCaseError> {
     for key in keys {
         let words = split(key);
         let matches = |binding: &Binding| naive_topic(&split(&binding.0), &words);
@@ -178,21 +153,13 @@ fn naive_headers(arguments: &FieldTable, headers: &[(&str, AMQPValue)]) -> bool 
             let header = headers.iter().rev().find(|(has, _)| *has == name.as_str());
             header.is_some_and(|(_, value)| *wanted == AMQPValue::Void || value == wanted)
         });
-    if word.starts_with("any") {
-        met.any(|met| met)
-    } else {
-        met.all(|met| met)
-    }
+    if word.starts_with("any") { met.any(|met| met) } else { met.all(|met| met) }
 }
 
 fn header() -> impl Strategy<Value = (&'static str, AMQPValue)> {
     (
         prop::sample::select(vec!["a", "b", "x-c", "d"]),
-        prop::sample::select(vec![
-            AMQPValue::LongInt(1),
-            AMQPValue::LongInt(2),
-            text("x"),
-        ]),
+        prop::sample::select(vec![AMQPValue::LongInt(1), AMQPValue::LongInt(2), text("x")]),
     )
 }
 

@@ -4,9 +4,8 @@ use amq_protocol::types::{ByteArray, DecimalValue, FieldArray};
 
 use super::*;
 use AMQPValue::{
-    Boolean, ByteArray as Bytes, DecimalValue as Decimal, Double, FieldArray as Array,
-    FieldTable as Table, Float, LongInt, LongLongInt, LongUInt, ShortInt, ShortShortInt,
-    ShortShortUInt, ShortUInt, Timestamp, Void,
+    Boolean, ByteArray as Bytes, DecimalValue as Decimal, Double, FieldArray as Array, FieldTable as Table, Float,
+    LongInt, LongLongInt, LongUInt, ShortInt, ShortShortInt, ShortShortUInt, ShortUInt, Timestamp, Void,
 };
 
 /// Whether a binding with these arguments takes a message with these headers.
@@ -42,19 +41,12 @@ fn list(items: &[AMQPValue]) -> AMQPValue {
 
 #[test]
 fn all_is_the_default_and_wants_every_argument() {
-    for arguments in [
-        table(&[("a", LongInt(1)), ("b", text("x"))]),
-        mode("all", &[("a", LongInt(1)), ("b", text("x"))]),
-    ] {
-        assert!(takes(
-            &arguments,
-            &table(&[("b", text("x")), ("a", LongInt(1)), ("c", Void)])
-        ));
+    for arguments in
+        [table(&[("a", LongInt(1)), ("b", text("x"))]), mode("all", &[("a", LongInt(1)), ("b", text("x"))])]
+    {
+        assert!(takes(&arguments, &table(&[("b", text("x")), ("a", LongInt(1)), ("c", Void)])));
         assert!(!takes(&arguments, &table(&[("a", LongInt(1))])));
-        assert!(!takes(
-            &arguments,
-            &table(&[("a", LongInt(1)), ("b", text("y"))])
-        ));
+        assert!(!takes(&arguments, &table(&[("a", LongInt(1)), ("b", text("y"))])));
         assert!(!takes(&arguments, &none()));
     }
 }
@@ -63,24 +55,15 @@ fn all_is_the_default_and_wants_every_argument() {
 fn any_wants_one_argument() {
     let arguments = mode("any", &[("a", LongInt(1)), ("b", text("x"))]);
     assert!(takes(&arguments, &table(&[("a", LongInt(1))])));
-    assert!(takes(
-        &arguments,
-        &table(&[("a", LongInt(2)), ("b", text("x"))])
-    ));
-    assert!(!takes(
-        &arguments,
-        &table(&[("a", LongInt(2)), ("b", text("y"))])
-    ));
+    assert!(takes(&arguments, &table(&[("a", LongInt(2)), ("b", text("x"))])));
+    assert!(!takes(&arguments, &table(&[("a", LongInt(2)), ("b", text("y"))])));
     assert!(!takes(&arguments, &none()));
 }
 
 #[test]
 fn all_and_any_ignore_arguments_that_begin_with_x() {
     let headers = table(&[("a", LongInt(1)), ("x-b", LongInt(2))]);
-    assert!(takes(
-        &mode("all", &[("a", LongInt(1)), ("x-b", LongInt(3))]),
-        &headers
-    ));
+    assert!(takes(&mode("all", &[("a", LongInt(1)), ("x-b", LongInt(3))]), &headers));
     assert!(!takes(&mode("any", &[("x-b", LongInt(2))]), &headers));
     // A capital letter or another sign does not make it one of them.
     assert!(!takes(&mode("all", &[("X-b", LongInt(2))]), &headers));
@@ -95,15 +78,9 @@ fn the_with_x_forms_ignore_only_x_match() {
     assert!(!takes(&mode("all-with-x", &both(3)), &headers));
     assert!(takes(&mode("any-with-x", &both(3)), &headers));
     assert!(takes(&mode("any-with-x", &[("x-b", LongInt(2))]), &headers));
-    assert!(!takes(
-        &mode("any-with-x", &[("x-b", LongInt(3))]),
-        &headers
-    ));
+    assert!(!takes(&mode("any-with-x", &[("x-b", LongInt(3))]), &headers));
     // x-match itself is no criterion even when the message has that header.
-    assert!(!takes(
-        &mode("any-with-x", &[]),
-        &table(&[("x-match", text("any-with-x"))])
-    ));
+    assert!(!takes(&mode("any-with-x", &[]), &table(&[("x-match", text("any-with-x"))])));
 }
 
 #[test]
@@ -133,10 +110,7 @@ fn a_void_argument_matches_when_the_header_is_present() {
     for value in [LongInt(1), text(""), Void, Boolean(false), list(&[])] {
         assert!(equal(Void, value));
     }
-    assert!(!takes(
-        &table(&[("h", Void)]),
-        &table(&[("hh", LongInt(1))])
-    ));
+    assert!(!takes(&table(&[("h", Void)]), &table(&[("hh", LongInt(1))])));
     assert!(!equal(text(""), Void));
     assert!(!equal(LongInt(0), Void));
     assert!(!equal(Boolean(false), Void));
@@ -156,10 +130,7 @@ fn integers_and_timestamps_compare_by_number() {
     ];
     for argument in &ones {
         for header in &ones {
-            assert!(
-                equal(argument.clone(), header.clone()),
-                "{argument:?} {header:?}"
-            );
+            assert!(equal(argument.clone(), header.clone()), "{argument:?} {header:?}");
         }
         assert!(!equal(argument.clone(), LongInt(2)));
         assert!(!equal(argument.clone(), LongInt(-1)));
@@ -212,10 +183,7 @@ fn a_true_boolean_may_be_any_octet_but_0() {
 
 #[test]
 fn an_unsigned_long_header_is_read_as_signed() {
-    assert!(takes_raw(
-        &table(&[("h", LongInt(-1))]),
-        b"\x01hL\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF"
-    ));
+    assert!(takes_raw(&table(&[("h", LongInt(-1))]), b"\x01hL\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF"));
 }
 
 #[test]
@@ -224,10 +192,7 @@ fn inside_tables_and_arrays_the_tags_count() {
     assert!(!equal(list(&[LongInt(1)]), list(&[LongLongInt(1)])));
     assert!(!equal(list(&[text("a")]), list(&[bytes(b"a")])));
     assert!(!equal(list(&[Float(1.0)]), list(&[Double(1.0)])));
-    assert!(!equal(
-        list(&[LongInt(1), LongInt(2)]),
-        list(&[LongInt(2), LongInt(1)])
-    ));
+    assert!(!equal(list(&[LongInt(1), LongInt(2)]), list(&[LongInt(2), LongInt(1)])));
     let nested = |value: AMQPValue| Table(table(&[("k", list(&[value])), ("j", Void)]));
     assert!(equal(nested(LongInt(1)), nested(LongInt(1))));
     assert!(!equal(nested(LongInt(1)), nested(ShortInt(1))));
@@ -241,10 +206,7 @@ fn inside_tables_and_arrays_the_tags_count() {
 #[test]
 fn the_order_inside_a_nested_table_does_not_matter() {
     let argument = Table(table(&[("a", ShortShortInt(1)), ("b", ShortShortInt(2))]));
-    assert!(takes_raw(
-        &table(&[("h", argument)]),
-        b"\x01hF\0\0\0\x08\x01bb\x02\x01ab\x01"
-    ));
+    assert!(takes_raw(&table(&[("h", argument)]), b"\x01hF\0\0\0\x08\x01bb\x02\x01ab\x01"));
 }
 
 #[test]
@@ -258,10 +220,7 @@ fn a_header_that_occurs_twice_counts_with_its_last_value() {
     let twice = b"\x01hb\x01\x01gb\x05\x01hb\x02";
     assert!(!takes_raw(&table(&[("h", LongInt(1))]), twice));
     assert!(takes_raw(&table(&[("h", LongInt(2))]), twice));
-    assert!(takes_raw(
-        &table(&[("h", LongInt(2)), ("g", LongInt(5))]),
-        twice
-    ));
+    assert!(takes_raw(&table(&[("h", LongInt(2)), ("g", LongInt(5))]), twice));
     assert!(!takes_raw(&mode("any", &[("h", LongInt(1))]), twice));
 }
 
@@ -305,9 +264,8 @@ fn the_four_words_of_x_match_are_accepted() {
 
 #[test]
 fn another_word_for_x_match_is_refused() {
-    let text_of = |shown: &str| {
-        format!("Invalid x-match field value {shown}; expected all, any, all-with-x, or any-with-x")
-    };
+    let text_of =
+        |shown: &str| format!("Invalid x-match field value {shown}; expected all, any, all-with-x, or any-with-x");
     assert_eq!(refused(&mode("some", &[])), text_of("<<\"some\">>"));
     assert_eq!(refused(&mode("ALL", &[])), text_of("<<\"ALL\">>"));
     assert_eq!(refused(&mode("", &[])), text_of("<<>>"));
@@ -318,9 +276,8 @@ fn another_word_for_x_match_is_refused() {
 #[test]
 fn another_type_of_x_match_is_refused() {
     let refused = |value| refused(&table(&[("x-match", value)]));
-    let text_of = |kind: &str, shown: &str| {
-        format!("Invalid x-match field type {kind} (value {shown}); expected longstr")
-    };
+    let text_of =
+        |kind: &str, shown: &str| format!("Invalid x-match field type {kind} (value {shown}); expected longstr");
     assert_eq!(refused(LongInt(1)), text_of("signedint", "1"));
     assert_eq!(refused(bytes(b"all")), text_of("binary", "<<\"all\">>"));
     assert_eq!(refused(Boolean(true)), text_of("bool", "true"));
@@ -329,11 +286,7 @@ fn another_type_of_x_match_is_refused() {
 
 #[test]
 fn other_types_do_not_mind_x_match() {
-    for kind in [
-        ExchangeType::Direct,
-        ExchangeType::Fanout,
-        ExchangeType::Topic,
-    ] {
+    for kind in [ExchangeType::Direct, ExchangeType::Fanout, ExchangeType::Topic] {
         assert_eq!(Small::validate(kind, &mode("some", &[])), Ok(()));
     }
 }

@@ -64,11 +64,7 @@ fn bindings_that_differ_in_arguments_only_are_distinct() {
 
 #[test]
 fn the_order_of_arguments_does_not_matter() {
-    let entries = [
-        ("a", AMQPValue::LongInt(1)),
-        ("b", text("x")),
-        ("c", AMQPValue::Double(f64::NAN)),
-    ];
+    let entries = [("a", AMQPValue::LongInt(1)), ("b", text("x")), ("c", AMQPValue::Double(f64::NAN))];
     let mut reversed = entries.clone();
     reversed.reverse();
     for kind in ALL {
@@ -225,9 +221,7 @@ fn keys_may_have_255_octets_and_any_number_of_words() {
 /// Takes longer than anyone waits if the visits are not limited to one per node.
 #[test]
 fn many_hashes_do_not_multiply() {
-    let patterns: Vec<String> = (1..=60)
-        .map(|n| vec!["#.a"; n].join(".") + ".#.b")
-        .collect();
+    let patterns: Vec<String> = (1..=60).map(|n| vec!["#.a"; n].join(".") + ".#.b").collect();
     let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
     let router = bound(Topic, &patterns);
     let short = vec!["a"; 60].join(".");

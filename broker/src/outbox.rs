@@ -40,6 +40,7 @@ enum Pending {
         from: u32,
         to: u32,
         persistent: bool,
+        expiration: Option<u64>,
         confirm: Option<ConfirmTo>,
     },
     Command(QueueCommand),
@@ -49,18 +50,9 @@ impl Pending {
     /// The command that it is, a run one of messages of `block`.
     fn command(self, block: Option<&Arc<Block>>) -> Option<QueueCommand> {
         match self {
-            Pending::Run {
-                from,
-                to,
-                persistent,
-                confirm,
-            } => {
+            Pending::Run { from, to, persistent, expiration, confirm } => {
                 let block = block?.clone();
-                Some(QueueCommand::Publish {
-                    run: Run { block, from, to },
-                    persistent,
-                    confirm,
-                })
+                Some(QueueCommand::Publish { run: Run { block, from, to }, persistent, expiration, confirm })
             }
             Pending::Command(command) => Some(command),
         }
@@ -83,57 +75,47 @@ impl Body<'_> {
 }
 
 impl Outbox {
-    /// Adds a message for `queues`. Durable queues confirm a persistent one to `confirm`.
+    /// Adds a message for `queues`, with its `expiration` in milliseconds. Those of them that have something to say
+    /// about it confirm it to `confirm`; answers how many these are.
     pub fn publish(
         &mut self,
         message: Body<'_>,
         meta: Meta,
+        expiration: Option<u64>,
         queues: &[Arc<Queue>],
         confirm: Option<(&Requester, u64)>,
-    ) {
+    ) -> u32 {
         let index = match message {
             Body::Borrowed(bytes) => self.block.add(bytes, meta),
             Body::Owned(bytes) => self.block.add_owned(bytes, meta),
         };
-        let persistent = meta.is_persistent();
+        let mut answers = 0;
         for queue in queues {
-            let confirm = confirm.filter(|_| persistent && queue.durable);
+            let persistent = queue.keeps(meta.is_persistent());
+            let confirm = confirm.filter(|_| queue.answers(meta.is_persistent()));
+            answers += u32::from(confirm.is_some());
             let pending = self.pending(queue);
-            if let Some(Pending::Run {
-                from,
-                to,
-                persistent: same,
-                confirm: others,
-            }) = pending.last_mut()
+            if let Some(Pending::Run { from, to, persistent: same, expiration: alike, confirm: others }) =
+                pending.last_mut()
                 && *to == index
                 && *same == persistent
+                && *alike == expiration
                 && continues(others.as_ref(), confirm, u64::from(*to - *from))
             {
                 *to += 1;
                 continue;
             }
-            let confirm = confirm.map(|(to, first)| ConfirmTo {
-                to: to.clone(),
-                first,
-            });
-            pending.push(Pending::Run {
-                from: index,
-                to: index + 1,
-                persistent,
-                confirm,
-            });
+            let confirm = confirm.map(|(to, first)| ConfirmTo { to: to.clone(), first });
+            pending.push(Pending::Run { from: index, to: index + 1, persistent, expiration, confirm });
         }
+        answers
     }
 
     /// Adds messages that are done; neighbours become one range.
     pub fn settle(&mut self, queue: &Arc<Queue>, consumer: Option<ConsumerKey>, segment: &Segment) {
         let pending = self.pending(queue);
-        if let Some(Pending::Command(QueueCommand::Settle {
-            consumer: same,
-            first,
-            count,
-            persistent,
-        })) = pending.last_mut()
+        if let Some(Pending::Command(QueueCommand::Settle { consumer: same, first, count, persistent })) =
+            pending.last_mut()
             && *same == consumer
             && *persistent == segment.persistent
             && *first + u64::from(*count) == segment.first
@@ -155,20 +137,11 @@ impl Outbox {
     }
 
     fn pending(&mut self, queue: &Arc<Queue>) -> &mut Vec<Pending> {
-        if self
-            .targets
-            .get(self.last)
-            .is_none_or(|target| target.queue.id != queue.id)
-        {
+        if self.targets.get(self.last).is_none_or(|target| target.queue.id != queue.id) {
             let next = self.targets.len();
             self.last = *self.places.entry(queue.id).or_insert(next);
             if self.last == next {
-                self.targets.push(Target {
-                    queue: queue.clone(),
-                    pending: Vec::new(),
-                    sealed: 0,
-                    sealed_bytes: 0,
-                });
+                self.targets.push(Target { queue: queue.clone(), pending: Vec::new(), sealed: 0, sealed_bytes: 0 });
             }
         }
         &mut self.targets[self.last].pending
@@ -194,9 +167,7 @@ impl Outbox {
         for target in &mut self.targets {
             let before = target.pending.len();
             let new = target.pending.split_off(target.sealed);
-            let runs = new
-                .into_iter()
-                .filter_map(|pending| pending.command(Some(&block)));
+            let runs = new.into_iter().filter_map(|pending| pending.command(Some(&block)));
             target.pending.extend(runs.map(Pending::Command));
             if before > target.sealed {
                 target.sealed_bytes += bytes;
@@ -238,9 +209,7 @@ impl Outbox {
 fn continues(run: Option<&ConfirmTo>, next: Option<(&Requester, u64)>, count: u64) -> bool {
     match (run, next) {
         (None, None) => true,
-        (Some(run), Some((to, number))) => {
-            run.to.channel == to.channel && run.first + count == number
-        }
+        (Some(run), Some((to, number))) => run.to.channel == to.channel && run.first + count == number,
         _ => false,
     }
 }

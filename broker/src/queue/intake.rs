@@ -1,0 +1,197 @@
+//! What comes into a queue, and what it gives up: limits, expiry, dead letters.
+
+use leveret_protocol::content;
+use leveret_storage::{Block, Entry, Level, Op, Run};
+
+use super::arguments::Overflow;
+use super::effects::Effects;
+use super::state::QueueState;
+use crate::command::{ConfirmTo, ConnectionEvent, Segment, Token};
+use crate::message;
+use crate::vhost::dead_letter::{DeadLetter, Reason};
+
+impl QueueState {
+    pub(super) fn publish(
+        &mut self,
+        run: Run,
+        persistent: bool,
+        expiration: Option<u64>,
+        confirm: Option<ConfirmTo>,
+        now: u64,
+        fx: &mut Effects,
+    ) {
+        let limited = self.settings.max_length.is_some() || self.settings.max_bytes.is_some();
+        if self.settings.overflow == Overflow::DropHead || !limited {
+            return self.accept(run, persistent, expiration, confirm, now, fx);
+        }
+        // One by one: each is refused or not by what is ready when it comes.
+        for index in run.from..run.to {
+            let one = Run { block: run.block.clone(), from: index, to: index + 1 };
+            let confirm = confirm.clone().map(|to| ConfirmTo { first: to.first + u64::from(index - run.from), ..to });
+            if self.would_overflow(&run.block, index) {
+                self.refuse_publish(one, confirm, fx);
+            } else {
+                self.accept(one, persistent, expiration, confirm, now, fx);
+                self.deliver(now, fx);
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        run: Run,
+        persistent: bool,
+        expiration: Option<u64>,
+        confirm: Option<ConfirmTo>,
+        now: u64,
+        fx: &mut Effects,
+    ) {
+        let (first, count) = (self.next_sequence, run.count());
+        self.next_sequence += u64::from(count);
+        if self.durable && persistent {
+            fx.storage.push(Entry::Op(Op::Insert { queue: self.id, first, run: run.clone() }));
+        }
+        if let Some(to) = confirm {
+            self.confirm(to, count, persistent, fx);
+        }
+        let ttl = [self.settings.message_ttl, expiration].into_iter().flatten().min();
+        let expires = ttl.map_or(Segment::NEVER, |ttl| now + ttl);
+        self.timed |= ttl.is_some();
+        self.ready.push(Segment { first, run, persistent, redelivered: false, returns: 0, expires });
+    }
+
+    pub(super) fn confirm(&self, to: ConfirmTo, count: u32, persistent: bool, fx: &mut Effects) {
+        if self.durable && persistent && !self.dead {
+            fx.storage.push(Entry::Notify(Level::Synced, Token::Confirm { to, count }));
+        } else {
+            let (channel, first) = (to.to.channel, to.first);
+            fx.event(&to.to.peer, ConnectionEvent::Confirm { channel, first, count, refused: false });
+        }
+    }
+
+    fn would_overflow(&self, block: &Block, index: u32) -> bool {
+        let length = self.settings.max_length.is_some_and(|most| self.ready.len() + 1 > most);
+        let bytes = |most| self.ready.bytes() + message::body_size(block, index) > most;
+        length || self.settings.max_bytes.is_some_and(bytes)
+    }
+
+    fn refuse_publish(&mut self, run: Run, confirm: Option<ConfirmTo>, fx: &mut Effects) {
+        if let Some(ConfirmTo { to, first }) = confirm {
+            let event = ConnectionEvent::Confirm { channel: to.channel, first, count: run.count(), refused: true };
+            fx.event(&to.peer, event);
+        }
+        if self.settings.overflow == Overflow::RejectPublishDlx {
+            // It never was stored here.
+            let segment =
+                Segment { first: 0, run, persistent: false, redelivered: false, returns: 0, expires: Segment::NEVER };
+            self.give_up(segment, Reason::MaxLen, fx);
+        }
+    }
+
+    /// Messages that come back to their place; `seen` by the client that had them.
+    pub(super) fn put_back(&mut self, mut segment: Segment, seen: bool, fx: &mut Effects) {
+        segment.redelivered |= seen;
+        segment.returns += u32::from(seen);
+        match self.settings.delivery_limit {
+            Some(limit) if segment.returns > limit => self.give_up(segment, Reason::DeliveryLimit, fx),
+            _ => self.ready.put_back(segment),
+        }
+    }
+
+    /// Dead-letters messages, or drops them where no dead-letter exchange is set.
+    pub(super) fn give_up(&mut self, segment: Segment, reason: Reason, fx: &mut Effects) {
+        match &self.settings.dead_letter {
+            Some(to) => fx.dead_letters.push(DeadLetter {
+                queue: self.name.clone(),
+                id: self.id,
+                stored: self.durable && segment.persistent,
+                to: to.clone(),
+                reason,
+                segment,
+            }),
+            None => self.forget(segment.first, segment.count(), segment.persistent, fx),
+        }
+    }
+
+    /// Gives up what has expired at the head. A message with a time to live of 0 is spared until whoever waited for
+    /// it had it offered: then `all` that is due goes.
+    pub(super) fn expire(&mut self, now: u64, all: bool, fx: &mut Effects) {
+        if !self.timed {
+            return;
+        }
+        while let Some(front) = self.ready.front() {
+            let due = front.expires < now || (front.expires == now && (all || front.redelivered));
+            if !due {
+                return;
+            }
+            let count = front.count();
+            let Some(segment) = self.ready.take(count) else { return };
+            self.give_up(segment, Reason::Expired, fx);
+        }
+    }
+
+    /// Drops from the head what is over the limits.
+    pub(super) fn drop_surplus(&mut self, fx: &mut Effects) {
+        if self.settings.overflow != Overflow::DropHead {
+            return;
+        }
+        while let Some(surplus) = self.settings.max_length.and_then(|most| self.ready.len().checked_sub(most))
+            && surplus > 0
+        {
+            let Some(segment) = self.ready.take(surplus.min(u64::from(u32::MAX)) as u32) else { break };
+            self.give_up(segment, Reason::MaxLen, fx);
+        }
+        while self.settings.max_bytes.is_some_and(|most| self.ready.bytes() > most) {
+            let Some(segment) = self.ready.take(1) else { break };
+            self.give_up(segment, Reason::MaxLen, fx);
+        }
+    }
+
+    /// Asks for a tick when the head expires or the lease ends, unless one comes by then.
+    pub(super) fn arm(&mut self, fx: &mut Effects) {
+        if self.dead {
+            return;
+        }
+        let head = if self.timed { self.ready.front().map(|front| front.expires) } else { None };
+        // A message is due once its moment has passed.
+        let head = head.filter(|expires| *expires != Segment::NEVER).map(|expires| expires + 1);
+        let Some(next) = [head, self.lease_ends()].into_iter().flatten().min() else { return };
+        if next < self.armed {
+            self.armed = next;
+            fx.tick = Some(next);
+        }
+    }
+
+    /// Takes in messages from storage, with the deadlines they had.
+    pub(super) fn recover(&mut self, mut segment: Segment) {
+        loop {
+            let expires = self.deadline(&segment.run.block, segment.run.from);
+            let same = (segment.run.from + 1..segment.run.to)
+                .take_while(|index| self.deadline(&segment.run.block, *index) == expires)
+                .count() as u32
+                + 1;
+            self.timed |= expires != Segment::NEVER;
+            if same == segment.count() {
+                segment.expires = expires;
+                return self.ready.push(segment);
+            }
+            let mut front = segment.split_front(same);
+            front.expires = expires;
+            self.ready.push(front);
+        }
+    }
+
+    fn deadline(&self, block: &Block, index: u32) -> u64 {
+        let meta = message::meta(block, index);
+        let own = if meta.expires() { expiration_of(block, index) } else { None };
+        let ttl = [self.settings.message_ttl, own].into_iter().flatten().min();
+        ttl.map_or(Segment::NEVER, |ttl| meta.published() + ttl)
+    }
+}
+
+/// The `expiration` property of a stored message, in milliseconds.
+fn expiration_of(block: &Block, index: u32) -> Option<u64> {
+    let header = leveret_protocol::deliver::header_of(message::content(block, index));
+    let properties = content::header(header).parse().ok()?;
+    crate::expiration::parse(properties.expiration?).ok()
+}
