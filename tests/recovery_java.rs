@@ -163,8 +163,16 @@ impl Program {
             .env("AMQP_URL", url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("java can be run");
+        let errors = child.stderr.take().expect("a piped stderr");
+        // Printed from here, so that it is shown with the test's own output, if the test fails.
+        std::thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                println!("{name}: {line}");
+            }
+        });
         let output = child.stdout.take().expect("a piped stdout");
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -236,8 +244,8 @@ impl Count {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => self.take(&line),
                 Err(_) => panic!(
-                    "nothing happens any more, and not yet so that {what}: {self}; not done: {:?}",
-                    self.confirmed_but_not_done()
+                    "nothing happens any more, and not yet so that {what}: {self}; {} confirmed are not done",
+                    self.confirmed_but_not_done().len()
                 ),
             }
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use amq_protocol::types::{AMQPValue, FieldTable};
 use leveret::exchange::{ExchangeType, Headers, Router};
+use leveret_protocol::content::Properties;
 use leveret_protocol::value::encode_table;
 
 const SIZES: [usize; 3] = [10, 1_000, 100_000];
@@ -62,7 +63,7 @@ fn report(
     let mut found = 0;
     let route = per_step(keys.len(), || {
         for key in &keys {
-            router.route(black_box(key.as_bytes()), None, &mut |_| found += 1);
+            router.route(&[black_box(key.as_bytes())], &Properties::default(), &mut |_| found += 1);
         }
     });
     let matches = count(&router, keys[0].as_bytes(), None);
@@ -88,7 +89,7 @@ fn headers(size: usize) {
     let mut found = 0;
     let route = per_step(parsed.len(), || {
         for headers in &parsed {
-            router.route(b"", Some(black_box(*headers)), &mut |_| found += 1);
+            router.route(&[b""], &with(Some(black_box(*headers))), &mut |_| found += 1);
         }
     });
     let matches = count(&router, b"", Some(parsed[0]));
@@ -99,7 +100,7 @@ fn headers(size: usize) {
 
 fn count(router: &Router<usize>, key: &[u8], headers: Option<Headers<'_>>) -> usize {
     let mut found = 0;
-    router.route(key, headers, &mut |_| found += 1);
+    router.route(&[key], &with(headers), &mut |_| found += 1);
     found
 }
 
@@ -142,4 +143,8 @@ fn nanos(time: Duration, steps: usize) -> f64 {
 
 fn print(name: &str, size: usize, route: f64, found: usize, bind: f64, unbind: f64) {
     println!("{name:24} {size:9}  {route:9.0}  {found:6}   {bind:9.0}   {unbind:9.0}");
+}
+
+fn with(headers: Option<Headers<'_>>) -> Properties<'_> {
+    Properties { headers, ..Default::default() }
 }

@@ -245,6 +245,8 @@ pub enum ConnectionEvent {
     },
     /// The broker ends the connection.
     Close(AmqpError),
+    /// See [`crate::tidy`].
+    Tidy,
 }
 
 /// Messages for a consumer.
@@ -339,6 +341,8 @@ pub enum QueueCommand {
     Kill,
     /// Something may have expired.
     Tick,
+    /// See [`crate::tidy`].
+    Tidy,
     /// A consumer's window or its channel's limit has room again.
     Wake,
     /// Answers [`Reply::Done`] when everything before has been done and, with `stored`, when removals before it have

@@ -9,7 +9,8 @@
 //! * `vhost`: exchanges, queues and bindings; their one owner, and the snapshots that publishers route by.
 //! * [`exchange`]: routing tables, pure.
 //! * `command`: what owners say to each other. `mailbox`: how.
-//! * `message`: blocks of messages. `pressure`: the gate that publishers stop at.
+//! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
+//! * `pressure`: the gate that publishers stop at. `timers`: when queues look for what has expired.
 //! * `recovery`: from what storage held to virtual hosts that serve.
 //! * [`config`], `auth`, [`clock`], `names`, `methods`: what the rest is made with.
 
@@ -31,6 +32,7 @@ mod pressure;
 mod queue;
 mod recovery;
 pub mod server;
+mod tidy;
 mod timers;
 mod vhost;
 

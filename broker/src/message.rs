@@ -38,6 +38,11 @@ impl Meta {
         Meta(address as u64 & ADDRESS | published << PUBLISHED)
     }
 
+    /// The same message, published at another time.
+    pub fn published_at(self, published: u64) -> Meta {
+        Meta(self.0 & ((1 << PUBLISHED) - 1) | published << PUBLISHED)
+    }
+
     pub fn with_persistent(self, yes: bool) -> Meta {
         if yes { Meta(self.0 | PERSISTENT) } else { self }
     }

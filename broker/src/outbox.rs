@@ -9,6 +9,9 @@ use leveret_storage::{Block, Gauge, Run};
 use crate::command::{ConfirmTo, ConsumerKey, QueueCommand, Requester, Segment};
 use crate::message::{BlockBuilder, Meta};
 use crate::queue::Queue;
+use crate::vhost::command::TopologyCommand;
+use crate::vhost::history::{FurtherKeys, Remembered};
+use crate::vhost::snapshot::Exchange;
 
 /// Bytes of messages after which a turn is sent off before the rest of the input is looked at.
 pub const TURN_LIMIT: usize = 512 << 10;
@@ -24,6 +27,15 @@ pub struct Outbox {
     places: HashMap<u64, usize>,
     last: usize,
     commands: Vec<QueueCommand>,
+    histories: Vec<ForHistory>,
+}
+
+/// What an x-recent-history exchange gets. Its messages have a block of their own: they stay long, and must not keep
+/// the turn's block in memory.
+struct ForHistory {
+    exchange: Arc<Exchange>,
+    block: BlockBuilder,
+    further: Vec<FurtherKeys>,
 }
 
 struct Target {
@@ -85,6 +97,9 @@ impl Outbox {
         queues: &[Arc<Queue>],
         confirm: Option<(&Requester, u64)>,
     ) -> u32 {
+        if queues.is_empty() {
+            return 0;
+        }
         let index = match message {
             Body::Borrowed(bytes) => self.block.add(bytes, meta),
             Body::Owned(bytes) => self.block.add_owned(bytes, meta),
@@ -109,6 +124,43 @@ impl Outbox {
             pending.push(Pending::Run { from: index, to: index + 1, persistent, expiration, confirm });
         }
         answers
+    }
+
+    /// Adds a message to the history of `exchange`.
+    pub fn remember(&mut self, exchange: &Arc<Exchange>, message: &[u8], meta: Meta, further: &FurtherKeys) {
+        let name = &exchange.spec.name;
+        let mut known = self.histories.iter();
+        let at = known.position(|history| history.exchange.spec.name == *name);
+        let at = at.unwrap_or_else(|| {
+            self.histories.push(ForHistory {
+                exchange: exchange.clone(),
+                block: BlockBuilder::default(),
+                further: Vec::new(),
+            });
+            self.histories.len() - 1
+        });
+        let history = &mut self.histories[at];
+        history.block.add(message, meta);
+        history.further.push(further.clone());
+    }
+
+    pub fn has_histories(&self) -> bool {
+        !self.histories.is_empty()
+    }
+
+    /// What the topology's owner must be told: of each history the last messages, as many as it keeps.
+    pub fn take_histories(&mut self, gauge: &Arc<Gauge>) -> Vec<TopologyCommand> {
+        let told = self.histories.drain(..).map(|mut history| {
+            let count = history.further.len();
+            let from = count.saturating_sub(history.exchange.spec.history.unwrap_or(0));
+            let run = Run { block: history.block.finish(gauge), from: from as u32, to: count as u32 };
+            let further = history.further.split_off(from);
+            TopologyCommand::Remember {
+                exchange: history.exchange.spec.name.as_bytes().into(),
+                messages: Remembered { run, further },
+            }
+        });
+        told.collect()
     }
 
     /// Adds messages that are done; neighbours become one range.
@@ -149,7 +201,8 @@ impl Outbox {
 
     /// The turn holds so much that it should be sent off.
     pub fn is_large(&self) -> bool {
-        self.block.bytes() > TURN_LIMIT
+        let histories = self.histories.iter().map(|history| history.block.bytes());
+        self.block.bytes() + histories.sum::<usize>() > TURN_LIMIT
     }
 
     /// Makes room for the messages of `bytes` of input.

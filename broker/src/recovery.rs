@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, Run, StorageError, Store};
 
-use crate::command::{Segment, Token};
+use crate::command::{QueueCommand, Segment, Token};
 use crate::config::Config;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
 use crate::vhost::definition::{self, Definition};
@@ -95,7 +95,12 @@ fn fill(vhost: &VHost, found: Found, messages: &mut HashMap<u64, RecoveredQueue>
             }
         }
         Ok(())
-    })
+    })?;
+    // Leases begin, and what expired meanwhile goes.
+    for queue in vhost.snapshot().queues.values() {
+        queue.push(QueueCommand::Tick);
+    }
+    Ok(())
 }
 
 /// Recovered messages as the queue holds them: up to the mark they may have been seen.

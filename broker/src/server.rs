@@ -14,12 +14,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::clock::{Clock, SystemClock};
-use crate::command::{ConnectionEvent, Peer, Token};
+use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
 use crate::config::{Config, ConfigError, StorageKind};
 use crate::connection;
 use crate::mailbox::Mailbox;
 use crate::pressure::Pressure;
 use crate::recovery;
+use crate::tidy::WORTH_WHILE;
 use crate::timers::Timers;
 use crate::vhost::{Parts, VHost};
 
@@ -87,7 +88,8 @@ pub struct Broker {
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
-    ticking: JoinHandle<()>,
+    /// Timers and tidying: they end with the broker.
+    tasks: [JoinHandle<()>; 2],
 }
 
 /// A broker to be started with other parts than the usual ones.
@@ -148,6 +150,7 @@ impl Builder {
             peers: Mutex::default(),
             next_peer: AtomicU64::new(1),
         });
+        let tidying = tokio::spawn(tidy(shared.clone()));
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (socket, address) in sockets {
@@ -156,7 +159,7 @@ impl Builder {
             addresses.push(listener.local_addr().map_err(error)?);
             listeners.push(tokio::spawn(accept(listener, shared.clone(), stopping.clone())));
         }
-        Ok(Broker { addresses, store, stop, listeners: Mutex::new(listeners), ticking })
+        Ok(Broker { addresses, store, stop, listeners: Mutex::new(listeners), tasks: [ticking, tidying] })
     }
 }
 
@@ -220,7 +223,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.ticking.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
         self.stop.send_if_modified(|stop| {
             let running = matches!(stop, Stop::Running);
             if running {
@@ -284,6 +287,26 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
         }
     }
     connections.shutdown().await;
+}
+
+/// Asks every owner of messages to free blocks of little use, once a second while they take more than a little.
+async fn tidy(shared: Arc<Shared>) {
+    let clock = shared.clock.clone();
+    loop {
+        clock.sleep_until(clock.now() + Duration::from_secs(1)).await;
+        if shared.pressure.gauge.bytes() < WORTH_WHILE {
+            continue;
+        }
+        let peers: Vec<_> = shared.peers().values().cloned().collect();
+        for peer in peers {
+            let _ = peer.mailbox.push(ConnectionEvent::Tidy);
+        }
+        for vhost in shared.vhosts.values() {
+            for queue in vhost.snapshot().queues.values() {
+                queue.push(QueueCommand::Tidy);
+            }
+        }
+    }
 }
 
 /// Serves one connection, known to the others while it lasts.

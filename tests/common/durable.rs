@@ -31,10 +31,7 @@ impl Durable {
         }
         let directory = tempfile::tempdir().expect("a directory for the broker's data");
         let server = Server::start_durable(directory.path());
-        Some(Durable {
-            server,
-            _directory: directory,
-        })
+        Some(Durable { server, _directory: directory })
     }
 
     /// Ends the broker like this and starts it again; returns a connection to the new one.

@@ -40,6 +40,11 @@ impl Connection {
             }
             ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
             ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
+            ConnectionEvent::Tidy => {
+                let channels = self.channels.iter_mut();
+                let held = channels.flat_map(|channel| channel.unacked.iter_mut().map(|entry| &mut entry.segment));
+                crate::tidy::tidy(held, &self.shared.pressure.gauge);
+            }
             ConnectionEvent::Close(error) => {
                 self.shutting_down = Some(error);
                 self.deadline = Some(self.shared.clock.now() + SHUTDOWN_GRACE);

@@ -441,16 +441,20 @@ impl Connection {
         if !self.transacting.is_empty() {
             self.seal_transactions();
         }
-        let gauge = &self.shared.pressure.gauge;
-        send_off(&mut self.outbox, gauge, &mut self.full);
+        send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
     }
 }
 
-/// Sends to the queues what is for them; the last of those whose mailboxes are full becomes `full`.
-fn send_off(outbox: &mut Outbox, gauge: &Arc<Gauge>, full: &mut Option<Arc<Queue>>) {
+/// Sends to the queues, and to exchanges that keep messages, what is for them; the last queue whose mailbox is full
+/// becomes `full`.
+fn send_off(outbox: &mut Outbox, vhost: &VHost, gauge: &Arc<Gauge>, full: &mut Option<Arc<Queue>>) {
     outbox.flush(gauge, |queue| {
         if queue.is_over() {
             *full = Some(queue.clone());
         }
     });
+    if outbox.has_histories() {
+        let mut told = outbox.take_histories(gauge);
+        vhost.append(&mut told);
+    }
 }

@@ -71,7 +71,7 @@ impl Connection {
         let hidden = copies.as_ref().is_some_and(Copies::are_hidden);
         let route = match known {
             Some(route) if copies.is_none() => route,
-            _ => self.routes.look_up(&self.vhost, publish, properties.headers, copies)?,
+            _ => self.routes.look_up(&self.vhost, publish, &properties, copies)?,
         };
         let meta = Meta::new(publish.address.len(), self.now)
             .with_persistent(properties.delivery_mode == Some(2))
@@ -114,6 +114,14 @@ impl Connection {
                 Some(transaction) => transaction.hold_reply(to, reply),
                 None => to.send(reply),
             }
+        }
+        let (histories, further) = self.routes.histories(plan.route);
+        for exchange in histories {
+            let outbox = match &mut channel.transaction {
+                Some(transaction) => transaction.publishes(),
+                None => &mut self.outbox,
+            };
+            outbox.remember(exchange, message.bytes(), plan.meta, further);
         }
         if queues.is_empty() {
             if let Some(confirms) = &mut channel.confirms {

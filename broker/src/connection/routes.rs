@@ -11,8 +11,9 @@ use leveret_protocol::table::{Table, Value};
 use crate::names;
 use crate::queue::Queue;
 use crate::vhost::VHost;
+use crate::vhost::history::FurtherKeys;
 use crate::vhost::replies::ReplyTo;
-use crate::vhost::snapshot::{Exchange, Snapshot};
+use crate::vhost::snapshot::{Exchange, Found, Snapshot};
 
 /// Addresses remembered per connection; the cache starts anew beyond.
 const CAPACITY: usize = 4096;
@@ -24,8 +25,11 @@ pub struct Routes {
     known: HashMap<Box<[u8]>, usize>,
     found: Vec<Vec<Arc<Queue>>>,
     last: Option<(Vec<u8>, usize)>,
-    /// The route of a message that cannot be remembered, its queues and its reply consumers.
-    passing: Vec<Arc<Queue>>,
+    /// The route of a message that cannot be remembered.
+    passing: Found,
+    /// Its keys beyond that of the publish, if an x-recent-history exchange keeps it.
+    further: FurtherKeys,
+    /// The reply consumers that it goes to.
     replies: Option<Vec<Arc<ReplyTo>>>,
 }
 
@@ -40,7 +44,16 @@ impl Routes {
     pub fn queues(&self, route: Route) -> &[Arc<Queue>] {
         match route {
             Route::Known(index) => self.found.get(index).map_or(&[], Vec::as_slice),
-            Route::Passing => &self.passing,
+            Route::Passing => &self.passing.queues,
+        }
+    }
+
+    /// The x-recent-history exchanges that keep the message, with its keys beyond that of the publish.
+    pub fn histories(&self, route: Route) -> (&[Arc<Exchange>], &FurtherKeys) {
+        match route {
+            // Such routes are not remembered.
+            Route::Known(_) => (&[], &self.further),
+            Route::Passing => (&self.passing.histories, &self.further),
         }
     }
 
@@ -93,7 +106,7 @@ impl Routes {
         &mut self,
         vhost: &VHost,
         publish: &Publish<'_>,
-        headers: Option<Table<'_>>,
+        properties: &Properties<'_>,
         copies: Option<Copies<'_>>,
     ) -> Result<Route, AmqpError> {
         let snapshot = vhost.snapshot();
@@ -111,12 +124,15 @@ impl Routes {
                 self.replies.get_or_insert_default().extend(alive);
             }
         }
-        let by_headers = snapshot.route(exchange, &keys, headers, &mut self.passing);
-        if by_headers || !remember || self.replies.is_some() {
+        snapshot.route(exchange, &keys, properties, &mut self.passing);
+        if !self.passing.histories.is_empty() {
+            self.further = keys[1..].iter().map(|key| (*key).into()).collect();
+        }
+        if self.passing.once || !remember || self.replies.is_some() {
             return Ok(Route::Passing);
         }
         let index = self.found.len();
-        self.found.push(self.passing.clone());
+        self.found.push(self.passing.queues.clone());
         self.known.insert(publish.address.into(), index);
         self.remember_last(publish.address, index);
         Ok(Route::Known(index))

@@ -161,7 +161,7 @@ impl Connection {
         let number = key.number;
         let gauge = &self.shared.pressure.gauge;
         transaction.seal(gauge);
-        send_off(&mut transaction.publishes, gauge, &mut self.full);
+        send_off(&mut transaction.publishes, &self.vhost, gauge, &mut self.full);
         for (to, reply) in transaction.replies {
             to.send(reply);
         }

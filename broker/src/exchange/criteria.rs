@@ -8,7 +8,7 @@ use leveret_protocol::error::octets;
 use leveret_protocol::table::{Table, TableError, Value};
 use leveret_protocol::value::{encode_table, show, type_word};
 
-/// Why a headers exchange refuses a binding. The display is the text of a 406.
+/// Why an exchange refuses a binding. The display is the text of a 406.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindingError {
     /// `x-match` is none of the four words.
@@ -22,6 +22,15 @@ pub enum BindingError {
         /// The value as RabbitMQ prints it.
         value: String,
     },
+    /// The key of a binding to x-consistent-hash is not a weight.
+    #[error("The binding key must be an integer: {0}")]
+    WeightNotInteger(String),
+    /// The weight is too small.
+    #[error("The binding key must be greater than 0")]
+    WeightTooSmall,
+    /// A binding to x-local-random has a key.
+    #[error("Non empty binding '{0}' key not permitted")]
+    KeyNotEmpty(String),
     /// The arguments are nested too deeply to be compared; a client cannot send such a table.
     #[error("Invalid arguments: {0}")]
     Table(#[from] TableError),
@@ -201,6 +210,13 @@ fn put_comparable(value: &Value<'_>, out: &mut Vec<u8>) {
             put_tagged(value, out)
         }
     }
+}
+
+/// The bytes of a value alone, as [`put_comparable`] makes them.
+pub(super) fn comparable(value: &Value<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_comparable(value, &mut bytes);
+    bytes
 }
 
 fn put_number(number: i128, out: &mut Vec<u8>) {

@@ -10,7 +10,7 @@ mod state;
 
 use std::sync::{Arc, Weak};
 
-use leveret_storage::{Entry, Mark, Store};
+use leveret_storage::{Entry, Gauge, Mark, Store};
 
 use self::effects::Effects;
 pub use self::state::Origin;
@@ -41,6 +41,7 @@ pub struct Outside {
     pub store: Store<Token>,
     pub vhost: Weak<VHost>,
     pub timers: Arc<Timers>,
+    pub gauge: Arc<Gauge>,
 }
 
 impl Queue {
@@ -161,6 +162,9 @@ impl QueueOwner {
         }
         if let Some(moment) = effects.tick.take() {
             self.outside.timers.at(moment, self.queue.clone());
+        }
+        if std::mem::take(&mut effects.tidy) {
+            self.state.tidy(&self.outside.gauge);
         }
         let some = !returned.is_empty();
         for event in returned {

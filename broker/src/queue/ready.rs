@@ -130,6 +130,10 @@ impl Ready {
         Some(taken)
     }
 
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Segment> {
+        self.levels.iter_mut().flat_map(|level| level.requeued.values_mut().chain(&mut level.fresh))
+    }
+
     /// Takes everything.
     pub fn drain(&mut self) -> Vec<Segment> {
         self.messages = 0;

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Weak};
 
 use leveret_protocol::AmqpError;
-use leveret_storage::{Entry, Level, Op};
+use leveret_storage::{Entry, Gauge, Level, Op};
 
 use super::Queue;
 use super::arguments::Settings;
@@ -116,6 +116,7 @@ impl QueueState {
                 self.armed = Segment::NEVER;
                 self.end_lease(now, fx);
             }
+            QueueCommand::Tidy => fx.tidy = true,
             QueueCommand::Wake => self.consumers.wake(),
             QueueCommand::Sync { from, stored } => {
                 if stored {
@@ -145,6 +146,11 @@ impl QueueState {
         self.expire(now, true, fx);
         self.drop_surplus(fx);
         self.arm(fx);
+    }
+
+    /// Frees blocks of which little is left alive.
+    pub fn tidy(&mut self, gauge: &Arc<Gauge>) {
+        crate::tidy::tidy(self.ready.iter_mut(), gauge);
     }
 
     fn hand_over(&mut self, key: ConsumerKey, segment: Segment, fx: &mut Effects) {
@@ -357,6 +363,7 @@ impl QueueState {
             | QueueCommand::Cancel { then: None, .. }
             | QueueCommand::Kill
             | QueueCommand::Tick
+            | QueueCommand::Tidy
             | QueueCommand::Wake => {}
         }
     }

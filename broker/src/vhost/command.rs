@@ -2,6 +2,8 @@
 
 use leveret_protocol::amq::FieldTable;
 
+use super::history::Remembered;
+use super::snapshot::Name;
 use crate::command::{Reply, Requester};
 
 /// `exchange.declare`, without the passive form, which needs no change.
@@ -81,6 +83,11 @@ pub enum TopologyCommand {
         name: Box<str>,
         id: u64,
         then: Option<(Requester, Reply)>,
+    },
+    /// Messages have come by this x-recent-history exchange.
+    Remember {
+        exchange: Name,
+        messages: Remembered,
     },
     /// Answers behind everything that came before it; with `stored`, once that is on disk.
     Relay {

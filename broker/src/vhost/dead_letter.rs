@@ -12,6 +12,8 @@ use leveret_protocol::{Message, message};
 use leveret_storage::{Entry, Gauge, Op, Store};
 
 use super::VHost;
+use super::history::FurtherKeys;
+use super::snapshot::Found;
 use crate::clock::Clock;
 use crate::command::{QueueCommand, Release, Segment, Token};
 use crate::mailbox::Owner;
@@ -68,7 +70,7 @@ impl Owner for DeadLetterOwner {
         for letter in letters.drain(..) {
             self.publish(&vhost, &letter);
         }
-        self.outbox.flush(&self.gauge, |_| {});
+        self.flush(&vhost);
     }
 
     fn fail(&mut self) {
@@ -78,6 +80,13 @@ impl Owner for DeadLetterOwner {
 }
 
 impl DeadLetterOwner {
+    fn flush(&mut self, vhost: &VHost) {
+        self.outbox.flush(&self.gauge, |_| {});
+        if self.outbox.has_histories() {
+            vhost.append(&mut self.outbox.take_histories(&self.gauge));
+        }
+    }
+
     fn publish(&mut self, vhost: &VHost, letter: &DeadLetter) {
         let release = letter.stored.then(|| {
             let (queue, first, count) = (letter.id, letter.segment.first, letter.segment.count().into());
@@ -90,7 +99,7 @@ impl DeadLetterOwner {
             let (bytes, meta) = (run.block.bytes(index), meta(&run.block, index));
             self.publish_one(vhost, letter, bytes, meta, &mut targets);
             if self.outbox.is_large() {
-                self.outbox.flush(&self.gauge, |_| {});
+                self.flush(vhost);
             }
         }
         if let Some(release) = release {
@@ -120,11 +129,12 @@ impl DeadLetterOwner {
             Some(key) => vec![key],
             None => keys,
         };
-        let mut found = Vec::new();
-        let edited = content::header(&header).parse().ok().and_then(|properties| properties.headers);
-        snapshot.route(exchange, &onward, edited, &mut found);
-        found.retain(|queue| !deaths.cycles_to(&queue.name, letter.reason));
-        if found.is_empty() {
+        let mut found = Found::default();
+        let edited = content::header(&header);
+        let Ok(properties) = edited.parse() else { return };
+        snapshot.route(exchange, &onward, &properties, &mut found);
+        found.queues.retain(|queue| !deaths.cycles_to(&queue.name, letter.reason));
+        if found.queues.is_empty() && found.histories.is_empty() {
             return;
         }
         let address = message::address(&letter.to.exchange, onward[0]);
@@ -133,8 +143,12 @@ impl DeadLetterOwner {
             .with_persistent(meta.is_persistent())
             .with_priority(meta.priority())
             .with_dead_lettered();
-        self.outbox.publish(Body::Owned(dead), meta, None, &found, None);
-        for queue in found {
+        let further: FurtherKeys = onward[1..].iter().map(|key| (*key).into()).collect();
+        for exchange in &found.histories {
+            self.outbox.remember(exchange, &dead, meta, &further);
+        }
+        self.outbox.publish(Body::Owned(dead), meta, None, &found.queues, None);
+        for queue in found.queues {
             if !targets.iter().any(|other| other.id == queue.id) {
                 targets.push(queue);
             }

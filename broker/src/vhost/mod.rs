@@ -4,6 +4,7 @@ mod bindings;
 pub mod command;
 pub mod dead_letter;
 pub mod definition;
+pub mod history;
 pub mod replies;
 pub mod snapshot;
 pub mod topology;

@@ -3,12 +3,14 @@
 //! All maps are persistent: the topology's owner changes its own copy in time that does not grow with the number of
 //! entries, and publishes it by swapping one pointer.
 
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use leveret_protocol::amq::FieldTable;
+use leveret_protocol::content::Properties;
 
-use crate::exchange::{ExchangeType, Headers, Router};
+use crate::exchange::{self, ExchangeType, Router};
 use crate::queue::Queue;
 
 /// A name as a key: any bytes, cheap to copy.
@@ -30,6 +32,8 @@ pub struct ExchangeSpec {
     pub arguments: FieldTable,
     /// Where messages go that match no binding.
     pub alternate: Option<Name>,
+    /// x-recent-history: how many messages it keeps.
+    pub history: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -60,71 +64,118 @@ impl Eq for Destination {}
 impl Hash for Destination {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
-            Destination::Queue(queue) => queue.id.hash(state),
+            // By name, so that a queue that comes back gets its share of a hashing exchange back.
+            Destination::Queue(queue) => queue.name.hash(state),
             Destination::Exchange(name) => name.hash(state),
         }
     }
 }
 
+/// Where a message goes.
+#[derive(Default)]
+pub struct Found {
+    /// Each once, in the order of their ids.
+    pub queues: Vec<Arc<Queue>>,
+    /// The x-recent-history exchanges that keep it; the topology's owner must be told.
+    pub histories: Vec<Arc<Exchange>>,
+    /// More than the routing keys had a say: the answer holds for this message only.
+    pub once: bool,
+}
+
+impl Found {
+    pub fn clear(&mut self) {
+        self.queues.clear();
+        self.histories.clear();
+        self.once = false;
+    }
+}
+
 impl Snapshot {
-    /// Adds the queues that a message published to `exchange` with `keys` reaches, each once. True when the headers had
-    /// a say in it, so that the answer holds for this message only.
-    pub fn route(
-        &self,
-        exchange: &Arc<Exchange>,
-        keys: &[&[u8]],
-        headers: Option<Headers<'_>>,
-        found: &mut Vec<Arc<Queue>>,
-    ) -> bool {
-        let mut by_headers = false;
+    /// Adds to `found` what a message reaches that is published to `exchange` with `keys`: that of the publish first,
+    /// then those of CC and BCC.
+    pub fn route(&self, exchange: &Arc<Exchange>, keys: &[&[u8]], properties: &Properties<'_>, found: &mut Found) {
         if exchange.spec.name.is_empty() {
             for queue in keys.iter().filter_map(|key| self.queues.get(*key)) {
-                found.push(queue.clone());
+                found.queues.push(queue.clone());
             }
         } else {
-            by_headers = self.route_bindings(exchange, keys, headers, found);
+            self.route_bindings(exchange, keys, properties, found);
         }
-        found.sort_unstable_by_key(|queue| queue.id);
-        found.dedup_by_key(|queue| queue.id);
-        by_headers
+        found.queues.sort_unstable_by_key(|queue| queue.id);
+        found.queues.dedup_by_key(|queue| queue.id);
     }
 
-    fn route_bindings(
-        &self,
-        exchange: &Arc<Exchange>,
-        keys: &[&[u8]],
-        headers: Option<Headers<'_>>,
-        found: &mut Vec<Arc<Queue>>,
-    ) -> bool {
-        let mut by_headers = false;
-        // Each exchange is looked at once, so that cycles of bindings and of alternates end.
-        let mut visited = vec![exchange.clone()];
-        let mut next = 0;
-        while let Some(exchange) = visited.get(next).cloned() {
-            next += 1;
-            by_headers |= exchange.spec.kind == ExchangeType::Headers;
-            let mut matched = false;
-            let follow = |name: &Name, visited: &mut Vec<Arc<Exchange>>| {
-                if let Some(exchange) = self.exchanges.get(name)
-                    && !exchange.spec.name.is_empty()
-                    && !visited.iter().any(|e| e.spec.name == exchange.spec.name)
-                {
-                    visited.push(exchange.clone());
+    fn route_bindings(&self, exchange: &Arc<Exchange>, keys: &[&[u8]], properties: &Properties<'_>, found: &mut Found) {
+        let mut path = Path::from(exchange);
+        while let Some(exchange) = path.next() {
+            found.once |= exchange.router.beyond_keys();
+            if exchange.spec.history.is_some() {
+                // Not remembered, so that the headers of each message are looked at.
+                found.once = true;
+                if exchange::is_history(properties.headers) {
+                    found.histories.push(exchange.clone());
                 }
-            };
-            for key in keys {
-                exchange.router.route(key, headers, &mut |destination| {
-                    matched = true;
-                    match destination {
-                        Destination::Queue(queue) => found.push(queue.clone()),
-                        Destination::Exchange(name) => follow(name, &mut visited),
-                    }
-                });
             }
+            let mut matched = false;
+            exchange.router.route(keys, properties, &mut |destination| {
+                matched = true;
+                match destination {
+                    Destination::Queue(queue) => found.queues.push(queue.clone()),
+                    Destination::Exchange(name) => path.follow(self, name),
+                }
+            });
             if !matched && let Some(alternate) = &exchange.spec.alternate {
-                follow(alternate, &mut visited);
+                path.follow(self, alternate);
             }
         }
-        by_headers
+    }
+}
+
+/// The exchanges that one message comes by. Each is looked at once, so that cycles of bindings and of alternates end.
+struct Path {
+    exchanges: Vec<Arc<Exchange>>,
+    /// How many have been looked at.
+    done: usize,
+    /// The names of all, once there are more than are quickly compared.
+    names: HashSet<Name>,
+}
+
+/// Names that are compared one by one before a set is made of them: nearly all paths have one or two.
+const SHORT: usize = 8;
+
+impl Path {
+    fn from(exchange: &Arc<Exchange>) -> Path {
+        Path { exchanges: vec![exchange.clone()], done: 0, names: HashSet::new() }
+    }
+
+    fn next(&mut self) -> Option<Arc<Exchange>> {
+        let next = self.exchanges.get(self.done).cloned();
+        self.done += 1;
+        next
+    }
+
+    /// The message also goes to the exchange of that name, if there is one; never to the default exchange.
+    fn follow(&mut self, snapshot: &Snapshot, name: &Name) {
+        if name.is_empty() || self.has(name) {
+            return;
+        }
+        let Some(exchange) = snapshot.exchanges.get(name) else {
+            return;
+        };
+        self.exchanges.push(exchange.clone());
+        if self.exchanges.len() > SHORT {
+            if self.names.is_empty() {
+                let names = self.exchanges.iter().map(|e| e.spec.name.as_bytes().into());
+                self.names.extend(names);
+            }
+            self.names.insert(name.clone());
+        }
+    }
+
+    fn has(&self, name: &Name) -> bool {
+        if self.names.is_empty() {
+            return (self.exchanges.iter()).any(|e| e.spec.name.as_bytes() == &**name);
+        }
+        self.names.contains(name)
     }
 }

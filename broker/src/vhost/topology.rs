@@ -9,15 +9,16 @@ use std::sync::{Arc, Weak};
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
-use leveret_storage::{Entry, Level, Op, Store};
+use leveret_storage::{Entry, Gauge, Level, Op, Store};
 
 use super::bindings::{Bindings, Bound};
 use super::command::*;
 use super::definition;
+use super::history::Histories;
 use super::snapshot::{Destination, Exchange, ExchangeSpec, Name, Snapshot};
 use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
-use crate::exchange::{ExchangeType, Router};
+use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
 use crate::queue::arguments::{self, Flags, Settings};
 use crate::queue::{Origin, Outside, Queue, equivalence};
@@ -25,8 +26,7 @@ use crate::timers::Timers;
 use crate::{methods, names};
 
 /// Exchange types of RabbitMQ's plugins that are not here yet.
-const TYPES_NOT_YET: &[&str] =
-    &["x-consistent-hash", "x-modulus-hash", "x-random", "x-local-random", "x-recent-history", "x-delayed-message"];
+const TYPES_NOT_YET: &[&str] = &["x-delayed-message"];
 
 pub struct TopologyOwner {
     pub vhost: Weak<VHost>,
@@ -34,6 +34,8 @@ pub struct TopologyOwner {
     snapshot: Snapshot,
     changed: bool,
     bindings: Bindings,
+    /// Of the x-recent-history exchanges.
+    histories: Histories,
     /// What each queue was declared with.
     declared: HashMap<Name, QueueDeclare>,
     /// Exclusive queues by the connection that owns them.
@@ -41,6 +43,7 @@ pub struct TopologyOwner {
     next_id: Arc<AtomicU64>,
     store: Store<Token>,
     timers: Arc<Timers>,
+    gauge: Arc<Gauge>,
     // What follows from a turn, in the order in which it is handed out.
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
@@ -54,6 +57,8 @@ impl Owner for TopologyOwner {
         for command in commands.drain(..) {
             self.apply(command);
         }
+        // Before new bindings are in force, so that newer messages come behind.
+        self.histories.replay();
         self.publish();
         self.hand_out();
     }
@@ -61,6 +66,7 @@ impl Owner for TopologyOwner {
     fn fail(&mut self) {
         // The picture that was published last stays in force; the batch that failed has changed nothing in storage.
         tracing::error!(vhost = %self.name, "a change of the topology failed");
+        self.histories.forget_replays();
         self.entries.clear();
         self.replies.clear();
         self.told.clear();
@@ -69,18 +75,20 @@ impl Owner for TopologyOwner {
 
 impl TopologyOwner {
     pub fn new(name: Arc<str>, vhost: Weak<VHost>, parts: Parts) -> TopologyOwner {
-        let Parts { next_id, store, timers, .. } = parts;
+        let Parts { next_id, store, gauge, timers, clock } = parts;
         let mut owner = TopologyOwner {
             vhost,
             name,
             snapshot: Snapshot::default(),
             changed: true,
             bindings: Bindings::default(),
+            histories: Histories::new(gauge.clone(), clock),
             declared: HashMap::new(),
             exclusive: HashMap::new(),
             next_id,
             store,
             timers,
+            gauge,
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
@@ -100,7 +108,7 @@ impl TopologyOwner {
             ("amq.rabbitmq.trace", ExchangeType::Topic, true),
         ];
         for (name, kind, internal) in known {
-            self.add_exchange(ExchangeSpec {
+            let spec = ExchangeSpec {
                 name: name.into(),
                 kind,
                 durable: true,
@@ -108,7 +116,9 @@ impl TopologyOwner {
                 internal,
                 arguments: Default::default(),
                 alternate: None,
-            });
+                history: None,
+            };
+            self.add_exchange(spec, Router::new(kind));
         }
     }
 
@@ -171,6 +181,9 @@ impl TopologyOwner {
             TopologyCommand::QueueDead { name, id, then } => {
                 return self.queue_dead(&name, id, then);
             }
+            TopologyCommand::Remember { exchange, messages } => {
+                return self.histories.remember(&exchange, messages);
+            }
             TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
         };
@@ -181,7 +194,12 @@ impl TopologyOwner {
 
     /// What the queues of this virtual host reach beyond themselves.
     fn outside(&self) -> Outside {
-        Outside { store: self.store.clone(), vhost: self.vhost.clone(), timers: self.timers.clone() }
+        Outside {
+            store: self.store.clone(),
+            vhost: self.vhost.clone(),
+            timers: self.timers.clone(),
+            gauge: self.gauge.clone(),
+        }
     }
 
     fn answer(&mut self, to: &Requester, method: AMQPClass) {
@@ -210,9 +228,11 @@ impl TopologyOwner {
 
     // Exchanges
 
-    fn add_exchange(&mut self, spec: ExchangeSpec) {
+    fn add_exchange(&mut self, spec: ExchangeSpec, router: Router<Destination>) {
         let name: Name = spec.name.as_bytes().into();
-        let router = Router::new(spec.kind);
+        if let Some(length) = spec.history {
+            self.histories.add(name.clone(), length);
+        }
         self.snapshot.exchanges.insert(name, Arc::new(Exchange { spec: Arc::new(spec), router }));
         self.changed = true;
     }
@@ -238,7 +258,7 @@ impl TopologyOwner {
             let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", declare.name);
             return Err(AmqpError::access_refused(text));
         }
-        let spec = exchange_spec(&declare, kind, &described)?;
+        let (spec, router) = exchange_spec(&declare, kind, &described)?;
         if spec.durable {
             self.entries.push(Entry::Op(Op::PutDefinition {
                 key: definition::exchange_key(&self.name, &declare.name),
@@ -246,7 +266,7 @@ impl TopologyOwner {
             }));
         }
         self.answer_as(spec.durable, from, methods::exchange_declare_ok());
-        self.add_exchange(spec);
+        self.add_exchange(spec, router);
         Ok(())
     }
 
@@ -277,12 +297,21 @@ impl TopologyOwner {
         Ok(())
     }
 
-    /// Removes the exchange with all bindings from and to it; auto-delete exchanges upstream may follow.
+    /// Removes the exchange with all bindings from and to it, and the auto-delete exchanges upstream that lose their
+    /// last binding by that. A client may chain them without end, so this does not recurse.
     fn remove_exchange(&mut self, name: &str) {
+        let mut doomed: Vec<Box<str>> = vec![name.into()];
+        while let Some(name) = doomed.pop() {
+            self.remove_one_exchange(&name, &mut doomed);
+        }
+    }
+
+    fn remove_one_exchange(&mut self, name: &str, doomed: &mut Vec<Box<str>>) {
         let Some(exchange) = self.snapshot.exchanges.remove(name.as_bytes()) else {
             return;
         };
         self.changed = true;
+        self.histories.remove(name.as_bytes());
         if exchange.spec.durable {
             let key = definition::exchange_key(&self.name, name);
             self.entries.push(Entry::Op(Op::DeleteDefinition { key }));
@@ -290,7 +319,7 @@ impl TopologyOwner {
         for bound in self.bindings.take_source(name.as_bytes()) {
             self.forget(&bound);
         }
-        self.remove_bindings_to(DestinationKind::Exchange, name);
+        self.remove_bindings_to(DestinationKind::Exchange, name, doomed);
     }
 
     // Bindings
@@ -298,8 +327,11 @@ impl TopologyOwner {
     fn bind(&mut self, from: &Requester, binding: BindingSpec) -> Result<(), AmqpError> {
         let exchange = self.bindable(&binding)?.clone();
         let (destination, destination_durable) = self.destination(from, &binding)?;
-        Router::<Destination>::validate(exchange.spec.kind, &binding.arguments)
+        Router::<Destination>::validate(exchange.spec.kind, &binding.key, &binding.arguments)
             .map_err(|error| AmqpError::precondition_failed(error.to_string()))?;
+        if exchange.spec.kind == ExchangeType::LocalRandom {
+            self.classic_queue(&destination)?;
+        }
         let durable = exchange.spec.durable && destination_durable;
         let ok = methods::bind_ok(binding.kind);
         self.add_binding(binding, destination, durable, true);
@@ -330,6 +362,23 @@ impl TopologyOwner {
         }
     }
 
+    /// What alone may be bound to x-local-random.
+    fn classic_queue(&self, destination: &Destination) -> Result<(), AmqpError> {
+        use leveret_protocol::amq::AMQPValue;
+        let Destination::Queue(queue) = destination else {
+            return Err(AmqpError::precondition_failed("Destination not found"));
+        };
+        let declared = self.declared.get(queue.name.as_bytes());
+        match declared.and_then(|declare| arguments::get(&declare.arguments, "x-queue-type")) {
+            Some(AMQPValue::LongString(kind)) if kind.as_bytes() != b"classic" => {
+                let kind = leveret_protocol::error::text_of(kind.as_bytes());
+                let text = format!("Queue type rabbit_{kind}_queue not valid for this exchange type");
+                Err(AmqpError::precondition_failed(text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn add_binding(&mut self, binding: BindingSpec, to: Destination, durable: bool, store: bool) {
         let name = binding.source.as_bytes();
         let Some(exchange) = self.snapshot.exchanges.get_mut(name) else {
@@ -343,11 +392,15 @@ impl TopologyOwner {
             let key = definition::binding_key(&self.name, &binding);
             self.entries.push(Entry::Op(Op::PutDefinition { key, value: Box::default() }));
         }
+        (self.histories).recall(&self.snapshot, binding.source.as_bytes(), &to);
         self.bindings.add(Bound::new(&self.name, binding, to, durable));
     }
 
     fn unbind(&mut self, from: &Requester, binding: BindingSpec) -> Result<(), AmqpError> {
         not_default(&binding.source)?;
+        if binding.kind == DestinationKind::Exchange {
+            not_default(&binding.destination)?;
+        }
         let ok = methods::unbind_ok(binding.kind);
         let Some(bound) = self.bindings.find(&self.name, &binding) else {
             self.answer(from, ok);
@@ -359,7 +412,9 @@ impl TopologyOwner {
         self.bindings.remove(&bound);
         self.forget(&bound);
         let durable = bound.durable;
-        self.auto_delete_exchange(&binding.source);
+        if self.is_over(&binding.source) {
+            self.remove_exchange(&binding.source);
+        }
         self.answer_as(durable, from, ok);
         Ok(())
     }
@@ -376,22 +431,20 @@ impl TopologyOwner {
         }
     }
 
-    fn remove_bindings_to(&mut self, kind: DestinationKind, name: &str) {
+    /// Adds the sources that are over by this to `doomed`.
+    fn remove_bindings_to(&mut self, kind: DestinationKind, name: &str, doomed: &mut Vec<Box<str>>) {
         let gone = self.bindings.take_destination(kind, name.as_bytes());
         for bound in &gone {
             self.forget(bound);
         }
-        for bound in &gone {
-            self.auto_delete_exchange(&bound.spec.source);
-        }
+        let sources = gone.iter().map(|bound| &bound.spec.source);
+        doomed.extend(sources.filter(|source| self.is_over(source)).cloned());
     }
 
-    /// Deletes an auto-delete exchange that has just lost its last binding as source.
-    fn auto_delete_exchange(&mut self, name: &str) {
-        let auto_delete = self.exchange(name).is_ok_and(|exchange| exchange.spec.auto_delete);
-        if auto_delete && !self.bindings.has_source(name.as_bytes()) {
-            self.remove_exchange(name);
-        }
+    /// For an exchange that has just lost a binding as source: an auto-delete exchange without any goes.
+    fn is_over(&self, name: &str) -> bool {
+        !self.bindings.has_source(name.as_bytes())
+            && self.exchange(name).is_ok_and(|exchange| exchange.spec.auto_delete)
     }
 
     // Queues
@@ -468,6 +521,8 @@ impl TopologyOwner {
         } else {
             self.replies.push((from.clone(), reply));
         }
+        // Its lease begins.
+        self.told.push((queue.clone(), QueueCommand::Tick));
         self.snapshot.queues.insert(name.clone(), queue);
         self.declared.insert(name, declare);
         self.changed = true;
@@ -521,7 +576,11 @@ impl TopologyOwner {
             let key = definition::queue_key(&self.name, name);
             self.entries.push(Entry::Op(Op::DeleteDefinition { key }));
         }
-        self.remove_bindings_to(DestinationKind::Queue, name);
+        let mut doomed = Vec::new();
+        self.remove_bindings_to(DestinationKind::Queue, name, &mut doomed);
+        for exchange in doomed {
+            self.remove_exchange(&exchange);
+        }
         Some(queue)
     }
 
@@ -546,7 +605,8 @@ impl TopologyOwner {
         let described = names::exchange(&declare.name, &self.name);
         let kind = ExchangeType::parse(&declare.kind)
             .ok_or_else(|| AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)))?;
-        self.add_exchange(exchange_spec(declare, kind, &described)?);
+        let (spec, router) = exchange_spec(declare, kind, &described)?;
+        self.add_exchange(spec, router);
         Ok(())
     }
 
@@ -607,7 +667,11 @@ fn not_default(name: &str) -> Result<(), AmqpError> {
     Ok(())
 }
 
-fn exchange_spec(declare: &ExchangeDeclare, kind: ExchangeType, described: &str) -> Result<ExchangeSpec, AmqpError> {
+fn exchange_spec(
+    declare: &ExchangeDeclare,
+    kind: ExchangeType,
+    described: &str,
+) -> Result<(ExchangeSpec, Router<Destination>), AmqpError> {
     use leveret_protocol::amq::AMQPValue;
     let alternate = match arguments::get(&declare.arguments, ALTERNATE) {
         None => None,
@@ -618,7 +682,13 @@ fn exchange_spec(declare: &ExchangeDeclare, kind: ExchangeType, described: &str)
             return Err(AmqpError::precondition_failed(text));
         }
     };
-    Ok(ExchangeSpec {
+    let refused = |error: exchange::ArgumentError| AmqpError::precondition_failed(error.to_string());
+    let router = Router::declared(kind, &declare.arguments).map_err(refused)?;
+    let history = match kind {
+        ExchangeType::RecentHistory => Some(exchange::history_length(&declare.arguments).map_err(refused)?),
+        _ => None,
+    };
+    let spec = ExchangeSpec {
         name: declare.name.clone(),
         kind,
         durable: declare.durable,
@@ -626,7 +696,9 @@ fn exchange_spec(declare: &ExchangeDeclare, kind: ExchangeType, described: &str)
         internal: declare.internal,
         arguments: declare.arguments.clone(),
         alternate,
-    })
+        history,
+    };
+    Ok((spec, router))
 }
 
 const ALTERNATE: &str = "alternate-exchange";

@@ -248,7 +248,7 @@ fn a_binding_with_another_x_match_or_other_arguments_is_another_binding() {
 }
 
 fn refused(arguments: &FieldTable) -> String {
-    match Small::validate(ExchangeType::Headers, arguments) {
+    match Small::validate(ExchangeType::Headers, b"", arguments) {
         Ok(()) => "accepted".to_owned(),
         Err(error) => error.to_string(),
     }
@@ -287,6 +287,6 @@ fn another_type_of_x_match_is_refused() {
 #[test]
 fn other_types_do_not_mind_x_match() {
     for kind in [ExchangeType::Direct, ExchangeType::Fanout, ExchangeType::Topic] {
-        assert_eq!(Small::validate(kind, &mode("some", &[])), Ok(()));
+        assert_eq!(Small::validate(kind, b"", &mode("some", &[])), Ok(()));
     }
 }

@@ -235,7 +235,7 @@ fn many_hashes_do_not_multiply() {
 fn a_matching_topic_binding_is_found_once() {
     let router = bound(Topic, &["#.#.a.#.#", "#.a.#", "a.*.#"]);
     let mut found = Vec::new();
-    router.route(b"a.a.a.a", None, &mut |to| found.push(*to));
+    router.route(&[b"a.a.a.a"], &with(None), &mut |to| found.push(*to));
     found.sort_unstable();
     assert_eq!(found, [0, 1, 2]);
 }

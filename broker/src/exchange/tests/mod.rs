@@ -2,10 +2,12 @@
 //! with a plain list of bindings.
 
 mod against_lists;
+mod chosen;
 mod headers;
 mod key_types;
 
 use amq_protocol::types::{AMQPValue, FieldTable};
+use leveret_protocol::content::Properties;
 use leveret_protocol::value::encode_table;
 
 use super::{ExchangeType, Headers, Router};
@@ -31,10 +33,15 @@ fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.as_bytes().into())
 }
 
+/// The properties of a message with these headers.
+fn with(headers: Option<Headers<'_>>) -> Properties<'_> {
+    Properties { headers, ..Default::default() }
+}
+
 /// All destinations found, sorted, without repetitions: what a caller makes of them.
 fn routed(router: &Small, key: &[u8], headers: Option<Headers<'_>>) -> Vec<u32> {
     let mut found = Vec::new();
-    router.route(key, headers, &mut |to| found.push(*to));
+    router.route(&[key], &with(headers), &mut |to| found.push(*to));
     found.sort_unstable();
     found.dedup();
     found

@@ -1,0 +1,121 @@
+//! Frees blocks of which little is left alive.
+//!
+//! One unacked message keeps its whole block in memory. Once a second, while messages take more than a little, every
+//! owner is asked to look through what it holds: where it alone holds what is left of a block, and that is less than
+//! a quarter, the survivors are copied out, side by side, and the block goes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use leveret_storage::{Block, Gauge, Run};
+
+use crate::command::Segment;
+use crate::message::BlockBuilder;
+
+/// Bytes of messages in memory below which nobody is asked.
+pub const WORTH_WHILE: usize = 16 << 20;
+/// Bytes of survivors that share a new block.
+const NEW_BLOCK: usize = 256 << 10;
+
+/// Copies survivors out of blocks that nobody else holds.
+pub fn tidy<'a>(segments: impl Iterator<Item = &'a mut Segment>, gauge: &Arc<Gauge>) {
+    let mut sparse: HashMap<*const Block, Vec<&mut Segment>> = HashMap::new();
+    for segment in segments {
+        let block = &segment.run.block;
+        if segment.count() * 4 < block.count() {
+            sparse.entry(Arc::as_ptr(block)).or_default().push(segment);
+        }
+    }
+    let mut moving = Vec::new();
+    for group in sparse.into_values() {
+        let block = &group[0].run.block;
+        let alive: usize = group.iter().map(|segment| segment.run.bytes()).sum();
+        if Arc::strong_count(block) == group.len() && alive * 4 < block.held() {
+            moving.extend(group);
+        }
+    }
+    moving.sort_by_key(|segment| segment.first);
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    for segment in moving {
+        bytes += segment.run.bytes();
+        batch.push(segment);
+        if bytes >= NEW_BLOCK {
+            copy_out(&mut batch, gauge);
+            bytes = 0;
+        }
+    }
+    copy_out(&mut batch, gauge);
+}
+
+fn copy_out(segments: &mut Vec<&mut Segment>, gauge: &Arc<Gauge>) {
+    if segments.is_empty() {
+        return;
+    }
+    let mut builder = BlockBuilder::default();
+    for segment in segments.iter() {
+        for (bytes, meta) in segment.run.messages() {
+            builder.add(bytes, crate::message::Meta(meta));
+        }
+    }
+    let block = builder.finish(gauge);
+    let mut from = 0;
+    for segment in segments.drain(..) {
+        let to = from + segment.count();
+        segment.run = Run { block: block.clone(), from, to };
+        from = to;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Meta;
+
+    fn segment(block: &Arc<Block>, index: u32) -> Segment {
+        let run = Run { block: block.clone(), from: index, to: index + 1 };
+        let (persistent, redelivered) = (false, false);
+        Segment { first: u64::from(index) + 1, run, persistent, redelivered, returns: 0, expires: Segment::NEVER }
+    }
+
+    fn block(gauge: &Arc<Gauge>) -> Arc<Block> {
+        let mut builder = BlockBuilder::default();
+        for index in 0..100u8 {
+            builder.add(&[index; 1000], Meta::new(2, 7));
+        }
+        builder.finish(gauge)
+    }
+
+    #[test]
+    fn survivors_of_a_block_are_copied_out_and_the_block_goes() {
+        let gauge = Arc::default();
+        let whole = block(&gauge);
+        let mut left = [segment(&whole, 3), segment(&whole, 60)];
+        drop(whole);
+        tidy(left.iter_mut(), &gauge);
+        assert!(gauge.bytes() < 4000, "{} bytes", gauge.bytes());
+        let bytes: Vec<_> = left.iter().map(|s| s.run.block.bytes(s.run.from).to_vec()).collect();
+        assert_eq!(bytes, [vec![3; 1000], vec![60; 1000]]);
+        assert!(left.iter().all(|s| s.run.block.meta(s.run.from) == Meta::new(2, 7).0));
+    }
+
+    #[test]
+    fn a_block_that_somebody_else_holds_stays() {
+        let gauge = Arc::default();
+        let whole = block(&gauge);
+        let mut left = [segment(&whole, 3)];
+        tidy(left.iter_mut(), &gauge);
+        assert!(Arc::ptr_eq(&left[0].run.block, &whole));
+    }
+
+    #[test]
+    fn a_block_of_which_much_is_alive_stays() {
+        let gauge = Arc::default();
+        let whole = block(&gauge);
+        let mut left: Vec<_> = (0..40).map(|index| segment(&whole, index)).collect();
+        drop(whole);
+        let before = gauge.bytes();
+        tidy(left.iter_mut(), &gauge);
+        assert_eq!(gauge.bytes(), before);
+    }
+}
