@@ -138,6 +138,7 @@ fn the_capabilities_that_work_are_announced_as_true() {
         "connection.blocked",
         "authentication_failure_close",
         "per_consumer_qos",
+        "direct_reply_to",
     ] {
         assert_eq!(capabilities.inner().get(name), Some(&AMQPValue::Boolean(true)), "{name}");
     }

@@ -458,18 +458,6 @@ fn a_channel_close_ends_its_confirms() {
 }
 
 #[test]
-fn a_method_of_the_next_issue_is_540_and_named() {
-    if differs_from_reference("a_method_of_the_next_issue_is_540_and_named") {
-        return;
-    }
-    let mut peer = peer();
-    peer.send(1, amq_protocol::protocol::tx::Select {});
-    let close: amq_protocol::protocol::connection::Close = peer.expect(0);
-    assert_eq!((close.reply_code, close.class_id, close.method_id), (540, 90, 10), "{close:?}");
-    assert!(close.reply_text.as_str().contains("tx"), "{close:?}");
-}
-
-#[test]
 fn a_property_of_the_next_issue_is_540_and_named() {
     if differs_from_reference("a_property_of_the_next_issue_is_540_and_named") {
         return;

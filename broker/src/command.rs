@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
-use leveret_storage::{Entry, Run, Store};
+use leveret_storage::{Block, Entry, Run, Store};
 
 use crate::mailbox::Mailbox;
 use crate::queue::Queue;
+use crate::vhost::replies::ReplyTo;
 
 /// A connection as others know it.
 pub struct Peer {
@@ -237,6 +238,11 @@ pub enum ConnectionEvent {
     ConsumerGone {
         channel: ChannelKey,
         consumer: ConsumerKey,
+    },
+    /// A direct reply for one of its channels: the one message of its block.
+    DirectReply {
+        to: Arc<ReplyTo>,
+        reply: Arc<Block>,
     },
     /// The broker ends the connection: as soon as no confirm is outstanding, at the latest at `until` by its clock.
     Close {

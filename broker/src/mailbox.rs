@@ -5,8 +5,8 @@
 //!   nobody ever waits for it: who finds it taken leaves the command behind for the one who has it.
 //!
 //! What bounds them is written where they are fed: a connection's mailbox by the transport windows of its consumers,
-//! one outstanding request per channel and the publishes it awaits confirms for; a turn's by [`Turn::push`]'s answer,
-//! which stops the pusher's socket.
+//! one outstanding request per channel, the publishes it awaits confirms for and the windows of its reply consumers; a
+//! turn's by [`Turn::push`]'s answer, which stops the pusher's socket.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -124,7 +124,8 @@ pub struct Turn<O: Owner> {
 }
 
 /// Bytes of publishes in a turn's mailbox above which pushers stop reading their sockets. One push is at most a read
-/// buffer's worth, so the mailbox holds at most this much and one such buffer per connection.
+/// buffer's worth, so the mailbox holds at most this much and one such buffer per connection; or one transaction, which
+/// was held already.
 pub const TURN_BYTES: usize = 4 << 20;
 
 impl<O: Owner> Turn<O> {

@@ -116,7 +116,7 @@ pub fn content(block: &Block, index: u32) -> &[u8] {
 pub fn with_delivery_count(block: &Block, index: u32, count: u32) -> Option<Vec<u8>> {
     let message = Message::parse(block.bytes(index))?;
     let put = [("x-delivery-count", AMQPValue::LongLongInt(count.into()))];
-    let edits = Edits { remove: &[], put: &put, drop_expiration: false };
+    let edits = Edits { remove: &[], put: &put, ..Edits::default() };
     Some(message.rebuild(message.address, &content_header::edit(message.header, &edits).ok()?))
 }
 

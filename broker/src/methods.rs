@@ -2,7 +2,7 @@
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::{
-    AMQPClass, LongString, ShortString, access, basic, channel, confirm, connection, exchange, queue,
+    AMQPClass, LongString, ShortString, access, basic, channel, confirm, connection, exchange, queue, tx,
 };
 
 use crate::vhost::command::DestinationKind;
@@ -78,6 +78,18 @@ pub fn recover_ok() -> AMQPClass {
 
 pub fn confirm_select_ok() -> AMQPClass {
     AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(confirm::SelectOk {}))
+}
+
+pub fn tx_select_ok() -> AMQPClass {
+    AMQPClass::Tx(tx::AMQPMethod::SelectOk(tx::SelectOk {}))
+}
+
+pub fn tx_commit_ok() -> AMQPClass {
+    AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {}))
+}
+
+pub fn tx_rollback_ok() -> AMQPClass {
+    AMQPClass::Tx(tx::AMQPMethod::RollbackOk(tx::RollbackOk {}))
 }
 
 pub fn access_request_ok() -> AMQPClass {

@@ -29,6 +29,19 @@ pub fn generated_tag() -> String {
     format!("amq.ctag-{}", random())
 }
 
+/// What a client consumes from, and names as `reply-to`, for direct replies (RabbitMQ extension).
+pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// True for what a client may take for the name of a reply consumer: [`REPLY_TO`], a dot, and anything.
+pub fn is_reply_address(name: &[u8]) -> bool {
+    name.strip_prefix(REPLY_TO.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'.'))
+}
+
+/// A name for a reply consumer, which nobody can guess who has not seen it: 69 octets.
+pub fn generated_reply_to() -> String {
+    format!("{REPLY_TO}.{}.{}", random(), random())
+}
+
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// 22 characters of base64url: 16 octets that nobody has had before. `RandomState` is seeded by the operating system

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use leveret_storage::{Gauge, Run};
+use leveret_storage::{Block, Gauge, Run};
 
 use crate::command::{ConfirmTo, ConsumerKey, QueueCommand, Requester, Segment};
 use crate::message::{BlockBuilder, Meta};
@@ -41,6 +41,9 @@ struct ForHistory {
 struct Target {
     queue: Arc<Queue>,
     pending: Vec<Pending>,
+    /// How many of `pending` have their block already, and the bytes of those blocks.
+    sealed: usize,
+    sealed_bytes: usize,
 }
 
 enum Pending {
@@ -53,6 +56,19 @@ enum Pending {
         confirm: Option<ConfirmTo>,
     },
     Command(QueueCommand),
+}
+
+impl Pending {
+    /// The command that it is, a run one of messages of `block`.
+    fn command(self, block: Option<&Arc<Block>>) -> Option<QueueCommand> {
+        match self {
+            Pending::Run { from, to, persistent, expiration, confirm } => {
+                let block = block?.clone();
+                Some(QueueCommand::Publish { run: Run { block, from, to }, persistent, expiration, confirm })
+            }
+            Pending::Command(command) => Some(command),
+        }
+    }
 }
 
 /// A message as it enters the block.
@@ -177,7 +193,7 @@ impl Outbox {
             let next = self.targets.len();
             self.last = *self.places.entry(queue.id).or_insert(next);
             if self.last == next {
-                self.targets.push(Target { queue: queue.clone(), pending: Vec::new() });
+                self.targets.push(Target { queue: queue.clone(), pending: Vec::new(), sealed: 0, sealed_bytes: 0 });
             }
         }
         &mut self.targets[self.last].pending
@@ -194,7 +210,26 @@ impl Outbox {
         self.block.reserve(bytes);
     }
 
-    /// Sends everything off. Calls `full` with each queue that got messages.
+    /// Makes a block of the messages so far, which counts as memory in use from now on, and sends nothing off.
+    pub fn seal(&mut self, gauge: &Arc<Gauge>) {
+        if self.block.is_empty() {
+            return;
+        }
+        let bytes = self.block.bytes();
+        let block = self.block.finish(gauge);
+        for target in &mut self.targets {
+            let before = target.pending.len();
+            let new = target.pending.split_off(target.sealed);
+            let runs = new.into_iter().filter_map(|pending| pending.command(Some(&block)));
+            target.pending.extend(runs.map(Pending::Command));
+            if before > target.sealed {
+                target.sealed_bytes += bytes;
+            }
+            target.sealed = target.pending.len();
+        }
+    }
+
+    /// Sends everything off. Calls `sent` with each queue that got messages.
     pub fn flush(&mut self, gauge: &Arc<Gauge>, mut sent: impl FnMut(&Arc<Queue>)) {
         let bytes = self.block.bytes();
         let block = (!self.block.is_empty()).then(|| self.block.finish(gauge));
@@ -202,19 +237,16 @@ impl Outbox {
             if target.pending.is_empty() {
                 continue;
             }
-            let mut messages = false;
+            let mut fresh = false;
             for pending in target.pending.drain(..) {
-                match (pending, &block) {
-                    (Pending::Run { from, to, persistent, expiration, confirm }, Some(block)) => {
-                        messages = true;
-                        let run = Run { block: block.clone(), from, to };
-                        self.commands.push(QueueCommand::Publish { run, persistent, expiration, confirm });
-                    }
-                    (Pending::Command(command), _) => self.commands.push(command),
-                    (Pending::Run { .. }, None) => {}
-                }
+                fresh |= matches!(pending, Pending::Run { .. });
+                self.commands.extend(pending.command(block.as_ref()));
             }
-            target.queue.append(&mut self.commands, if messages { bytes } else { 0 });
+            let messages = fresh || target.sealed > 0;
+            let sealed = std::mem::take(&mut target.sealed_bytes);
+            target.sealed = 0;
+            let bytes = sealed + if fresh { bytes } else { 0 };
+            target.queue.append(&mut self.commands, bytes);
             if messages {
                 sent(&target.queue);
             }

@@ -29,6 +29,11 @@ impl Pressure {
         Arc::new(Pressure { gauge, limit, shut: AtomicBool::new(false), parked: Mutex::new(Vec::new()), clock })
     }
 
+    /// Bytes of messages in memory above which the gate shuts.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// True while publishers must wait. Whoever finds the limit passed shuts the gate.
     pub fn is_shut(self: &Arc<Self>) -> bool {
         if self.gauge.bytes() <= self.limit && !self.shut.load(Ordering::Acquire) {

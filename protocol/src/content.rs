@@ -13,6 +13,8 @@ pub use crate::edit::{Edits, edit};
 
 /// The flag of the headers table.
 pub(crate) const HEADERS: u16 = 1 << 13;
+/// The flag of `reply-to`.
+pub(crate) const REPLY_TO: u16 = 1 << 9;
 /// The flag of the expiration.
 pub(crate) const EXPIRATION: u16 = 1 << 8;
 /// The two flags that mean nothing: RabbitMQ ignores them on input and never sends them.

@@ -1,7 +1,7 @@
 //! Changing what the broker has to change in a content header, and nothing else.
 
 use crate::{
-    content::{EXPIRATION, FIXED, Fields, HEADERS, UNUSED, header},
+    content::{EXPIRATION, FIXED, Fields, HEADERS, REPLY_TO, UNUSED, header},
     error::AmqpError,
     frame::size_of,
     reader::Reader,
@@ -19,6 +19,8 @@ pub struct Edits<'a> {
     pub put: &'a [(&'a str, AMQPValue)],
     /// Take out the expiration, as dead-lettering does.
     pub drop_expiration: bool,
+    /// Write this `reply-to`, in place of the old one or none; at most 255 octets, what exceeds them is cut.
+    pub reply_to: Option<&'a [u8]>,
 }
 
 /// A new header frame payload with `edits` made and everything else, the order of entries included, as it was.
@@ -41,9 +43,12 @@ pub fn edit(payload: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, AmqpError> {
         flags |= HEADERS;
     }
     let mut tail = Vec::with_capacity(rest.len());
-    push_tail(&mut tail, rest, header.flags, edits.drop_expiration);
+    push_tail(&mut tail, rest, header.flags, edits);
     if edits.drop_expiration {
         flags &= !EXPIRATION;
+    }
+    if edits.reply_to.is_some() {
+        flags |= REPLY_TO;
     }
 
     let mut out = Vec::with_capacity(payload.len() + 64 * edits.put.len());
@@ -58,20 +63,34 @@ pub fn edit(payload: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, AmqpError> {
 }
 
 /// What follows the headers table in the properties, of which `rest` begins with that table if there is one.
-fn push_tail(out: &mut Vec<u8>, rest: &[u8], flags: u16, drop_expiration: bool) {
+fn push_tail(out: &mut Vec<u8>, rest: &[u8], flags: u16, edits: &Edits<'_>) {
     let mut fields = Fields::new(rest, flags);
     fields.field(13, Reader::long);
     let kept = fields.reader.0;
     fields.field(12, Reader::u8);
     fields.field(11, Reader::u8);
     fields.string(10);
+    push_front(out, kept, fields.reader.0);
+    let kept = fields.reader.0;
     fields.string(9);
-    let before = kept.len() - fields.reader.0.len();
-    if drop_expiration {
+    match edits.reply_to {
+        Some(name) => {
+            let name = name.get(..255).unwrap_or(name);
+            out.push(name.len() as u8);
+            out.extend_from_slice(name);
+        }
+        None => push_front(out, kept, fields.reader.0),
+    }
+    if edits.drop_expiration {
         fields.string(8);
     }
-    out.extend_from_slice(kept.get(..before).unwrap_or_default());
     out.extend_from_slice(fields.reader.0);
+}
+
+/// Appends what `bytes` has in front of `rest`, its end.
+fn push_front(out: &mut Vec<u8>, bytes: &[u8], rest: &[u8]) {
+    let before = bytes.len() - rest.len();
+    out.extend_from_slice(bytes.get(..before).unwrap_or_default());
 }
 
 fn push_headers(out: &mut Vec<u8>, old: Table<'_>, edits: &Edits<'_>) {
@@ -146,5 +165,14 @@ mod tests {
         assert_eq!(edit(&old, &edits), Ok(payload(0x1280, b"\x02\x01r\x01m")));
         let without = payload(0x1200, b"\x02\x01r");
         assert_eq!(edit(&without, &edits), Ok(without.clone()));
+    }
+
+    #[test]
+    fn the_reply_to_can_be_replaced_or_added_where_it_belongs() {
+        let edits = Edits { reply_to: Some(b"new"), ..Edits::default() };
+        let old = payload(0x1780, b"\x02\x01c\x01r\x0260\x01m");
+        assert_eq!(edit(&old, &edits), Ok(payload(0x1780, b"\x02\x01c\x03new\x0260\x01m")));
+        let without = payload(0x1180, b"\x02\x0260\x01m");
+        assert_eq!(edit(&without, &edits), Ok(payload(0x1380, b"\x02\x03new\x0260\x01m")));
     }
 }

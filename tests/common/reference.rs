@@ -25,7 +25,13 @@ pub const DIFFERS_FROM_3_10: &[(&str, &str)] = &[
     ("the_expiration_is_checked_before_the_user_id", "it checks the user id first"),
     ("a_name_that_is_not_utf_8_is_shown_as_latin_1", "it is shown as it came"),
     ("a_property_of_the_next_issue_is_540_and_named", "it has them all"),
-    ("a_method_of_the_next_issue_is_540_and_named", "it has them all"),
+    ("a_message_is_routed_when_it_is_published", "it routes at commit"),
+    (
+        "a_reply_takes_the_next_delivery_tag_of_the_channel_and_cannot_be_acked",
+        "a reply doesn't advance the channel's counter",
+    ),
+    ("a_mandatory_reply_is_routed_whether_the_requester_is_there_or_gone", "it is returned in both cases"),
+    ("a_name_that_was_never_made_is_404", "it closes the connection with 541"),
     ("a_consume_argument_of_the_next_issue_is_540_and_named", "it has them all"),
 ];
 

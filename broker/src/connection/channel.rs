@@ -7,6 +7,8 @@ use leveret_protocol::AmqpError;
 use leveret_protocol::assembler::Assembler;
 
 use super::confirms::Confirms;
+use super::replying::ReplyConsumer;
+use super::transaction::{Commit, Transaction};
 use super::unacked::Unacked;
 use crate::command::{ChannelKey, ChannelLimit, Window};
 use crate::queue::Queue;
@@ -59,6 +61,7 @@ pub enum Wait {
         no_ack: bool,
         queue: Arc<Queue>,
     },
+    Commit(Commit),
     /// Removals of earlier acknowledgements are on their way to the kernel; `left` queues have not answered.
     Stored {
         left: u32,
@@ -77,11 +80,15 @@ pub struct Channel {
     /// The last delivery tag given.
     pub last_tag: u64,
     pub confirms: Option<Confirms>,
+    /// Present in transaction mode, which excludes confirms.
+    pub transaction: Option<Transaction>,
     /// For consumers created from now on; 0: unlimited.
     pub prefetch: u16,
     pub limit: Arc<ChannelLimit>,
     /// Consumers by tag: their serial numbers.
     pub tags: HashMap<Box<str>, u64>,
+    /// The consumer of direct replies.
+    pub replies: Option<ReplyConsumer>,
     pub last_queue: Option<Box<str>>,
     /// Durable queues that got acknowledgements since it was last made sure that they have reached the kernel.
     pub unstored: Vec<Arc<Queue>>,
@@ -107,9 +114,11 @@ impl Channel {
             unacked: Unacked::default(),
             last_tag: 0,
             confirms: None,
+            transaction: None,
             prefetch: 0,
             limit: Arc::default(),
             tags: HashMap::new(),
+            replies: None,
             last_queue: None,
             unstored: Vec::new(),
             deferred: Vec::new(),
@@ -125,6 +134,26 @@ impl Channel {
         match std::mem::replace(&mut self.state, State::Closed) {
             State::Waiting(request) => self.late = Some(request.wait),
             other => self.state = other,
+        }
+    }
+
+    /// In transaction mode, what it holds back.
+    pub fn transaction(&mut self) -> Option<&mut Transaction> {
+        self.transaction.as_mut()
+    }
+
+    /// The number of the next publish, if its confirms or its transaction number them.
+    pub fn next_publish(&self) -> Option<u64> {
+        let transaction = self.transaction.as_ref();
+        self.confirms.as_ref().map(Confirms::next).or_else(|| transaction.map(Transaction::next))
+    }
+
+    /// A publish of that number went to queues, of which that many have something to say about it.
+    pub fn published(&mut self, answers: u32) {
+        if let Some(confirms) = &mut self.confirms {
+            confirms.add(answers);
+        } else if let Some(transaction) = &mut self.transaction {
+            transaction.add(answers);
         }
     }
 

@@ -57,6 +57,10 @@ impl Connection {
             touch(&queue, true);
         }
         channel.confirms = None;
+        channel.replies = None;
+        if let Some(transaction) = channel.transaction.take() {
+            channel.unacked.restore(transaction.undo());
+        }
         channel.limit.set(0);
         channel.assembler = Default::default();
         channel.stop_waiting();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use leveret_protocol::{ADDRESS_GAP, deliver};
 
 use super::channel::{Request, State, Wait};
+use super::transaction::Committed;
 use super::unacked::Outstanding;
 use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment};
@@ -35,14 +36,10 @@ impl Connection {
             ConnectionEvent::Deliver(delivery) => self.deliver(delivery),
             ConnectionEvent::Reply { channel, reply } => self.reply(channel, reply),
             ConnectionEvent::Confirm { channel, first, count, refused } => {
-                if let Some(confirms) = self.channels.get_key(channel).and_then(|c| c.confirms.as_mut()) {
-                    confirms.answered(first, count, refused);
-                    if !self.confirming.contains(&channel.number) {
-                        self.confirming.push(channel.number);
-                    }
-                }
+                self.publishes_answered(channel, first, count, refused);
             }
             ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
+            ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
             ConnectionEvent::Tidy => {
                 let channels = self.channels.iter_mut();
                 let held = channels.flat_map(|channel| channel.unacked.iter_mut().map(|entry| &mut entry.segment));
@@ -191,6 +188,10 @@ impl Connection {
         let Request { wait, class, method, nowait } = request;
         match (wait, reply) {
             (_, Reply::Error(error)) => self.raise(number, error.at(class, method)),
+            (wait @ Wait::Commit(_), _) => {
+                self.wait(number, wait, (class, method), nowait);
+                self.commit_went_on(key, Committed::Removals);
+            }
             (Wait::Stored { left }, _) => {
                 if left > 1
                     && let Some(channel) = self.channels.get_key(key)
@@ -258,6 +259,20 @@ impl Connection {
 
     // Confirms
 
+    /// Another queue has taken these publishes, or `refused` them: confirms or a commit may have waited for that.
+    fn publishes_answered(&mut self, key: ChannelKey, first: u64, count: u32, refused: bool) {
+        let Some(channel) = self.channels.get_key(key) else {
+            return;
+        };
+        let Some(confirms) = &mut channel.confirms else {
+            return self.commit_went_on(key, Committed::Publishes { count, refused });
+        };
+        confirms.answered(first, count, refused);
+        if !self.confirming.contains(&key.number) {
+            self.confirming.push(key.number);
+        }
+    }
+
     /// Sends the confirms that have become due.
     pub(super) fn emit_confirms(&mut self) {
         if self.confirming.is_empty() {
@@ -277,9 +292,16 @@ impl Connection {
         self.close_when_settled();
     }
 
-    /// On shutdown, the connection is closed once no confirm is outstanding any more.
-    fn close_when_settled(&mut self) {
-        let settled = |c: &super::channel::Channel| c.confirms.as_ref().is_none_or(|confirms| confirms.is_settled());
+    /// On shutdown, the connection is closed once no confirm and no commit is outstanding any more.
+    pub(super) fn close_when_settled(&mut self) {
+        let settled = |c: &super::channel::Channel| {
+            let committing = matches!(
+                &c.state,
+                State::Waiting(request) if matches!(request.wait, Wait::Commit(_))
+            );
+            let confirms = c.confirms.as_ref();
+            !committing && confirms.is_none_or(|confirms| confirms.is_settled())
+        };
         if self.shutting_down.is_some() && self.channels.iter_mut().all(|channel| settled(channel)) {
             let error = self.shutting_down.take();
             self.deadline = None;

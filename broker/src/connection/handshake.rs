@@ -288,14 +288,12 @@ fn server_properties(config: &Config) -> FieldTable {
         "connection.blocked",
         "authentication_failure_close",
         "per_consumer_qos",
+        "direct_reply_to",
+        "consumer_priorities",
     ];
-    let not_yet = ["consumer_priorities", "direct_reply_to"];
     let mut table = FieldTable::default();
     for name in capabilities {
         table.insert(key(name), AMQPValue::Boolean(true));
-    }
-    for name in not_yet {
-        table.insert(key(name), AMQPValue::Boolean(false));
     }
     let mut properties = FieldTable::default();
     properties.insert(key("capabilities"), AMQPValue::FieldTable(table));

@@ -1,21 +1,13 @@
-//! Frames in: publishes on the short way, everything else one frame at a time.
+//! Frames in: publishes that are whole go the short way, everything else one frame at a time.
 
 use leveret_protocol::amq::{AMQPClass, basic, channel};
-use leveret_protocol::assembler::{self, Complete, Progress, Whole};
-use leveret_protocol::content::{self, ContentHeader, Edits, Properties};
-use leveret_protocol::hot::{self, Publish};
-use leveret_protocol::{ADDRESS_GAP, AmqpError, Message, Scope, deliver, frame, method};
+use leveret_protocol::assembler::{self, Progress};
+use leveret_protocol::{AmqpError, Scope, frame, hot, method};
 
 use super::channel::{Publishing, Request, State, Wait};
-use super::confirms::Confirms;
-use super::routes::Route;
+use super::publishing::{PUBLISH, at_publish};
 use super::{Connection, Phase};
-use crate::command::{ChannelKey, QueueCommand};
-use crate::message::Meta;
-use crate::outbox::Body;
-
-const PUBLISH: (u16, u16) = (60, 40);
-const NO_ROUTE: (u16, &str) = (312, "NO_ROUTE");
+use crate::command::QueueCommand;
 
 impl Connection {
     /// Takes whole frames off `input` and says how many bytes that was. With `only`, the input is what that channel
@@ -81,6 +73,11 @@ impl Connection {
                 if let Err(error) = outcome {
                     self.raise(found.channel, error);
                 }
+            }
+            State::Waiting(Request { wait: Wait::Commit(commit), .. })
+                if let Some(error) = commit.unexpected(found) =>
+            {
+                self.raise(found.channel, error)
             }
             State::Unopened => self.content_on_no_channel(found),
             State::Waiting(_) | State::Releasing { error: None, .. } => self.defer(found.channel, raw),
@@ -149,16 +146,7 @@ impl Connection {
         }
     }
 
-    // Publishing
-
-    fn publish_whole(&mut self, whole: &Whole<'_>) {
-        let planned = self.plan(whole.channel, &whole.publish, &whole.header, whole.content());
-        match planned {
-            Ok(Some(plan)) => self.place(plan, Body::Borrowed(whole.message)),
-            Ok(None) => {}
-            Err(error) => self.raise(whole.channel, at_publish(error)),
-        }
-    }
+    // Content
 
     fn content_header(&mut self, number: u16, payload: &[u8]) -> Result<(), AmqpError> {
         let limit = self.shared.config.max_message_size.bytes();
@@ -189,126 +177,6 @@ impl Connection {
         match progress {
             Progress::More => Ok(()),
             Progress::Complete(complete) => self.publish_complete(number, complete).map_err(at_publish),
-        }
-    }
-
-    fn publish_complete(&mut self, number: u16, complete: Complete) -> Result<(), AmqpError> {
-        let Some(channel) = self.channels.get(number) else {
-            return Ok(());
-        };
-        let Publishing { mandatory, immediate } = channel.publishing;
-        let Some(parts) = complete.parts() else {
-            return Err(AmqpError::internal_error(""));
-        };
-        let (exchange, routing_key, address) = (parts.exchange, parts.routing_key, parts.address);
-        let publish = Publish { exchange, routing_key, mandatory, immediate, address };
-        if let Some(plan) = self.plan(number, &publish, &parts.content_header(), parts.content)? {
-            self.place(plan, Body::Owned(complete.message));
-        }
-        Ok(())
-    }
-
-    /// A complete publish: checked, in RabbitMQ's order, and routed. None when it goes nowhere.
-    fn plan(
-        &mut self,
-        number: u16,
-        publish: &Publish<'_>,
-        header: &ContentHeader<'_>,
-        content: &[u8],
-    ) -> Result<Option<Plan>, AmqpError> {
-        if publish.immediate {
-            return Err(AmqpError::not_implemented("immediate=true"));
-        }
-        let limit = self.shared.config.max_message_size.bytes();
-        if header.body_size > limit {
-            let text = format!("message size {} is larger than configured max size {limit}", header.body_size);
-            return Err(AmqpError::precondition_failed(text));
-        }
-        let properties = header.parse()?;
-        let route = self.routes.find(&self.vhost, publish, &properties)?;
-        let expiration = check_properties(&properties, &self.user)?;
-        let hidden = properties.headers.is_some_and(|headers| headers.get(b"BCC").is_some());
-        if self.routes.queues(route).is_empty() {
-            if publish.mandatory {
-                self.return_unroutable(number, publish.address, content, hidden)?;
-            }
-            if self.routes.histories(route).0.is_empty() {
-                if let Some((_, confirms)) = self.confirming(number) {
-                    confirms.add(0);
-                }
-                return Ok(None);
-            }
-        }
-        let meta = Meta::new(publish.address.len(), self.now)
-            .with_persistent(properties.delivery_mode == Some(2))
-            .with_expiration(expiration.is_some())
-            .with_priority(properties.priority.unwrap_or(0));
-        Ok(Some(Plan { number, route, meta, expiration, hidden }))
-    }
-
-    /// The channel's confirms, if it is in confirm mode; they are looked at when the turn ends.
-    fn confirming(&mut self, number: u16) -> Option<(ChannelKey, &mut Confirms)> {
-        let channel = self.channels.get(number)?;
-        let confirms = channel.confirms.as_mut()?;
-        if !self.confirming.contains(&number) {
-            self.confirming.push(number);
-        }
-        Some((channel.key, confirms))
-    }
-
-    fn return_unroutable(
-        &mut self,
-        number: u16,
-        address: &[u8],
-        content: &[u8],
-        hidden: bool,
-    ) -> Result<(), AmqpError> {
-        let (code, text) = NO_ROUTE;
-        let shown;
-        let content = if hidden {
-            shown = without_bcc(address, content)?;
-            &shown[address.len() + ADDRESS_GAP..]
-        } else {
-            content
-        };
-        deliver::returned(&mut self.output, number, code, text, address, content, self.frame_max);
-        Ok(())
-    }
-
-    /// Adds a planned publish to the turn.
-    fn place(&mut self, plan: Plan, message: Body<'_>) {
-        let message = if plan.hidden {
-            let address = plan.meta.address();
-            let bytes = message.bytes();
-            match without_bcc(&bytes[..address], &bytes[address + ADDRESS_GAP..]) {
-                Ok(bytes) => Body::Owned(bytes),
-                Err(_) => message,
-            }
-        } else {
-            message
-        };
-        let confirm = self.confirming(plan.number).map(|(key, confirms)| (key, confirms.next()));
-        let confirm = confirm.map(|(key, number)| (self.requester(key), number));
-        let (histories, further) = self.routes.histories(plan.route);
-        for exchange in histories {
-            self.outbox.remember(exchange, message.bytes(), plan.meta, further);
-        }
-        let queues = self.routes.queues(plan.route);
-        let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
-        let answers = self.outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
-        if let Some((_, confirms)) = self.confirming(plan.number) {
-            confirms.add(answers);
-        }
-        self.look_at_pressure();
-    }
-
-    fn look_at_pressure(&mut self) {
-        if self.shared.pressure.is_shut() && !self.parked {
-            self.parked = true;
-            if self.capabilities.connection_blocked {
-                self.told_blocked = true;
-                self.send(0, &crate::methods::connection_blocked("low on memory"));
-            }
         }
     }
 
@@ -398,51 +266,4 @@ fn check_prefetch_size(payload: &[u8]) -> Result<(), AmqpError> {
         }
         _ => Ok(()),
     }
-}
-
-fn at_publish(error: AmqpError) -> AmqpError {
-    match (error.class, error.method) {
-        (0, 0) if error.code != 501 && error.code != 502 => error.at(PUBLISH.0, PUBLISH.1),
-        _ => error,
-    }
-}
-
-/// A publish that has been checked and routed.
-struct Plan {
-    /// The channel.
-    number: u16,
-    route: Route,
-    meta: Meta,
-    /// Milliseconds.
-    expiration: Option<u64>,
-    /// It has a BCC header, which nobody may see.
-    hidden: bool,
-}
-
-/// The message without its BCC header, all else byte for byte.
-fn without_bcc(address: &[u8], content: &[u8]) -> Result<Vec<u8>, AmqpError> {
-    let mut bytes = address.to_vec();
-    bytes.extend_from_slice(&[0, frame::FRAME_END]);
-    bytes.extend_from_slice(content);
-    let Some(message) = Message::parse(&bytes) else {
-        return Err(AmqpError::internal_error(""));
-    };
-    let edits = Edits { remove: &["BCC"], put: &[], drop_expiration: false };
-    Ok(message.rebuild(address, &content::edit(message.header, &edits)?))
-}
-
-/// What RabbitMQ checks of the properties, beyond their form. Answers the expiration in milliseconds.
-fn check_properties(properties: &Properties<'_>, user: &str) -> Result<Option<u64>, AmqpError> {
-    if properties.reply_to == Some(b"amq.rabbitmq.reply-to") {
-        return Err(AmqpError::not_implemented("direct reply-to is not supported yet"));
-    }
-    let expiration = properties.expiration.map(crate::expiration::parse).transpose()?;
-    if let Some(id) = properties.user_id
-        && id != user.as_bytes()
-    {
-        let id = leveret_protocol::error::text_of(id);
-        let text = format!("user_id property set to '{id}' but authenticated user was '{user}'");
-        return Err(AmqpError::precondition_failed(text));
-    }
-    Ok(expiration)
 }

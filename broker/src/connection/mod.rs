@@ -1,7 +1,8 @@
 //! A connection: one task that owns both halves of the socket and everything that belongs to this client.
 //!
 //! * [`handshake`]: protocol header to open-ok.
-//! * [`input`]: frames in; publishes join the turn's [`crate::outbox`], everything else goes to [`dispatch`].
+//! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
+//!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
 //! * [`closing`]: how channels and the connection end, and what they give back.
 //!
@@ -12,12 +13,17 @@
 mod channel;
 mod closing;
 mod confirms;
+mod consuming;
+mod declaring;
 mod dispatch;
 mod events;
 mod handshake;
 mod heartbeat;
 mod input;
+mod publishing;
+mod replying;
 mod routes;
+mod transaction;
 mod unacked;
 
 use std::cell::RefCell;
@@ -30,6 +36,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use leveret_protocol::{AmqpError, frame, method};
+use leveret_storage::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -124,6 +131,8 @@ pub struct Connection {
     now: u64,
     /// Channels with confirms to be sent.
     confirming: Vec<u16>,
+    /// Channels whose transactions have got messages that do not count as memory in use yet.
+    transacting: Vec<u16>,
     heartbeat: Option<Heartbeat>,
     heartbeat_seconds: u16,
     received: u64,
@@ -193,6 +202,7 @@ impl Connection {
             full: None,
             now: 0,
             confirming: Vec::new(),
+            transacting: Vec::new(),
             received: 0,
             sent: 0,
             deadline: None,
@@ -433,15 +443,23 @@ impl Connection {
 
     /// Sends the turn off to the queues.
     fn flush(&mut self) {
-        let full = &mut self.full;
-        self.outbox.flush(&self.shared.pressure.gauge, |queue| {
-            if queue.is_over() {
-                *full = Some(queue.clone());
-            }
-        });
-        if self.outbox.has_histories() {
-            let mut told = self.outbox.take_histories(&self.shared.pressure.gauge);
-            self.vhost.append(&mut told);
+        if !self.transacting.is_empty() {
+            self.seal_transactions();
         }
+        send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+    }
+}
+
+/// Sends to the queues, and to exchanges that keep messages, what is for them; the last queue whose mailbox is full
+/// becomes `full`.
+fn send_off(outbox: &mut Outbox, vhost: &VHost, gauge: &Arc<Gauge>, full: &mut Option<Arc<Queue>>) {
+    outbox.flush(gauge, |queue| {
+        if queue.is_over() {
+            *full = Some(queue.clone());
+        }
+    });
+    if outbox.has_histories() {
+        let mut told = outbox.take_histories(gauge);
+        vhost.append(&mut told);
     }
 }

@@ -12,7 +12,8 @@ use crate::names;
 use crate::queue::Queue;
 use crate::vhost::VHost;
 use crate::vhost::history::FurtherKeys;
-use crate::vhost::snapshot::{Exchange, Found};
+use crate::vhost::replies::ReplyTo;
+use crate::vhost::snapshot::{Exchange, Found, Snapshot};
 
 /// Addresses remembered per connection; the cache starts anew beyond.
 const CAPACITY: usize = 4096;
@@ -28,6 +29,8 @@ pub struct Routes {
     passing: Found,
     /// Its keys beyond that of the publish, if an x-recent-history exchange keeps it.
     further: FurtherKeys,
+    /// The reply consumers that it goes to.
+    replies: Option<Vec<Arc<ReplyTo>>>,
 }
 
 /// A route that was found: an index, so that it can be kept while other parts of the connection are changed.
@@ -54,13 +57,18 @@ impl Routes {
         }
     }
 
-    /// Finds the queues of a message. Errors: no such exchange, an internal one, CC or BCC of a wrong type.
-    pub fn find(
-        &mut self,
-        vhost: &VHost,
-        publish: &Publish<'_>,
-        properties: &Properties<'_>,
-    ) -> Result<Route, AmqpError> {
+    /// The reply consumers that a message goes to; None when it names none. Those that are gone are named too, so
+    /// there may be none left.
+    pub fn replies(&self, route: Route) -> Option<&[Arc<ReplyTo>]> {
+        match route {
+            Route::Known(_) => None,
+            Route::Passing => self.replies.as_deref(),
+        }
+    }
+
+    /// The route of this address, if it is remembered and the message has no copies. Else the exchange is looked at:
+    /// errors are its absence and that it is internal.
+    pub fn known(&mut self, vhost: &VHost, publish: &Publish<'_>) -> Result<Option<Route>, AmqpError> {
         let generation = vhost.generation();
         if generation != self.generation || self.found.len() >= CAPACITY {
             self.known.clear();
@@ -68,20 +76,18 @@ impl Routes {
             self.last = None;
             self.generation = generation;
         }
-        let copies = Copies::of(properties);
-        if matches!(copies, Ok(None)) {
-            if let Some((address, index)) = &self.last
-                && address == publish.address
-            {
-                return Ok(Route::Known(*index));
-            }
-            if let Some(index) = self.known.get(publish.address) {
-                let index = *index;
-                self.remember_last(publish.address, index);
-                return Ok(Route::Known(index));
-            }
+        if let Some((address, index)) = &self.last
+            && address == publish.address
+        {
+            return Ok(Some(Route::Known(*index)));
         }
-        self.look_up(vhost, publish, properties, copies)
+        if let Some(index) = self.known.get(publish.address) {
+            let index = *index;
+            self.remember_last(publish.address, index);
+            return Ok(Some(Route::Known(index)));
+        }
+        exchange(&vhost.snapshot(), vhost, publish)?;
+        Ok(None)
     }
 
     fn remember_last(&mut self, address: &[u8], index: usize) {
@@ -95,35 +101,34 @@ impl Routes {
         }
     }
 
-    fn look_up(
+    /// Finds the queues of a message by the topology as it now is. Errors: as those of [`Routes::known`].
+    pub fn look_up(
         &mut self,
         vhost: &VHost,
         publish: &Publish<'_>,
         properties: &Properties<'_>,
-        copies: Result<Option<Copies<'_>>, AmqpError>,
+        copies: Option<Copies<'_>>,
     ) -> Result<Route, AmqpError> {
         let snapshot = vhost.snapshot();
-        let Some(exchange) = snapshot.exchanges.get(publish.exchange) else {
-            let name = leveret_protocol::error::text_of(publish.exchange);
-            return Err(AmqpError::not_found(format!("no {}", names::exchange(&name, &vhost.name))));
-        };
-        if exchange.spec.internal {
-            let name = names::exchange(&exchange.spec.name, &vhost.name);
-            return Err(AmqpError::access_refused(format!("cannot publish to internal {name}")));
-        }
-        // Not before: an exchange that does not exist is the first thing to be told.
-        let copies = copies?;
+        let exchange = exchange(&snapshot, vhost, publish)?;
         let mut keys = vec![publish.routing_key];
         let remember = copies.is_none();
         if let Some(copies) = copies {
             copies.keys(&mut keys);
         }
         self.passing.clear();
+        self.replies = None;
+        if publish.exchange.is_empty() {
+            for key in keys.iter().filter(|key| names::is_reply_address(key)) {
+                let alive = vhost.replies.find(key);
+                self.replies.get_or_insert_default().extend(alive);
+            }
+        }
         snapshot.route(exchange, &keys, properties, &mut self.passing);
         if !self.passing.histories.is_empty() {
             self.further = keys[1..].iter().map(|key| (*key).into()).collect();
         }
-        if self.passing.once || !remember {
+        if self.passing.once || !remember || self.replies.is_some() {
             return Ok(Route::Passing);
         }
         let index = self.found.len();
@@ -134,19 +139,38 @@ impl Routes {
     }
 }
 
+/// The exchange that a message is published to.
+fn exchange<'s>(snapshot: &'s Snapshot, vhost: &VHost, publish: &Publish<'_>) -> Result<&'s Arc<Exchange>, AmqpError> {
+    let Some(exchange) = snapshot.exchanges.get(publish.exchange) else {
+        let name = leveret_protocol::error::text_of(publish.exchange);
+        return Err(AmqpError::not_found(format!("no {}", names::exchange(&name, &vhost.name))));
+    };
+    if exchange.spec.internal {
+        let name = names::exchange(&exchange.spec.name, &vhost.name);
+        return Err(AmqpError::access_refused(format!("cannot publish to internal {name}")));
+    }
+    Ok(exchange)
+}
+
 /// Sender-selected distribution (RabbitMQ extension): further routing keys in the headers CC and BCC.
-struct Copies<'a> {
+pub struct Copies<'a> {
     cc: Option<Value<'a>>,
     bcc: Option<Value<'a>>,
 }
 
 impl<'a> Copies<'a> {
-    fn of(properties: &Properties<'a>) -> Result<Option<Copies<'a>>, AmqpError> {
+    /// The headers CC and BCC, if there is one. Errors: one that is no array.
+    pub fn of(properties: &Properties<'a>) -> Result<Option<Copies<'a>>, AmqpError> {
         let Some(headers) = properties.headers else {
             return Ok(None);
         };
         let copies = Copies { cc: list(&headers, "CC")?, bcc: list(&headers, "BCC")? };
         Ok((copies.cc.is_some() || copies.bcc.is_some()).then_some(copies))
+    }
+
+    /// Some of the keys are hidden from everybody else.
+    pub fn are_hidden(&self) -> bool {
+        self.bcc.is_some()
     }
 
     /// Adds the keys; elements that are no long strings are no keys.

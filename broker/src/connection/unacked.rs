@@ -47,6 +47,16 @@ impl Unacked {
         self.entries.push_back(outstanding);
     }
 
+    /// Puts back what was taken before, each to its place by tag.
+    pub fn restore(&mut self, taken: impl IntoIterator<Item = Outstanding>) {
+        let before = self.entries.len();
+        self.entries.extend(taken);
+        if self.entries.len() > before {
+            let entries = self.entries.make_contiguous();
+            entries.sort_unstable_by_key(|entry| entry.first_tag);
+        }
+    }
+
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Outstanding> {
         self.entries.iter_mut()
     }

@@ -257,7 +257,7 @@ impl Deaths {
             put.push(("x-first-death-queue", queue));
             put.push(("x-first-death-reason", reason));
         }
-        content::edit(message.header, &Edits { remove: &[], put: &put, drop_expiration: true })
+        content::edit(message.header, &Edits { remove: &[], put: &put, drop_expiration: true, ..Edits::default() })
     }
 
     /// Whether a letter that goes to `queue` has been there before without anybody rejecting it since.

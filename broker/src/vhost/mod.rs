@@ -5,6 +5,7 @@ pub mod command;
 pub mod dead_letter;
 pub mod definition;
 pub mod history;
+pub mod replies;
 pub mod snapshot;
 pub mod topology;
 
@@ -16,6 +17,7 @@ use leveret_storage::{Gauge, Store};
 
 use self::command::TopologyCommand;
 use self::dead_letter::{DeadLetter, DeadLetterOwner};
+use self::replies::Replies;
 use self::snapshot::Snapshot;
 use self::topology::TopologyOwner;
 use crate::clock::Clock;
@@ -30,6 +32,8 @@ pub struct VHost {
     generation: AtomicU64,
     topology: Arc<Turn<TopologyOwner>>,
     dead_letters: Arc<Turn<DeadLetterOwner>>,
+    /// The reply consumers of all connections.
+    pub replies: Replies,
 }
 
 /// What a virtual host is made with.
@@ -60,6 +64,7 @@ impl VHost {
                 snapshot: ArcSwap::from_pointee(owner.snapshot()),
                 generation: AtomicU64::new(1),
                 topology: Turn::new(owner),
+                replies: Replies::default(),
                 dead_letters: Turn::new(dead_letters),
             }
         })

@@ -73,11 +73,20 @@ impl Bench {
         };
         let properties =
             Properties { headers: headers.map(|entries| Table::parse(entries).unwrap()), ..Properties::default() };
-        let route = self.routes.find(&self.vhost, &publish, &properties).map_err(|error| error.reply_text())?;
+        let route = self.find(&publish, &properties).map_err(|error| error.reply_text())?;
         let queues = self.routes.queues(route).iter();
         let mut names: Vec<String> = queues.map(|queue| queue.name.to_string()).collect();
         names.sort();
         Ok(names)
+    }
+
+    /// As a publish does: an exchange that does not exist is told before anything else.
+    fn find(&mut self, publish: &Publish<'_>, properties: &Properties<'_>) -> Result<Route, AmqpError> {
+        let known = self.routes.known(&self.vhost, publish)?;
+        match (known, Copies::of(properties)?) {
+            (Some(route), None) => Ok(route),
+            (_, copies) => self.routes.look_up(&self.vhost, publish, properties, copies),
+        }
     }
 }
 

@@ -294,6 +294,7 @@ fn hear(event: &ConnectionEvent) -> String {
         ConnectionEvent::Confirm { first, count, refused: false, .. } => format!("confirm {first}+{count}"),
         ConnectionEvent::Confirm { first, count, .. } => format!("refusal {first}+{count}"),
         ConnectionEvent::ConsumerGone { .. } => "consumer gone".into(),
+        ConnectionEvent::DirectReply { .. } => "direct reply".into(),
         ConnectionEvent::Tidy => "tidy".into(),
         ConnectionEvent::Close { error, .. } => error.reply_text(),
     }

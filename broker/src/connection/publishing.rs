@@ -1,0 +1,246 @@
+//! Publishes: checked in RabbitMQ's order, routed, and added to the turn or held by the channel's transaction.
+
+use std::sync::Arc;
+
+use leveret_protocol::assembler::{Complete, Whole};
+use leveret_protocol::content::{self, ContentHeader, Edits, Properties};
+use leveret_protocol::hot::Publish;
+use leveret_protocol::{ADDRESS_GAP, AmqpError, Message, deliver};
+use leveret_storage::{Block, Gauge};
+
+use super::Connection;
+use super::channel::{Channel, Publishing};
+use super::dispatch::Done;
+use super::routes::{Copies, Route};
+use crate::command::Requester;
+use crate::message::{BlockBuilder, Meta};
+use crate::outbox::Body;
+use crate::{methods, names};
+
+/// The ids of `basic.publish`.
+pub(super) const PUBLISH: (u16, u16) = (60, 40);
+const NO_ROUTE: (u16, &str) = (312, "NO_ROUTE");
+
+impl Connection {
+    /// A publish that lies whole in the input.
+    pub(super) fn publish_whole(&mut self, whole: &Whole<'_>) {
+        let number = whole.channel;
+        let planned = self.plan(number, &whole.publish, &whole.header);
+        let placed = planned.and_then(|plan| self.place(plan, Body::Borrowed(whole.message)));
+        if let Err(error) = placed {
+            self.raise(number, at_publish(error));
+        }
+    }
+
+    /// A publish that was put together from its frames.
+    pub(super) fn publish_complete(&mut self, number: u16, complete: Complete) -> Done {
+        let Some(channel) = self.channels.get(number) else {
+            return Ok(());
+        };
+        let Publishing { mandatory, immediate } = channel.publishing;
+        let Some(parts) = complete.parts() else {
+            return Err(AmqpError::internal_error(""));
+        };
+        let publish = Publish {
+            exchange: parts.exchange,
+            routing_key: parts.routing_key,
+            mandatory,
+            immediate,
+            address: parts.address,
+        };
+        let plan = self.plan(number, &publish, &parts.content_header())?;
+        self.place(plan, Body::Owned(complete.message))
+    }
+
+    /// Checks a complete publish, in RabbitMQ's order, and routes it.
+    fn plan(&mut self, number: u16, publish: &Publish<'_>, header: &ContentHeader<'_>) -> Result<Plan, AmqpError> {
+        if publish.immediate {
+            return Err(AmqpError::not_implemented("immediate=true"));
+        }
+        let limit = self.shared.config.max_message_size.bytes();
+        if header.body_size > limit {
+            let text = format!("message size {} is larger than configured max size {limit}", header.body_size);
+            return Err(AmqpError::precondition_failed(text));
+        }
+        let properties = header.parse()?;
+        let known = self.routes.known(&self.vhost, publish)?;
+        let reply_to = self.reply_to_of(number, &properties)?;
+        let expiration = properties.expiration.map(crate::expiration::parse).transpose()?;
+        let copies = Copies::of(&properties)?;
+        check_user(&properties, &self.user)?;
+        let hidden = copies.as_ref().is_some_and(Copies::are_hidden);
+        let route = match known {
+            Some(route) if copies.is_none() => route,
+            _ => self.routes.look_up(&self.vhost, publish, &properties, copies)?,
+        };
+        let meta = Meta::new(publish.address.len(), self.now)
+            .with_persistent(properties.delivery_mode == Some(2))
+            .with_expiration(expiration.is_some())
+            .with_priority(properties.priority.unwrap_or(0));
+        let (mandatory, change) = (publish.mandatory, Change { hidden, reply_to });
+        Ok(Plan { number, route, meta, expiration, mandatory, change })
+    }
+
+    /// The name that takes the place of `amq.rabbitmq.reply-to` as a message's `reply-to`.
+    fn reply_to_of(&mut self, number: u16, properties: &Properties<'_>) -> Result<Option<Arc<str>>, AmqpError> {
+        if properties.reply_to != Some(names::REPLY_TO.as_bytes()) {
+            return Ok(None);
+        }
+        let channel = self.channels.get(number);
+        match channel.and_then(|channel| channel.replies.as_ref()) {
+            Some(consumer) => Ok(Some(consumer.to().name.clone())),
+            None => Err(AmqpError::precondition_failed("fast reply consumer does not exist")),
+        }
+    }
+
+    /// Adds a planned publish to the turn, or to the channel's transaction.
+    fn place(&mut self, plan: Plan, message: Body<'_>) -> Done {
+        let message = plan.change.made_to(message)?;
+        let queues = self.routes.queues(plan.route);
+        let replies = self.routes.replies(plan.route);
+        let Some(channel) = self.channels.get(plan.number) else { return Ok(()) };
+        if let Some(transaction) = &mut channel.transaction {
+            if transaction.grow(message.bytes().len()) > self.shared.pressure.limit() / 2 {
+                let text = "transaction exceeds half of the memory limit";
+                return Err(AmqpError::precondition_failed(text));
+            }
+            note(&mut self.transacting, plan.number);
+        } else if channel.confirms.is_some() {
+            note(&mut self.confirming, plan.number);
+        }
+        for to in replies.into_iter().flatten() {
+            let reply = alone(&message, plan.meta, &self.shared.pressure.gauge);
+            match &mut channel.transaction {
+                Some(transaction) => transaction.hold_reply(to, reply),
+                None => to.send(reply),
+            }
+        }
+        let (histories, further) = self.routes.histories(plan.route);
+        for exchange in histories {
+            let outbox = match &mut channel.transaction {
+                Some(transaction) => transaction.publishes(),
+                None => &mut self.outbox,
+            };
+            outbox.remember(exchange, message.bytes(), plan.meta, further);
+        }
+        if queues.is_empty() {
+            if let Some(confirms) = &mut channel.confirms {
+                confirms.add(0);
+            }
+            if plan.mandatory && replies.is_none() {
+                self.unroutable(&plan, &message);
+            }
+        } else {
+            let (key, next) = (channel.key, channel.next_publish());
+            let confirm = next.map(|next| (Requester { peer: self.peer.clone(), channel: key }, next));
+            let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
+            let outbox = match &mut channel.transaction {
+                Some(transaction) => transaction.publishes(),
+                None => &mut self.outbox,
+            };
+            let answers = outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
+            channel.published(answers);
+        }
+        self.look_at_pressure();
+        Ok(())
+    }
+
+    /// Returns a mandatory message that goes nowhere; in a transaction, once that is committed.
+    fn unroutable(&mut self, plan: &Plan, message: &Body<'_>) {
+        let bytes = message.bytes();
+        if let Some(transaction) = self.channels.get(plan.number).and_then(Channel::transaction) {
+            return transaction.hold_return(bytes, plan.meta);
+        }
+        let address = plan.meta.address();
+        self.return_message(plan.number, &bytes[..address], &bytes[address + ADDRESS_GAP..]);
+    }
+
+    pub(super) fn return_message(&mut self, number: u16, address: &[u8], content: &[u8]) {
+        let (code, text) = NO_ROUTE;
+        deliver::returned(&mut self.output, number, code, text, address, content, self.frame_max);
+    }
+
+    /// Stops reading while memory is short, and says so.
+    pub(super) fn look_at_pressure(&mut self) {
+        if self.shared.pressure.is_shut() && !self.parked {
+            self.parked = true;
+            if self.capabilities.connection_blocked {
+                self.told_blocked = true;
+                self.send(0, &methods::connection_blocked("low on memory"));
+            }
+        }
+    }
+}
+
+/// Adds a channel's number to a list of such, once.
+fn note(numbers: &mut Vec<u16>, number: u16) {
+    if !numbers.contains(&number) {
+        numbers.push(number);
+    }
+}
+
+/// A block for one message.
+fn alone(message: &Body<'_>, meta: Meta, gauge: &Arc<Gauge>) -> Arc<Block> {
+    let mut block = BlockBuilder::default();
+    block.add_owned(message.bytes().to_vec(), meta);
+    block.finish(gauge)
+}
+
+/// A publish that has been checked and routed.
+struct Plan {
+    /// The channel.
+    number: u16,
+    route: Route,
+    meta: Meta,
+    /// Milliseconds.
+    expiration: Option<u64>,
+    mandatory: bool,
+    change: Change,
+}
+
+/// What the broker changes in a message that is published.
+struct Change {
+    /// It has a BCC header, which nobody may see.
+    hidden: bool,
+    /// It asks for direct replies: the name under which they can be sent.
+    reply_to: Option<Arc<str>>,
+}
+
+impl Change {
+    /// The message with the change, all else byte for byte.
+    fn made_to<'a>(&self, message: Body<'a>) -> Result<Body<'a>, AmqpError> {
+        if !self.hidden && self.reply_to.is_none() {
+            return Ok(message);
+        }
+        let Some(parts) = Message::parse(message.bytes()) else {
+            return Err(AmqpError::internal_error(""));
+        };
+        let edits = Edits {
+            remove: if self.hidden { &["BCC"] } else { &[] },
+            reply_to: self.reply_to.as_deref().map(str::as_bytes),
+            ..Edits::default()
+        };
+        let header = content::edit(parts.header, &edits)?;
+        Ok(Body::Owned(parts.rebuild(parts.address, &header)))
+    }
+}
+
+/// Names `basic.publish` as what an error is about, unless the error is one of frames.
+pub(super) fn at_publish(error: AmqpError) -> AmqpError {
+    match (error.class, error.method) {
+        (0, 0) if error.code != 501 && error.code != 502 => error.at(PUBLISH.0, PUBLISH.1),
+        _ => error,
+    }
+}
+
+/// The user that a message names must be the one who is logged in.
+fn check_user(properties: &Properties<'_>, user: &str) -> Done {
+    if let Some(id) = properties.user_id
+        && id != user.as_bytes()
+    {
+        let id = leveret_protocol::error::text_of(id);
+        let text = format!("user_id property set to '{id}' but authenticated user was '{user}'");
+        return Err(AmqpError::precondition_failed(text));
+    }
+    Ok(())
+}
