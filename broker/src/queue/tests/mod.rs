@@ -95,6 +95,9 @@ impl Driven {
             }
         }
         self.topology.extend(effects.topology);
+        if effects.tidy {
+            self.state.tidy(&Arc::default());
+        }
         let some = !returned.is_empty();
         for event in returned {
             if let ConnectionEvent::Deliver(delivery) = &event {
