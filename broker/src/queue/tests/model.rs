@@ -203,8 +203,9 @@ impl World {
         self.queue.turn(commands);
         let returned = std::mem::take(&mut self.queue.returned);
         let gone = self.take_back(&returned);
-        let delivered = self.hear(returned.is_empty());
-        if returned.is_empty() {
+        let untroubled = !std::mem::take(&mut self.queue.came_back);
+        let delivered = self.hear(untroubled);
+        if untroubled {
             let front: BTreeSet<u64> = waiting.iter().copied().take(delivered.len()).collect();
             assert_eq!(delivered, front, "what leaves is the front of the list");
         } else {
@@ -251,6 +252,10 @@ impl World {
             }
             Step::Limit { client, count } => {
                 let connection = &mut self.connections[client];
+                // A channel's next method waits for the answer to the one before.
+                if !connection.due.is_empty() {
+                    return;
+                }
                 if connection.limited_to == 0 && count != 0 {
                     for held in connection.unacked.iter_mut().filter(|held| !held.counted) {
                         held.counted = true;
