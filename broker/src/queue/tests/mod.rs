@@ -35,6 +35,8 @@ struct Driven {
     delivered_through: u64,
     /// What came back because its connection was gone.
     returned: Vec<Returned>,
+    /// Something came back, be it an answer.
+    came_back: bool,
 }
 
 /// A delivery that came back.
@@ -67,6 +69,7 @@ impl Driven {
             topology: Vec::new(),
             delivered_through: 0,
             returned: Vec::new(),
+            came_back: false,
         }
     }
 
@@ -95,7 +98,11 @@ impl Driven {
             }
         }
         self.topology.extend(effects.topology);
+        if effects.tidy {
+            self.state.tidy(&Arc::default());
+        }
         let some = !returned.is_empty();
+        self.came_back |= some;
         for event in returned {
             if let ConnectionEvent::Deliver(delivery) = &event {
                 self.returned.push(Returned {

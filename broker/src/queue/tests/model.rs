@@ -52,6 +52,8 @@ enum Step {
         client: usize,
         count: u32,
     },
+    /// Survivors are copied out of blocks of which little is left.
+    Tidy,
     /// The connection ends; the queue is not told yet.
     Lose {
         client: usize,
@@ -65,7 +67,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let client = || 0..CLIENTS;
     prop_oneof![
-        6 => (1..6u64, any::<bool>(), any::<bool>()).prop_map(|(count, persistent, confirmed)| {
+        6 => (1..12u64, any::<bool>(), any::<bool>()).prop_map(|(count, persistent, confirmed)| {
             Step::Publish { count, persistent, confirmed }
         }),
         3 => (client(), any::<bool>(), 0..4u32).prop_map(|(client, no_ack, prefetch)| {
@@ -78,6 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (client(), any::<bool>()).prop_map(|(client, no_ack)| Step::Get { client, no_ack }),
         1 => client().prop_map(|client| Step::Purge { client }),
         1 => (client(), 0..4u32).prop_map(|(client, count)| Step::Limit { client, count }),
+        1 => Just(Step::Tidy),
         1 => client().prop_map(|client| Step::Lose { client }),
         1 => client().prop_map(|client| Step::Bury { client }),
     ]
@@ -200,8 +203,9 @@ impl World {
         self.queue.turn(commands);
         let returned = std::mem::take(&mut self.queue.returned);
         let gone = self.take_back(&returned);
-        let delivered = self.hear(returned.is_empty());
-        if returned.is_empty() {
+        let untroubled = !std::mem::take(&mut self.queue.came_back);
+        let delivered = self.hear(untroubled);
+        if untroubled {
             let front: BTreeSet<u64> = waiting.iter().copied().take(delivered.len()).collect();
             assert_eq!(delivered, front, "what leaves is the front of the list");
         } else {
@@ -222,6 +226,7 @@ impl World {
                 connection.lost = true;
                 connection.client.peer.mailbox.close();
             }
+            Step::Tidy => commands.push(QueueCommand::Tidy),
             Step::Bury { client } => self.bury(client, commands),
             Step::Consume { client, .. }
             | Step::Cancel { client, .. }
@@ -247,6 +252,10 @@ impl World {
             }
             Step::Limit { client, count } => {
                 let connection = &mut self.connections[client];
+                // A channel's next method waits for the answer to the one before.
+                if !connection.due.is_empty() {
+                    return;
+                }
                 if connection.limited_to == 0 && count != 0 {
                     for held in connection.unacked.iter_mut().filter(|held| !held.counted) {
                         held.counted = true;
