@@ -349,6 +349,8 @@ pub enum QueueCommand {
     Tick,
     /// See [`crate::tidy`].
     Tidy,
+    /// The broker stops: note exactly what was redelivered.
+    NoteReturned,
     /// A consumer's window or its channel's limit has room again.
     Wake,
     /// Answers [`Reply::Done`] when everything before has been done and, with `stored`, when removals before it have

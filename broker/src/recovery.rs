@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, Run, StorageError, Store};
+use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store};
 
 use crate::command::{QueueCommand, Segment, Token};
 use crate::config::Config;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
-use crate::vhost::definition::{self, Definition};
+use crate::vhost::definition::{self, Definition, Returned};
 use crate::vhost::{Parts, VHost};
 
 /// Definitions of one virtual host.
@@ -29,12 +29,18 @@ pub fn vhosts(
     report(&recovered);
     let mut found: HashMap<Box<str>, Found> = HashMap::new();
     found.entry(config.default_vhost.as_str().into()).or_default();
+    // What a clean stop has noted holds for this start only.
+    let (mut returned, mut used) = (HashMap::new(), Vec::new());
     for (key, value) in &recovered.definitions {
         match definition::decode(key, value) {
             Ok((vhost, Definition::Exchange(exchange))) => found.entry(vhost).or_default().exchanges.push(exchange),
             Ok((vhost, Definition::Queue(id, queue))) => found.entry(vhost).or_default().queues.push((id, queue)),
             Ok((vhost, Definition::Binding(order, binding))) => {
                 found.entry(vhost).or_default().bindings.push((order, binding))
+            }
+            Ok((_, Definition::Returned(queue, entries))) => {
+                used.push(Entry::Op(Op::DeleteDefinition { key: key.clone() }));
+                returned.insert(queue, entries);
             }
             Err(error) => tracing::error!(%error, key = ?key, "a definition is left out"),
         }
@@ -45,10 +51,15 @@ pub fn vhosts(
     parts.next_id.store(named.max(stored).max(ordered) + 1, Ordering::Relaxed);
     let mut messages: HashMap<u64, RecoveredQueue> =
         recovered.queues.into_iter().map(|queue| (queue.queue, queue)).collect();
+    let exact = recovered.clean && returned.contains_key(&0);
+    if !used.is_empty() {
+        parts.store.submit(&mut used);
+    }
+    let returned = exact.then_some(returned);
     let mut vhosts = HashMap::new();
     for (name, found) in found {
         let vhost = VHost::new(Arc::from(&*name), parts.clone());
-        fill(&vhost, found, &mut messages)?;
+        fill(&vhost, found, &mut messages, returned.as_ref())?;
         vhosts.insert(name, vhost);
     }
     drop_orphans(messages, &parts.store);
@@ -79,7 +90,12 @@ fn report(recovered: &Recovered) {
     }
 }
 
-fn fill(vhost: &VHost, mut found: Found, messages: &mut HashMap<u64, RecoveredQueue>) -> Result<(), StorageError> {
+fn fill(
+    vhost: &VHost,
+    mut found: Found,
+    messages: &mut HashMap<u64, RecoveredQueue>,
+    returned: Option<&HashMap<u64, Vec<Returned>>>,
+) -> Result<(), StorageError> {
     vhost.recover(|topology| {
         for exchange in &found.exchanges {
             if let Err(error) = topology.recover_exchange(exchange) {
@@ -89,7 +105,12 @@ fn fill(vhost: &VHost, mut found: Found, messages: &mut HashMap<u64, RecoveredQu
         for (id, queue) in found.queues {
             let stored = messages.remove(&id).unwrap_or_default();
             let next_sequence = stored.next_sequence.max(1);
-            topology.recover_queue(id, queue, next_sequence, segments(stored))?;
+            topology.recover_queue(
+                id,
+                queue,
+                next_sequence,
+                segments(stored, returned.map(|noted| noted.get(&id).map_or(&[][..], Vec::as_slice))),
+            )?;
         }
         found.bindings.sort_by_key(|(order, _)| *order);
         for (_, binding) in found.bindings {
@@ -107,23 +128,35 @@ fn fill(vhost: &VHost, mut found: Found, messages: &mut HashMap<u64, RecoveredQu
     Ok(())
 }
 
-/// Recovered messages as the queue holds them: up to the mark they may have been seen.
-fn segments(stored: RecoveredQueue) -> Vec<Segment> {
-    let seen = stored.delivered_through;
+/// Recovered messages as the queue holds them. Redelivered are those that a clean stop has `noted`, else all that may
+/// have been seen: those up to the mark.
+fn segments(stored: RecoveredQueue, noted: Option<&[Returned]>) -> Vec<Segment> {
+    let marked = Returned { first: 1, count: stored.delivered_through, returns: 1 };
+    let mut returned = noted.map_or_else(|| vec![marked], <[Returned]>::to_vec);
+    returned.sort_by_key(|entry| entry.first);
     let mut segments = Vec::new();
     for (first, run) in stored.runs {
-        let mut segment =
-            Segment { first, run, persistent: true, redelivered: false, returns: 0, expires: Segment::NEVER };
-        if first > seen {
-            segments.push(segment);
-            continue;
+        let persistent = true;
+        let expires = Segment::NEVER;
+        let mut rest = Segment { first, run, persistent, redelivered: false, returns: 0, expires };
+        for entry in &returned {
+            let end = entry.first + entry.count;
+            if entry.first > rest.last() || end <= rest.first {
+                continue;
+            }
+            if entry.first > rest.first {
+                segments.push(rest.split_front((entry.first - rest.first) as u32));
+            }
+            let count = (end - rest.first).min(u64::from(rest.count())) as u32;
+            let mut seen = rest.split_front(count);
+            (seen.redelivered, seen.returns) = (true, entry.returns);
+            segments.push(seen);
+            if rest.count() == 0 {
+                break;
+            }
         }
-        let count = (seen - first + 1).min(u64::from(Run::count(&segment.run))) as u32;
-        let mut front = segment.split_front(count);
-        front.redelivered = true;
-        segments.push(front);
-        if segment.count() > 0 {
-            segments.push(segment);
+        if rest.count() > 0 {
+            segments.push(rest);
         }
     }
     segments
@@ -134,5 +167,46 @@ fn drop_orphans(left: HashMap<u64, RecoveredQueue>, store: &Store<Token>) {
     let mut entries: Vec<Entry<Token>> = left.into_keys().map(|queue| Entry::Op(Op::DropQueue { queue })).collect();
     if !entries.is_empty() {
         store.submit(&mut entries);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leveret_storage::Run;
+
+    use super::*;
+    use crate::message::{BlockBuilder, Meta};
+
+    fn stored(delivered_through: u64) -> RecoveredQueue {
+        let mut builder = BlockBuilder::default();
+        for _ in 0..10 {
+            builder.add(b"message", Meta::new(2, 7));
+        }
+        let run = Run { block: builder.finish(&Arc::default()), from: 0, to: 10 };
+        RecoveredQueue { queue: 1, delivered_through, runs: vec![(5, run)], next_sequence: 15 }
+    }
+
+    fn redelivered(segments: &[Segment]) -> Vec<(u64, u32)> {
+        segments.iter().flat_map(|s| (s.first..=s.last()).filter(|_| s.redelivered).map(|n| (n, s.returns))).collect()
+    }
+
+    #[test]
+    fn after_a_crash_all_up_to_the_mark_may_have_been_seen() {
+        let segments = segments(stored(7), None);
+        assert_eq!(redelivered(&segments), [(5, 1), (6, 1), (7, 1)]);
+        assert_eq!(segments.iter().map(Segment::count).sum::<u32>(), 10);
+    }
+
+    #[test]
+    fn after_a_clean_stop_exactly_those_noted_are_redelivered() {
+        let noted = [Returned { first: 9, count: 2, returns: 3 }, Returned { first: 5, count: 1, returns: 1 }];
+        let segments = segments(stored(14), Some(&noted));
+        assert_eq!(redelivered(&segments), [(5, 1), (9, 3), (10, 3)]);
+        assert_eq!(segments.iter().map(Segment::count).sum::<u32>(), 10);
+    }
+
+    #[test]
+    fn after_a_clean_stop_that_noted_none_none_is_redelivered() {
+        assert_eq!(redelivered(&segments(stored(14), Some(&[]))), []);
     }
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leveret_protocol::AmqpError;
-use leveret_storage::{Backend, Gauge, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled};
+use leveret_storage::{
+    Backend, Entry, Gauge, Op, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
+};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -22,7 +24,7 @@ use crate::pressure::Pressure;
 use crate::recovery;
 use crate::tidy::WORTH_WHILE;
 use crate::timers::Timers;
-use crate::vhost::{Parts, VHost};
+use crate::vhost::{Parts, VHost, definition};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: u32 = 1024;
@@ -86,6 +88,7 @@ enum Stop {
 ///
 /// Dropped without [`Broker::shutdown`], it closes its sockets at once; what it has confirmed stays safe.
 pub struct Broker {
+    shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
     store: Store<Token>,
     stop: watch::Sender<Stop>,
@@ -161,7 +164,7 @@ impl Builder {
             addresses.push(listener.local_addr().map_err(error)?);
             listeners.push(tokio::spawn(accept(listener, shared.clone(), stopping.clone())));
         }
-        Ok(Broker { addresses, store, stop, listeners: Mutex::new(listeners), tasks: [ticking, tidying] })
+        Ok(Broker { shared, addresses, store, stop, listeners: Mutex::new(listeners), tasks: [ticking, tidying] })
     }
 }
 
@@ -198,6 +201,7 @@ impl Broker {
             // A listener that panicked has nothing left to close.
             let _ = listener.await;
         }
+        self.note_returned();
         let store = self.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await;
         if let Stop::Failed(error) = &*self.stop.borrow() {
@@ -207,6 +211,17 @@ impl Broker {
             Ok(Err(error)) => Err(BrokerError::Storage(Arc::new(error))),
             _ => Ok(()),
         }
+    }
+
+    /// Lets every queue note exactly what was redelivered; nobody is connected any more.
+    fn note_returned(&self) {
+        for vhost in self.shared.vhosts.values() {
+            for queue in vhost.snapshot().queues.values() {
+                queue.push(QueueCommand::NoteReturned);
+            }
+        }
+        let (key, value) = (definition::returned_key(0), definition::returned_value(&[]));
+        self.store.submit(&mut vec![Entry::Op(Op::PutDefinition { key, value })]);
     }
 
     /// Waits until an error ends the broker, and returns it.

@@ -9,6 +9,7 @@ use super::state::QueueState;
 use crate::command::{ConfirmTo, ConnectionEvent, Segment, Token};
 use crate::message;
 use crate::vhost::dead_letter::{DeadLetter, Reason};
+use crate::vhost::definition::{self, Returned};
 
 impl QueueState {
     pub(super) fn publish(
@@ -159,6 +160,21 @@ impl QueueState {
         if next < self.armed {
             self.armed = next;
             fx.tick = Some(next);
+        }
+    }
+
+    /// Notes which messages were redelivered, for a start after a clean stop: the delivered mark alone would also tell
+    /// of some that were on their way and never sent.
+    pub(super) fn note_returned(&mut self, fx: &mut Effects) {
+        if !self.durable {
+            return;
+        }
+        let seen = self.ready.iter_mut().filter(|segment| segment.persistent && segment.redelivered);
+        let returned: Vec<Returned> =
+            seen.map(|s| Returned { first: s.first, count: s.count().into(), returns: s.returns }).collect();
+        if !returned.is_empty() {
+            let (key, value) = (definition::returned_key(self.id), definition::returned_value(&returned));
+            fx.storage.push(Entry::Op(Op::PutDefinition { key, value }));
         }
     }
 

@@ -117,6 +117,7 @@ impl QueueState {
                 self.end_lease(now, fx);
             }
             QueueCommand::Tidy => fx.tidy = true,
+            QueueCommand::NoteReturned => self.note_returned(fx),
             QueueCommand::Wake => self.consumers.wake(),
             QueueCommand::Sync { from, stored } => {
                 if stored {
@@ -364,6 +365,7 @@ impl QueueState {
             | QueueCommand::Kill
             | QueueCommand::Tick
             | QueueCommand::Tidy
+            | QueueCommand::NoteReturned
             | QueueCommand::Wake => {}
         }
     }

@@ -14,8 +14,20 @@ use super::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare
 #[error("a stored definition is damaged or of an unknown kind")]
 pub struct BadDefinition;
 
+/// Messages of a queue that came back unsettled, as a clean stop notes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Returned {
+    pub first: u64,
+    pub count: u64,
+    /// How often.
+    pub returns: u32,
+}
+
 /// What recovery finds.
 pub enum Definition {
+    /// Which messages of the queue with this id were redelivered when the broker was stopped; id 0: every queue was
+    /// asked, so that one without an entry has none.
+    Returned(u64, Vec<Returned>),
     Exchange(ExchangeDeclare),
     Queue(u64, QueueDeclare),
     /// With its place among the bindings of its source, where that matters.
@@ -25,6 +37,7 @@ pub enum Definition {
 const EXCHANGE: u8 = b'x';
 const QUEUE: u8 = b'q';
 const BINDING: u8 = b'b';
+const RETURNED: u8 = b'r';
 
 pub type Key = Box<[u8]>;
 pub type Value = Box<[u8]>;
@@ -61,6 +74,31 @@ fn key(kind: u8, parts: &[&[u8]]) -> Key {
 /// `order`: a number larger than those of older bindings, for exchanges to which the order means something.
 pub fn binding_value(order: Option<u64>) -> Value {
     order.map_or(Box::default(), |order| Box::new(order.to_be_bytes()))
+}
+
+pub fn returned_key(queue: u64) -> Key {
+    key(RETURNED, &[b"", &queue.to_be_bytes()])
+}
+
+pub fn returned_value(returned: &[Returned]) -> Value {
+    let entry = |entry: &Returned| {
+        let (first, count) = (entry.first.to_be_bytes(), entry.count.to_be_bytes());
+        [&first[..], &count, &entry.returns.to_be_bytes()].concat()
+    };
+    returned.iter().flat_map(entry).collect()
+}
+
+fn returned(value: &[u8]) -> Result<Vec<Returned>, BadDefinition> {
+    let (entries, rest) = value.as_chunks::<20>();
+    if !rest.is_empty() {
+        return Err(BadDefinition);
+    }
+    let number = |octets: &[u8]| octets.iter().fold(0u64, |number, octet| number << 8 | u64::from(*octet));
+    let entry = |entry: &[u8; 20]| {
+        let (first, count, returns) = (number(&entry[..8]), number(&entry[8..16]), number(&entry[16..]) as u32);
+        Returned { first, count, returns }
+    };
+    Ok(entries.iter().map(entry).collect())
 }
 
 pub fn exchange_value(declare: &ExchangeDeclare) -> Value {
@@ -123,6 +161,10 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
                 arguments: table(part(&mut rest)?)?,
             };
             Definition::Binding(order, binding)
+        }
+        RETURNED => {
+            let id = part(&mut rest)?.try_into().map_err(|_| BadDefinition)?;
+            Definition::Returned(u64::from_be_bytes(id), returned(value)?)
         }
         _ => return Err(BadDefinition),
     };
