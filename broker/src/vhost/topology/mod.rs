@@ -1,0 +1,274 @@
+//! The owner of a virtual host's exchanges, queues and bindings: the only one that declares, deletes and binds.
+//!
+//! It is run in turns, a batch of commands each. What a batch changed is published as one snapshot before anything
+//! is answered, and what is durable is in storage before its `-ok`: the answer waits in storage's own line.
+
+mod binding;
+mod exchanges;
+mod queues;
+mod recovery;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use leveret_protocol::AmqpError;
+use leveret_protocol::amq::AMQPClass;
+use leveret_storage::{Entry, Gauge, Level, Op, Store};
+
+use self::exchanges::exchange_spec;
+use self::queues::flags;
+use super::bindings::{Bindings, Bound};
+use super::command::*;
+use super::definition;
+use super::history::Histories;
+use super::snapshot::{Destination, Exchange, ExchangeSpec, Name, Snapshot};
+use super::{Parts, VHost};
+use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
+use crate::exchange::{self, ExchangeType, Router};
+use crate::mailbox::Owner;
+use crate::queue::arguments::{self, Flags, Settings};
+use crate::queue::{Origin, Outside, Queue, equivalence};
+use crate::timers::Timers;
+use crate::{methods, names};
+
+/// Exchange types of RabbitMQ's plugins that are not here yet.
+const TYPES_NOT_YET: &[&str] = &["x-delayed-message"];
+
+pub struct TopologyOwner {
+    pub vhost: Weak<VHost>,
+    name: Arc<str>,
+    snapshot: Snapshot,
+    changed: bool,
+    bindings: Bindings,
+    /// Of the x-recent-history exchanges.
+    histories: Histories,
+    /// What each queue was declared with.
+    declared: HashMap<Name, QueueDeclare>,
+    /// Exclusive queues by the connection that owns them.
+    exclusive: HashMap<u64, HashSet<Name>>,
+    next_id: Arc<AtomicU64>,
+    store: Store<Token>,
+    timers: Arc<Timers>,
+    gauge: Arc<Gauge>,
+    // What follows from a turn, in the order in which it is handed out.
+    entries: Vec<Entry<Token>>,
+    replies: Vec<(Requester, Reply)>,
+    told: Vec<(Arc<Queue>, QueueCommand)>,
+}
+
+impl Owner for TopologyOwner {
+    type Command = TopologyCommand;
+
+    fn run(&mut self, commands: &mut Vec<TopologyCommand>) {
+        for command in commands.drain(..) {
+            self.apply(command);
+        }
+        // Before new bindings are in force, so that newer messages come behind.
+        self.histories.replay();
+        self.publish();
+        self.hand_out();
+    }
+
+    fn fail(&mut self) {
+        // The picture that was published last stays in force; the batch that failed has changed nothing in storage.
+        tracing::error!(vhost = %self.name, "a change of the topology failed");
+        self.histories.forget_replays();
+        self.entries.clear();
+        self.replies.clear();
+        self.told.clear();
+    }
+}
+
+impl TopologyOwner {
+    pub fn new(name: Arc<str>, vhost: Weak<VHost>, parts: Parts) -> TopologyOwner {
+        let Parts { next_id, store, gauge, timers, clock } = parts;
+        let mut owner = TopologyOwner {
+            vhost,
+            name,
+            snapshot: Snapshot::default(),
+            changed: true,
+            bindings: Bindings::default(),
+            histories: Histories::new(gauge.clone(), clock),
+            declared: HashMap::new(),
+            exclusive: HashMap::new(),
+            next_id,
+            store,
+            timers,
+            gauge,
+            entries: Vec::new(),
+            replies: Vec::new(),
+            told: Vec::new(),
+        };
+        owner.predeclare();
+        owner
+    }
+
+    fn predeclare(&mut self) {
+        let known = [
+            ("", ExchangeType::Direct, false),
+            ("amq.direct", ExchangeType::Direct, false),
+            ("amq.fanout", ExchangeType::Fanout, false),
+            ("amq.topic", ExchangeType::Topic, false),
+            ("amq.headers", ExchangeType::Headers, false),
+            ("amq.match", ExchangeType::Headers, false),
+            ("amq.rabbitmq.trace", ExchangeType::Topic, true),
+        ];
+        for (name, kind, internal) in known {
+            let spec = ExchangeSpec {
+                name: name.into(),
+                kind,
+                durable: true,
+                auto_delete: false,
+                internal,
+                arguments: Default::default(),
+                alternate: None,
+                history: None,
+            };
+            self.add_exchange(spec, Router::new(kind));
+        }
+    }
+
+    /// The snapshot as it now is.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    /// Puts what has changed in force.
+    pub fn publish(&mut self) {
+        if std::mem::take(&mut self.changed)
+            && let Some(vhost) = self.vhost.upgrade()
+        {
+            vhost.publish(self.snapshot.clone());
+        }
+    }
+
+    fn hand_out(&mut self) {
+        if !self.entries.is_empty() {
+            self.store.submit(&mut self.entries);
+        }
+        for (to, reply) in self.replies.drain(..) {
+            to.reply(reply);
+        }
+        for (queue, command) in std::mem::take(&mut self.told) {
+            queue.push(command);
+        }
+    }
+
+    fn apply(&mut self, command: TopologyCommand) {
+        let (from, outcome) = match command {
+            TopologyCommand::DeclareExchange { from, declare } => {
+                let outcome = self.declare_exchange(&from, declare);
+                (from, outcome)
+            }
+            TopologyCommand::CheckExchange { from, name } => {
+                let outcome = self.check_exchange(&from, &name);
+                (from, outcome)
+            }
+            TopologyCommand::DeleteExchange { from, name, if_unused } => {
+                let outcome = self.delete_exchange(&from, &name, if_unused);
+                (from, outcome)
+            }
+            TopologyCommand::Bind { from, binding } => {
+                let outcome = self.bind(&from, binding);
+                (from, outcome)
+            }
+            TopologyCommand::Unbind { from, binding } => {
+                let outcome = self.unbind(&from, binding);
+                (from, outcome)
+            }
+            TopologyCommand::DeclareQueue { from, declare } => {
+                let outcome = self.declare_queue(&from, declare);
+                (from, outcome)
+            }
+            TopologyCommand::DeleteQueue { from, name, if_unused, if_empty } => {
+                let outcome = self.delete_queue(&from, &name, if_unused, if_empty);
+                (from, outcome)
+            }
+            TopologyCommand::QueueDead { name, id, then } => {
+                return self.queue_dead(&name, id, then);
+            }
+            TopologyCommand::Remember { exchange, messages } => {
+                return self.histories.remember(&exchange, messages);
+            }
+            TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
+            TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
+        };
+        if let Err(error) = outcome {
+            self.replies.push((from, Reply::Error(error)));
+        }
+    }
+
+    /// What the queues of this virtual host reach beyond themselves.
+    fn outside(&self) -> Outside {
+        Outside {
+            store: self.store.clone(),
+            vhost: self.vhost.clone(),
+            timers: self.timers.clone(),
+            gauge: self.gauge.clone(),
+        }
+    }
+
+    fn answer(&mut self, to: &Requester, method: AMQPClass) {
+        self.replies.push((to.clone(), Reply::Method(Box::new(method))));
+    }
+
+    /// Answers once everything submitted so far is on disk.
+    fn answer_stored(&mut self, to: &Requester, method: AMQPClass) {
+        let reply = Reply::Method(Box::new(method));
+        self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to: to.clone(), reply }));
+    }
+
+    fn answer_as(&mut self, durable: bool, to: &Requester, method: AMQPClass) {
+        if durable { self.answer_stored(to, method) } else { self.answer(to, method) }
+    }
+
+    fn exchange(&self, name: &str) -> Result<&Arc<Exchange>, AmqpError> {
+        (self.snapshot.exchanges.get(name.as_bytes()))
+            .ok_or_else(|| AmqpError::not_found(format!("no {}", names::exchange(name, &self.name))))
+    }
+
+    fn queue(&self, name: &str) -> Result<&Arc<Queue>, AmqpError> {
+        (self.snapshot.queues.get(name.as_bytes()))
+            .ok_or_else(|| AmqpError::not_found(format!("no {}", names::queue(name, &self.name))))
+    }
+
+    /// Answers at once, or once everything submitted so far is on disk.
+    fn reply_as(&mut self, stored: bool, to: Requester, reply: Reply) {
+        if stored {
+            self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to, reply }));
+        } else {
+            self.replies.push((to, reply));
+        }
+    }
+}
+
+fn not_default(name: &str) -> Result<(), AmqpError> {
+    if name.is_empty() {
+        return Err(AmqpError::access_refused("operation not permitted on the default exchange"));
+    }
+    Ok(())
+}
+
+fn flag(name: &str, described: &str, received: bool, current: bool) -> Result<(), AmqpError> {
+    if received == current {
+        return Ok(());
+    }
+    Err(equivalence::inequivalent(name, described, &received.to_string(), &current.to_string()))
+}
+
+/// Refuses the use of another connection's exclusive queue.
+pub fn unlocked(queue: &Queue, from: &Requester, vhost: &str) -> Result<(), AmqpError> {
+    match queue.exclusive_to {
+        Some(owner) if owner != from.peer.id => Err(locked(&queue.name, vhost)),
+        _ => Ok(()),
+    }
+}
+
+fn locked(name: &str, vhost: &str) -> AmqpError {
+    AmqpError::resource_locked(format!(
+        "cannot obtain exclusive access to locked {}. It could be originally declared on another connection or the \
+         exclusive property value does not match that of the original declaration.",
+        names::queue(name, vhost)
+    ))
+}

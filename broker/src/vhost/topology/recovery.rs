@@ -1,0 +1,64 @@
+//! Durable exchanges, queues and bindings brought back at start.
+
+use super::*;
+
+impl TopologyOwner {
+    /// Brings back a durable exchange.
+    pub fn recover_exchange(&mut self, declare: &ExchangeDeclare) -> Result<(), AmqpError> {
+        let described = names::exchange(&declare.name, &self.name);
+        let kind = ExchangeType::parse(&declare.kind)
+            .ok_or_else(|| AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)))?;
+        let (spec, router) = exchange_spec(declare, kind, &described)?;
+        self.add_exchange(spec, router);
+        Ok(())
+    }
+
+    /// Brings back a durable queue with its messages.
+    pub fn recover_queue(
+        &mut self,
+        id: u64,
+        declare: QueueDeclare,
+        next_sequence: u64,
+        messages: Vec<Segment>,
+    ) -> Result<(), leveret_storage::StorageError> {
+        let described = names::queue(&declare.name, &self.name);
+        let settings = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
+            tracing::error!(queue = &*declare.name, "arguments are left out: {}", error.reply_text());
+            Settings::default()
+        });
+        let mark = self.store.mark(id)?;
+        let origin = Origin {
+            id,
+            name: declare.name.clone(),
+            vhost: self.name.clone(),
+            durable: true,
+            auto_delete: declare.auto_delete,
+            settings,
+            next_sequence,
+            messages,
+            now: self.timers.now(),
+        };
+        let queue = Queue::new(origin, None, Some(mark), self.outside());
+        let name: Name = declare.name.as_bytes().into();
+        self.snapshot.queues.insert(name.clone(), queue);
+        self.declared.insert(name, declare);
+        Ok(())
+    }
+
+    /// Brings back a durable binding. False when one of its ends is gone.
+    pub fn recover_binding(&mut self, binding: BindingSpec) -> bool {
+        let to = match binding.kind {
+            DestinationKind::Queue => self.queue(&binding.destination).ok().cloned().map(Destination::Queue),
+            DestinationKind::Exchange => {
+                let name = || Destination::Exchange(binding.destination.as_bytes().into());
+                self.exchange(&binding.destination).ok().map(|_| name())
+            }
+        };
+        let found = self.exchange(&binding.source).is_ok();
+        match to {
+            Some(to) if found => self.add_binding(binding, to, true, false),
+            _ => return false,
+        }
+        true
+    }
+}
