@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
@@ -243,8 +244,11 @@ pub enum ConnectionEvent {
         to: Arc<ReplyTo>,
         reply: Arc<Block>,
     },
-    /// The broker ends the connection.
-    Close(AmqpError),
+    /// The broker ends the connection: as soon as no confirm is outstanding, at the latest at `until` by its clock.
+    Close {
+        error: AmqpError,
+        until: Duration,
+    },
     /// See [`crate::tidy`].
     Tidy,
 }
@@ -253,6 +257,8 @@ pub enum ConnectionEvent {
 pub struct Delivery {
     pub channel: ChannelKey,
     pub consumer: ConsumerKey,
+    /// The consumer takes no acknowledgements: what is handed over counts as done.
+    pub no_ack: bool,
     pub segment: Segment,
 }
 

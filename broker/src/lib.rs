@@ -32,6 +32,8 @@ mod pressure;
 mod queue;
 mod recovery;
 pub mod server;
+#[cfg(test)]
+mod testing;
 mod tidy;
 mod timers;
 mod vhost;

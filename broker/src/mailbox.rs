@@ -174,40 +174,51 @@ impl<O: Owner> Turn<O> {
     /// Runs the state until its mailbox is empty, unless somebody does.
     pub fn run(self: &Arc<Self>) {
         let mut commands = Vec::new();
+        while self.run_rounds(&mut commands) {
+            // Threads that are no tasks have nobody to hold up, and nowhere to hand the rest to.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                let turn = self.clone();
+                drop(runtime.spawn(async move { turn.run() }));
+                return;
+            }
+        }
+    }
+
+    /// Runs the state a bounded number of times. True when there was still something in the mailbox then.
+    fn run_rounds(&self, commands: &mut Vec<O::Command>) -> bool {
         for _ in 0..ROUNDS {
             let mut state = match self.state.try_lock() {
                 Ok(state) => state,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 // Whoever has it looks at the mailbox once more after letting go.
-                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::WouldBlock) => return false,
             };
             {
                 let mut mail = lock(&self.mail);
                 if mail.is_empty() {
                     // Let go before the mailbox can be filled again: whoever pushes next finds the state free.
                     drop(state);
-                    return;
+                    return false;
                 }
-                std::mem::swap(&mut *mail, &mut commands);
+                std::mem::swap(&mut *mail, commands);
             }
             if self.bytes.swap(0, Ordering::AcqRel) > TURN_BYTES {
                 for waker in lock(&self.waiting).drain(..) {
                     waker.wake();
                 }
             }
-            if catch_unwind(AssertUnwindSafe(|| state.run(&mut commands))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| state.run(commands))).is_err() {
                 commands.clear();
                 state.fail();
             }
             drop(state);
             if lock(&self.mail).is_empty() {
-                return;
+                return false;
             }
         }
-        let turn = self.clone();
-        match tokio::runtime::Handle::try_current() {
-            Ok(handle) => drop(handle.spawn(async move { turn.run() })),
-            Err(_) => turn.run(),
-        }
+        true
     }
 }
+
+#[cfg(test)]
+mod tests;

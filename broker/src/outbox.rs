@@ -266,3 +266,6 @@ fn continues(run: Option<&ConfirmTo>, next: Option<(&Requester, u64)>, count: u6
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

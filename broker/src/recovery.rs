@@ -17,7 +17,7 @@ use crate::vhost::{Parts, VHost};
 struct Found {
     exchanges: Vec<ExchangeDeclare>,
     queues: Vec<(u64, QueueDeclare)>,
-    bindings: Vec<BindingSpec>,
+    bindings: Vec<(Option<u64>, BindingSpec)>,
 }
 
 /// All virtual hosts: the configured one and those that storage knows.
@@ -33,13 +33,16 @@ pub fn vhosts(
         match definition::decode(key, value) {
             Ok((vhost, Definition::Exchange(exchange))) => found.entry(vhost).or_default().exchanges.push(exchange),
             Ok((vhost, Definition::Queue(id, queue))) => found.entry(vhost).or_default().queues.push((id, queue)),
-            Ok((vhost, Definition::Binding(binding))) => found.entry(vhost).or_default().bindings.push(binding),
+            Ok((vhost, Definition::Binding(order, binding))) => {
+                found.entry(vhost).or_default().bindings.push((order, binding))
+            }
             Err(error) => tracing::error!(%error, key = ?key, "a definition is left out"),
         }
     }
     let named = found.values().flat_map(|found| &found.queues).map(|(id, _)| *id).max().unwrap_or(0);
+    let ordered = found.values().flat_map(|found| &found.bindings).filter_map(|(order, _)| *order).max().unwrap_or(0);
     let stored = recovered.queues.iter().map(|queue| queue.queue).max().unwrap_or(0);
-    parts.next_id.store(named.max(stored) + 1, Ordering::Relaxed);
+    parts.next_id.store(named.max(stored).max(ordered) + 1, Ordering::Relaxed);
     let mut messages: HashMap<u64, RecoveredQueue> =
         recovered.queues.into_iter().map(|queue| (queue.queue, queue)).collect();
     let mut vhosts = HashMap::new();
@@ -76,7 +79,7 @@ fn report(recovered: &Recovered) {
     }
 }
 
-fn fill(vhost: &VHost, found: Found, messages: &mut HashMap<u64, RecoveredQueue>) -> Result<(), StorageError> {
+fn fill(vhost: &VHost, mut found: Found, messages: &mut HashMap<u64, RecoveredQueue>) -> Result<(), StorageError> {
     vhost.recover(|topology| {
         for exchange in &found.exchanges {
             if let Err(error) = topology.recover_exchange(exchange) {
@@ -88,7 +91,8 @@ fn fill(vhost: &VHost, found: Found, messages: &mut HashMap<u64, RecoveredQueue>
             let next_sequence = stored.next_sequence.max(1);
             topology.recover_queue(id, queue, next_sequence, segments(stored))?;
         }
-        for binding in found.bindings {
+        found.bindings.sort_by_key(|(order, _)| *order);
+        for (_, binding) in found.bindings {
             let (source, destination) = (binding.source.clone(), binding.destination.clone());
             if !topology.recover_binding(binding) {
                 tracing::error!(source = &*source, destination = &*destination, "a binding has lost one of its ends");

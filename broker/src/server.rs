@@ -26,7 +26,9 @@ use crate::vhost::{Parts, VHost};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: u32 = 1024;
-/// How long clients may take to answer the close on shutdown.
+/// How long pending confirms may take on shutdown, before the close is sent without them.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(5);
+/// How long clients may take to answer the close on shutdown, from its beginning.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
 /// Pause after accepting failed, as it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -273,17 +275,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
             _ = stopping.changed() => break,
         }
     }
+    let now = shared.clock.now();
+    let over = shared.clock.sleep_until(now + SHUTDOWN_LIMIT);
     drop(listener);
     let graceful = matches!(*stopping.borrow(), Stop::Graceful);
     if graceful {
         let peers: Vec<_> = shared.peers().values().cloned().collect();
         for peer in peers {
             let error = AmqpError::connection_forced("broker forced connection closure with reason 'shutdown'");
-            let _ = peer.mailbox.push(ConnectionEvent::Close(error));
+            let until = now + CONFIRM_LIMIT;
+            let _ = peer.mailbox.push(ConnectionEvent::Close { error, until });
         }
         let all = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(SHUTDOWN_LIMIT, all).await.is_err() {
-            tracing::warn!("some clients did not answer the close in time");
+        tokio::select! {
+            () = all => {}
+            () = over => tracing::warn!("some clients did not answer the close in time"),
         }
     }
     connections.shutdown().await;

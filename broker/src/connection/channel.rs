@@ -51,7 +51,6 @@ pub enum Wait {
     Declare,
     Consume {
         tag: Box<str>,
-        no_ack: bool,
         queue: Arc<Queue>,
         window: Arc<Window>,
     },
@@ -60,6 +59,7 @@ pub enum Wait {
     },
     Get {
         no_ack: bool,
+        queue: Arc<Queue>,
     },
     Commit(Commit),
     /// Removals of earlier acknowledgements are on their way to the kernel; `left` queues have not answered.
@@ -71,6 +71,8 @@ pub enum Wait {
 pub struct Channel {
     pub key: ChannelKey,
     pub state: State,
+    /// What the channel was waiting for when it ended. The answer still comes, and what it brings goes back.
+    pub late: Option<Wait>,
     pub assembler: Assembler,
     /// Bits of the publish that the assembler holds.
     pub publishing: Publishing,
@@ -106,6 +108,7 @@ impl Channel {
         Channel {
             key,
             state: State::Open,
+            late: None,
             assembler: Assembler::default(),
             publishing: Publishing::default(),
             unacked: Unacked::default(),
@@ -124,6 +127,14 @@ impl Channel {
 
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
+    }
+
+    /// Ends the wait for an answer, if there is one: `late` knows what it was for.
+    pub fn stop_waiting(&mut self) {
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Waiting(request) => self.late = Some(request.wait),
+            other => self.state = other,
+        }
     }
 
     /// In transaction mode, what it holds back.

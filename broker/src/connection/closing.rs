@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use leveret_protocol::AmqpError;
 
-use super::channel::{Channel, State, Wait};
-use super::{Connection, FATAL_LINGER, Phase};
-use crate::command::{ConnectionEvent, Delivery, QueueCommand, Reply, Requester};
+use super::channel::{State, Wait};
+use super::{Connection, Consumer, FATAL_LINGER, Phase};
+use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, QueueCommand, Reply, Requester};
 use crate::methods;
 use crate::queue::Queue;
 use crate::vhost::command::TopologyCommand;
@@ -63,9 +63,8 @@ impl Connection {
         }
         channel.limit.set(0);
         channel.assembler = Default::default();
-        if let State::Waiting(request) = &channel.state
-            && let Wait::Consume { queue, .. } = &request.wait
-        {
+        channel.stop_waiting();
+        if let Some(Wait::Consume { queue, .. } | Wait::Get { queue, .. }) = &channel.late {
             touch(queue, false);
         }
         let unacked = channel.unacked.take_all();
@@ -90,18 +89,56 @@ impl Connection {
     }
 
     /// An answer for a channel that is on its way out.
-    pub(super) fn reply_while_releasing(&mut self, key: crate::command::ChannelKey, reply: Reply) {
-        if !matches!(reply, Reply::Done) {
-            return;
-        }
-        let Some(channel) = self.channels.get_key(key) else {
-            return;
-        };
-        if let State::Releasing { left, .. } = &mut channel.state {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                self.channel_released(key.number);
+    pub(super) fn answered_late(&mut self, key: ChannelKey, reply: Reply) {
+        match reply {
+            Reply::Done => {
+                if let Some(State::Releasing { left, .. }) = self.channels.get_key(key).map(|c| &mut c.state) {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        self.channel_released(key.number);
+                    }
+                }
             }
+            Reply::Consuming(consumer) => {
+                if let Some(queue) = self.register_late(key, consumer) {
+                    self.undo(key, &queue, QueueCommand::Cancel { consumer, then: None });
+                }
+            }
+            Reply::Got { queue, segment, no_ack: false, .. } => {
+                self.undo(key, &queue, QueueCommand::Requeue { consumer: None, segment, seen: false });
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes the deliveries of a consumer that is registered too late find their way back. Returns its queue.
+    fn register_late(&mut self, key: ChannelKey, consumer: ConsumerKey) -> Option<Arc<Queue>> {
+        let Some(Wait::Consume { tag, queue, window }) = self.channels.get_key(key)?.late.take() else {
+            return None;
+        };
+        let record = Consumer { channel: key, key: consumer, queue: queue.clone(), tag, window };
+        self.consumers.insert(consumer.serial, record);
+        Some(queue)
+    }
+
+    /// Tells a queue to undo something; the end of the channel or connection that is under way waits for it.
+    fn undo(&mut self, key: ChannelKey, queue: &Arc<Queue>, command: QueueCommand) {
+        let (of_channel, of_connection) = (self.requester(key), self.as_requester());
+        let state = self.channels.get_key(key).map(|channel| &mut channel.state);
+        let from = match (state, &mut self.phase) {
+            (Some(State::Releasing { left, .. }), _) => {
+                *left += 1;
+                Some(of_channel)
+            }
+            (_, Phase::Releasing { left, .. }) => {
+                *left += 1;
+                Some(of_connection)
+            }
+            _ => None,
+        };
+        self.outbox.push(queue, command);
+        if let Some(from) = from {
+            self.outbox.push(queue, QueueCommand::Sync { from, stored: false });
         }
     }
 
@@ -210,22 +247,12 @@ impl Connection {
     /// What a sent-off delivery or answer held goes back, when nobody is left to hear it.
     fn return_event(&mut self, event: ConnectionEvent) {
         match event {
-            ConnectionEvent::Deliver(Delivery { consumer, segment, .. }) => {
-                if let Some(record) = self.consumers.get(&consumer.serial)
-                    && !record.no_ack
-                {
-                    record.queue.push(QueueCommand::Requeue { consumer: Some(consumer), segment, seen: false });
+            ConnectionEvent::Deliver(delivery) => self.give_back(delivery),
+            ConnectionEvent::Reply { channel: key, reply } => {
+                if let Some(channel) = self.channels.get_key(key) {
+                    channel.stop_waiting();
                 }
-            }
-            ConnectionEvent::Reply { reply: Reply::Got { queue, segment, no_ack: false, .. }, .. } => {
-                queue.push(QueueCommand::Requeue { consumer: None, segment, seen: false });
-            }
-            ConnectionEvent::Reply { channel, reply: Reply::Consuming(consumer) } => {
-                if let Some(Channel { state: State::Waiting(request), .. }) = self.channels.get_key(channel)
-                    && let Wait::Consume { queue, .. } = &request.wait
-                {
-                    queue.push(QueueCommand::Cancel { consumer, then: None });
-                }
+                self.answered_late(key, reply);
             }
             _ => {}
         }
@@ -239,6 +266,7 @@ impl Drop for Connection {
         for event in std::mem::take(&mut self.inbox).into_iter().chain(left) {
             self.return_event(event);
         }
+        self.flush();
         let from = self.as_requester();
         let numbers: Vec<u16> = self.channels.iter_mut().map(|channel| channel.key.number).collect();
         for number in numbers {

@@ -70,7 +70,7 @@ impl Connection {
         let (prefetch, limit, key) = prefetch_and_limit;
         let window = Arc::<Window>::default();
         let (no_ack, exclusive) = (consume.no_ack, consume.exclusive);
-        let wait = Wait::Consume { tag, no_ack, queue: queue.clone(), window: window.clone() };
+        let wait = Wait::Consume { tag, queue: queue.clone(), window: window.clone() };
         self.wait(number, wait, (60, 20), consume.nowait);
         let from = self.requester(key);
         let new = NewConsumer { from, no_ack, exclusive, priority, prefetch, window, limit };
@@ -108,7 +108,8 @@ impl Connection {
         let Some(from) = self.asker(number) else {
             return Ok(());
         };
-        self.wait(number, Wait::Get { no_ack: get.no_ack }, (60, 70), false);
+        let wait = Wait::Get { no_ack: get.no_ack, queue: queue.clone() };
+        self.wait(number, wait, (60, 70), false);
         queue.push(QueueCommand::Get { from, no_ack: get.no_ack });
         Ok(())
     }

@@ -7,7 +7,7 @@ use leveret_protocol::{ADDRESS_GAP, deliver};
 use super::channel::{Request, State, Wait};
 use super::transaction::Committed;
 use super::unacked::Outstanding;
-use super::{Connection, Consumer, OUTPUT_LIMIT, Phase, SHUTDOWN_GRACE};
+use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment};
 use crate::queue::Queue;
 use crate::{message, methods};
@@ -45,11 +45,13 @@ impl Connection {
                 let held = channels.flat_map(|channel| channel.unacked.iter_mut().map(|entry| &mut entry.segment));
                 crate::tidy::tidy(held, &self.shared.pressure.gauge);
             }
-            ConnectionEvent::Close(error) => {
+            ConnectionEvent::Close { error, until } if matches!(self.phase, Phase::Running) => {
                 self.shutting_down = Some(error);
-                self.deadline = Some(self.shared.clock.now() + SHUTDOWN_GRACE);
+                self.deadline = Some(until);
                 self.close_when_settled();
             }
+            // Its end is under way.
+            ConnectionEvent::Close { .. } => {}
         }
     }
 
@@ -67,8 +69,8 @@ impl Connection {
         if !open {
             return self.give_back(delivery);
         }
-        let (queue, window, no_ack) = (consumer.queue.clone(), consumer.window.clone(), consumer.no_ack);
-        let Delivery { channel, consumer: key, mut segment } = delivery;
+        let (queue, window) = (consumer.queue.clone(), consumer.window.clone());
+        let Delivery { channel, consumer: key, no_ack, mut segment } = delivery;
         let (count, bytes) = self.encode(channel.number, key, &segment);
         let rest = (count < segment.count()).then(|| {
             let sent = segment.split_front(count);
@@ -94,7 +96,7 @@ impl Connection {
             self.outbox.push(&queue, QueueCommand::Wake);
         }
         if let Some(segment) = rest {
-            self.inbox.push_front(ConnectionEvent::Deliver(Delivery { channel, consumer: key, segment }));
+            self.inbox.push_front(ConnectionEvent::Deliver(Delivery { channel, consumer: key, no_ack, segment }));
         }
     }
 
@@ -137,11 +139,11 @@ impl Connection {
     }
 
     /// A delivery that nobody is there for any more goes back as it came.
-    fn give_back(&mut self, delivery: Delivery) {
+    pub(super) fn give_back(&mut self, delivery: Delivery) {
         let Some(consumer) = self.consumers.get(&delivery.consumer.serial) else {
             return;
         };
-        if !consumer.no_ack {
+        if !delivery.no_ack {
             let command =
                 QueueCommand::Requeue { consumer: Some(delivery.consumer), segment: delivery.segment, seen: false };
             self.outbox.push(&consumer.queue, command);
@@ -173,9 +175,9 @@ impl Connection {
         };
         match std::mem::replace(&mut channel.state, State::Open) {
             State::Waiting(request) => self.answered(key, request, reply),
-            State::Releasing { left, error } => {
-                channel.state = State::Releasing { left, error };
-                self.reply_while_releasing(key, reply);
+            ending @ (State::Releasing { .. } | State::Closed) => {
+                channel.state = ending;
+                self.answered_late(key, reply);
             }
             other => channel.state = other,
         }
@@ -206,17 +208,17 @@ impl Connection {
                     channel.last_queue = Some(queue);
                 }
             }
-            (Wait::Consume { tag, no_ack, queue, window }, Reply::Consuming(consumer)) => {
+            (Wait::Consume { tag, queue, window }, Reply::Consuming(consumer)) => {
                 if !nowait {
                     self.send(number, &methods::consume_ok(&tag));
                 }
                 if let Some(channel) = self.channels.get_key(key) {
                     channel.tags.insert(tag.clone(), consumer.serial);
                 }
-                let record = Consumer { channel: key, key: consumer, queue, tag, no_ack, window };
+                let record = Consumer { channel: key, key: consumer, queue, tag, window };
                 self.consumers.insert(consumer.serial, record);
             }
-            (Wait::Get { no_ack }, Reply::Got { queue, segment, left, .. }) => {
+            (Wait::Get { no_ack, .. }, Reply::Got { queue, segment, left, .. }) => {
                 self.got(key, queue, segment, left, no_ack);
             }
             (Wait::Get { .. }, _) => self.send(number, &methods::get_empty()),

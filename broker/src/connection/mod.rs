@@ -63,8 +63,6 @@ const OUTPUT_HARD_LIMIT: usize = 4 << 20;
 const DEFERRED_LIMIT: usize = 512 << 10;
 /// Rounds of the loop before other tasks get their turn.
 const ROUNDS: usize = 16;
-/// How long pending confirms may take when the broker shuts down.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// After a fatal frame error the socket stays open this long, unread, so that the client sees the close.
 const FATAL_LINGER: Duration = Duration::from_secs(3);
 
@@ -93,7 +91,6 @@ struct Consumer {
     key: ConsumerKey,
     queue: Arc<Queue>,
     tag: Box<str>,
-    no_ack: bool,
     window: Arc<Window>,
 }
 
@@ -377,10 +374,18 @@ impl Connection {
     fn look_at_time(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.shared.clock.now();
         if self.deadline.is_some_and(|deadline| now >= deadline) {
-            self.phase = Phase::Ended;
+            match self.shutting_down.take() {
+                // Confirms that have not come by now are not waited for.
+                Some(error) => {
+                    self.deadline = None;
+                    self.close(Some(error));
+                }
+                None => self.phase = Phase::Ended,
+            }
             return true;
         }
-        let blocked = self.parked || self.full.is_some();
+        // A client that is not read cannot be heard.
+        let blocked = self.parked || self.full.is_some() || self.shutting_down.is_some();
         let due = match &mut self.heartbeat {
             Some(heartbeat) if matches!(self.phase, Phase::Running) => {
                 heartbeat.look(now, self.sent, self.received, blocked)

@@ -196,3 +196,6 @@ fn list<'a>(headers: &Table<'a>, name: &str) -> Result<Option<Value<'a>>, AmqpEr
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,3 +106,6 @@ impl Unacked {
         std::mem::take(&mut self.entries).into()
     }
 }
+
+#[cfg(test)]
+mod tests;

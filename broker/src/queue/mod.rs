@@ -7,6 +7,8 @@ pub mod equivalence;
 mod intake;
 mod ready;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Weak};
 

@@ -162,7 +162,7 @@ impl QueueState {
         let no_ack = consumer.no_ack;
         let (peer, channel) = (consumer.from.peer.clone(), consumer.from.channel);
         self.taken(&segment, no_ack, fx);
-        fx.event(&peer, ConnectionEvent::Deliver(Delivery { channel, consumer: key, segment }));
+        fx.event(&peer, ConnectionEvent::Deliver(Delivery { channel, consumer: key, no_ack, segment }));
     }
 
     /// Bookkeeping of messages that leave the ready list for a consumer or a get.
@@ -181,11 +181,11 @@ impl QueueState {
         }
     }
 
-    /// Deliveries that found their connection gone: as if they had not been made.
+    /// What found its connection gone: deliveries are taken as if they had not been made, and a consumer whose
+    /// registration nobody hears of will be cancelled by nobody either.
     pub fn undeliverable(&mut self, event: ConnectionEvent, now: u64, fx: &mut Effects) {
         let (segment, no_ack) = match event {
-            ConnectionEvent::Deliver(Delivery { consumer, segment, .. }) => {
-                let no_ack = self.consumers.get_mut(consumer).is_some_and(|c| c.no_ack);
+            ConnectionEvent::Deliver(Delivery { consumer, no_ack, segment, .. }) => {
                 self.remove_consumer(consumer, now, fx);
                 (segment, no_ack)
             }

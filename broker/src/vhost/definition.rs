@@ -18,7 +18,8 @@ pub struct BadDefinition;
 pub enum Definition {
     Exchange(ExchangeDeclare),
     Queue(u64, QueueDeclare),
-    Binding(BindingSpec),
+    /// With its place among the bindings of its source, where that matters.
+    Binding(Option<u64>, BindingSpec),
 }
 
 const EXCHANGE: u8 = b'x';
@@ -55,6 +56,11 @@ fn key(kind: u8, parts: &[&[u8]]) -> Key {
         key.extend_from_slice(part);
     }
     key.into()
+}
+
+/// `order`: a number larger than those of older bindings, for exchanges to which the order means something.
+pub fn binding_value(order: Option<u64>) -> Value {
+    order.map_or(Box::default(), |order| Box::new(order.to_be_bytes()))
 }
 
 pub fn exchange_value(declare: &ExchangeDeclare) -> Value {
@@ -103,17 +109,21 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
             };
             Definition::Queue(u64::from_be_bytes(*id), declare)
         }
-        BINDING => Definition::Binding(BindingSpec {
-            source: text(part(&mut rest)?)?,
-            kind: match part(&mut rest)? {
-                b"q" => DestinationKind::Queue,
-                b"x" => DestinationKind::Exchange,
-                _ => return Err(BadDefinition),
-            },
-            destination: text(part(&mut rest)?)?,
-            key: part(&mut rest)?.into(),
-            arguments: table(part(&mut rest)?)?,
-        }),
+        BINDING => {
+            let order = value.first_chunk().map(|octets| u64::from_be_bytes(*octets));
+            let binding = BindingSpec {
+                source: text(part(&mut rest)?)?,
+                kind: match part(&mut rest)? {
+                    b"q" => DestinationKind::Queue,
+                    b"x" => DestinationKind::Exchange,
+                    _ => return Err(BadDefinition),
+                },
+                destination: text(part(&mut rest)?)?,
+                key: part(&mut rest)?.into(),
+                arguments: table(part(&mut rest)?)?,
+            };
+            Definition::Binding(order, binding)
+        }
         _ => return Err(BadDefinition),
     };
     Ok((vhost, definition))

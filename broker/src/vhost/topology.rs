@@ -390,7 +390,11 @@ impl TopologyOwner {
         self.changed = true;
         if durable && store {
             let key = definition::binding_key(&self.name, &binding);
-            self.entries.push(Entry::Op(Op::PutDefinition { key, value: Box::default() }));
+            // Queues are numbered by the same counter, which recovery sets beyond both.
+            let ordered = exchange.spec.kind == ExchangeType::ConsistentHash;
+            let order = ordered.then(|| self.next_id.fetch_add(1, Ordering::Relaxed));
+            let value = definition::binding_value(order);
+            self.entries.push(Entry::Op(Op::PutDefinition { key, value }));
         }
         (self.histories).recall(&self.snapshot, binding.source.as_bytes(), &to);
         self.bindings.add(Bound::new(&self.name, binding, to, durable));

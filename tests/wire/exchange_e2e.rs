@@ -1,4 +1,4 @@
-//! Exchanges that lead to exchanges: bindings beyond the simple cases in `wire_exchange`, auto-delete cascades, and
+//! Exchanges that lead to exchanges: bindings beyond the simple cases in `exchange`, auto-delete cascades, and
 //! alternates (contract, sections 3.2 to 3.7).
 
 use amq_protocol::protocol::{exchange, queue};

@@ -1,0 +1,126 @@
+//! What the unit tests share: peers, blocks of numbered messages, and queues on a store that keeps nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use leveret_storage::{Gauge, Run, Store, StoreOptions, open_memory};
+
+use crate::clock::{Clock, ManualClock};
+use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
+use crate::mailbox::Mailbox;
+use crate::message::{BlockBuilder, Meta};
+use crate::queue::arguments::Settings;
+use crate::queue::{Origin, Outside, Queue};
+use crate::timers::Timers;
+use crate::vhost::{Parts, VHost};
+
+/// A connection of which only the mailbox exists.
+pub fn peer() -> Arc<Peer> {
+    static IDS: AtomicU64 = AtomicU64::new(1);
+    Arc::new(Peer { id: IDS.fetch_add(1, Ordering::Relaxed), mailbox: Mailbox::default() })
+}
+
+/// A channel of `peer`.
+pub fn requester(peer: &Arc<Peer>, number: u16) -> Requester {
+    Requester { peer: peer.clone(), channel: ChannelKey { number, epoch: 1 } }
+}
+
+/// Everything that `peer` was told since the last look.
+pub fn events(peer: &Peer) -> Vec<ConnectionEvent> {
+    let mut events = Vec::new();
+    peer.mailbox.take(&mut events);
+    events
+}
+
+/// A run of messages whose bodies are these numbers.
+pub fn run(numbers: impl IntoIterator<Item = u64>) -> Run {
+    let bodies = numbers.into_iter().map(|n| n.to_be_bytes().to_vec());
+    run_of(bodies)
+}
+
+/// A run of messages with these bytes.
+pub fn run_of(bodies: impl IntoIterator<Item = Vec<u8>>) -> Run {
+    let mut builder = BlockBuilder::default();
+    for body in bodies {
+        builder.add(&body, Meta::new(0, 0));
+    }
+    let block = builder.finish(&Arc::new(Gauge::default()));
+    let to = block.count();
+    Run { block, from: 0, to }
+}
+
+/// The numbers that [`run`] made the messages of `run` from.
+pub fn numbers(run: &Run) -> Vec<u64> {
+    let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
+    run.messages().map(|(bytes, _)| number(bytes)).collect()
+}
+
+/// The numbers of a segment.
+pub fn numbers_of(segment: &Segment) -> Vec<u64> {
+    numbers(&segment.run)
+}
+
+/// A store that keeps nothing and reaches every level at once.
+pub fn store() -> Store<Token> {
+    let (backend, _) = open_memory().unwrap();
+    let complete = |tokens: &mut Vec<Token>| tokens.drain(..).for_each(Token::complete);
+    Store::start(backend, StoreOptions::default(), complete, |_| {}).unwrap()
+}
+
+/// What an empty queue is made from.
+pub fn origin(name: &str, durable: bool) -> Origin {
+    static IDS: AtomicU64 = AtomicU64::new(1);
+    Origin {
+        id: IDS.fetch_add(1, Ordering::Relaxed),
+        name: name.into(),
+        vhost: "/".into(),
+        durable,
+        auto_delete: false,
+        settings: Settings::default(),
+        next_sequence: 1,
+        messages: Vec::new(),
+        now: 0,
+    }
+}
+
+/// A clock that stands still.
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(ManualClock::default())
+}
+
+/// Timers that nobody runs.
+fn timers() -> Arc<Timers> {
+    Timers::new(clock())
+}
+
+/// A queue in no virtual host.
+pub fn queue(name: &str, durable: bool, store: &Store<Token>) -> Arc<Queue> {
+    let origin = origin(name, durable);
+    let outside = Outside { store: store.clone(), vhost: Weak::new(), timers: timers(), gauge: Arc::default() };
+    Queue::new(origin, None, None, outside)
+}
+
+/// The virtual host `/` with nothing declared in it.
+pub fn vhost(store: &Store<Token>) -> Arc<VHost> {
+    let parts = Parts {
+        next_id: Arc::new(AtomicU64::new(1)),
+        store: store.clone(),
+        gauge: Arc::default(),
+        timers: timers(),
+        clock: clock(),
+    };
+    VHost::new("/".into(), parts)
+}
+
+/// A consumer with acknowledgements and without any limit.
+pub fn consumer(from: &Requester) -> NewConsumer {
+    NewConsumer {
+        from: from.clone(),
+        no_ack: false,
+        exclusive: false,
+        priority: 0,
+        prefetch: 0,
+        window: Arc::<Window>::default(),
+        limit: Arc::<ChannelLimit>::default(),
+    }
+}

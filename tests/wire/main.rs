@@ -1,0 +1,21 @@
+//! Conversations over the wire with a raw-frame peer: what RabbitMQ does, sentence by sentence, a module a topic.
+//!
+//! All in one program: each test has names of its own and shares one broker in memory, unless it needs one of its own.
+
+mod channel;
+mod consume;
+mod done;
+mod durable;
+mod exchange;
+mod exchange_e2e;
+mod exchange_types;
+mod frames;
+mod handshake;
+mod matching;
+mod pressure;
+mod publish;
+mod queue;
+mod reply_to;
+mod settle;
+mod shutdown;
+mod tx;
