@@ -109,7 +109,8 @@ final class RecoveryWorker {
             done(delivery);
             try {
                 channel.basicAck(delivery.getEnvelope().getDeliveryTag(), false);
-            } catch (ShutdownSignalException gone) {
+            } catch (IOException | ShutdownSignalException gone) {
+                // Out of the callback, it would make the client close the channel for good, and not recover it.
                 System.err.println("not acknowledged: " + gone);
             }
         }, tag -> { });

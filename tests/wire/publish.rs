@@ -458,18 +458,6 @@ fn a_channel_close_ends_its_confirms() {
 }
 
 #[test]
-fn a_property_of_the_next_issue_is_540_and_named() {
-    if differs_from_reference("a_property_of_the_next_issue_is_540_and_named") {
-        return;
-    }
-    let mut peer = peer();
-    peer.publish_content(1, say::publish("", "nowhere"), &expiring("60000"));
-    let close: amq_protocol::protocol::connection::Close = peer.expect(0);
-    assert_eq!((close.reply_code, close.class_id, close.method_id), (540, 60, 40), "{close:?}");
-    assert!(close.reply_text.as_str().contains("expiration"), "{close:?}");
-}
-
-#[test]
 fn a_failed_publish_closes_only_its_channel() {
     let mut peer = peer();
     peer.open_channel(2);

@@ -116,7 +116,7 @@ proptest! {
         let key = properties.headers().as_ref().and_then(|table| table.inner().keys().next().cloned());
         let remove: Vec<_> = key.iter().map(|key| key.as_str()).collect();
         let put = [("x-new", value.clone())];
-        let edits = Edits { remove: &remove, put: &put, drop_expiration, reply_to: None };
+        let edits = Edits { remove: &remove, put: &put, drop_expiration, ..Edits::default() };
         let edited = content::edit(&payload(&written(&properties)), &edits).expect("well-formed");
         let found = content::header(&edited).parse().expect("well-formed");
 
