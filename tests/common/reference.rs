@@ -30,6 +30,7 @@ pub const DIFFERS_FROM_3_10: &[(&str, &str)] = &[
         "a reply doesn't advance the channel's counter",
     ),
     ("a_mandatory_reply_is_routed_whether_the_requester_is_there_or_gone", "it is returned in both cases"),
+    ("a_reply_in_a_transaction_goes_out_at_commit", "a reply is no part of the transaction"),
     ("a_name_that_was_never_made_is_404", "it closes the connection with 541"),
 ];
 

@@ -17,6 +17,7 @@ fn transactional() -> (Peer, String) {
 fn holding(bodies: &[&str], held: usize) -> (Peer, String) {
     let (mut peer, queue) = transactional();
     peer.publish_all(2, &queue, bodies);
+    peer.in_step(2);
     for body in &bodies[..held] {
         assert_eq!(peer.get(1, &queue).1.text(), *body);
     }
@@ -35,7 +36,9 @@ fn rollback(peer: &mut Peer) {
     peer.ask::<tx::RollbackOk>(1, tx::Rollback {});
 }
 
+/// What a queue without consumers holds, each message with its redelivered flag.
 fn expect_messages(peer: &mut Peer, queue: &str, expected: &[(&str, bool)]) {
+    peer.expect_counts(2, queue, (expected.len() as u32, 0));
     let expected: Vec<(String, bool)> = expected.iter().map(|(body, again)| ((*body).to_owned(), *again)).collect();
     assert_eq!(peer.drain(2, queue), expected, "bodies and redelivered flags (left: are, right: expected)");
 }
@@ -288,10 +291,9 @@ fn acks_free_prefetch_only_at_commit() {
 }
 
 #[test]
-fn publishes_come_before_requeues_in_a_commit_and_deliveries_need_none() {
+fn deliveries_are_no_part_of_the_transaction() {
     let (mut peer, queue) = transactional();
     peer.consume(1, &queue, "c");
-    // A delivery is no part of the transaction.
     peer.publish(2, "", &queue, "1");
     peer.expect_deliveries(1, &["1"]);
     peer.publish(1, "", &queue, "2");

@@ -96,63 +96,61 @@ impl Connection {
     /// Adds a planned publish to the turn, or to the channel's transaction.
     fn place(&mut self, plan: Plan, message: Body<'_>) -> Done {
         let message = plan.change.made_to(message)?;
+        self.answer_requesters(&plan, &message);
         let queues = self.routes.queues(plan.route);
-        let replies = self.routes.replies(plan.route);
-        let Some(channel) = self.channels.get(plan.number) else { return Ok(()) };
-        if let Some(transaction) = &mut channel.transaction {
-            if transaction.grow(message.bytes().len()) > self.shared.pressure.limit() / 2 {
-                let text = "transaction exceeds half of the memory limit";
-                return Err(AmqpError::precondition_failed(text));
-            }
-            note(&mut self.transacting, plan.number);
-        } else if channel.confirms.is_some() {
-            note(&mut self.confirming, plan.number);
-        }
-        for to in replies.into_iter().flatten() {
-            let reply = alone(&message, plan.meta, &self.shared.pressure.gauge);
-            match &mut channel.transaction {
-                Some(transaction) => transaction.hold_reply(to, reply),
-                None => to.send(reply),
-            }
-        }
         let (histories, further) = self.routes.histories(plan.route);
+        let Some(channel) = self.channels.get(plan.number) else { return Ok(()) };
+        let confirm = channel.next_publish().map(|next| {
+            let to = Requester { peer: self.peer.clone(), channel: channel.key };
+            (to, next)
+        });
+        let outbox = match &mut channel.transaction {
+            Some(transaction) => {
+                if transaction.grow(message.bytes().len()) > self.shared.pressure.limit() / 2 {
+                    let text = "transaction exceeds half of the memory limit";
+                    return Err(AmqpError::precondition_failed(text));
+                }
+                note(&mut self.transacting, plan.number);
+                transaction.publishes()
+            }
+            None => &mut self.outbox,
+        };
         for exchange in histories {
-            let outbox = match &mut channel.transaction {
-                Some(transaction) => transaction.publishes(),
-                None => &mut self.outbox,
-            };
             outbox.remember(exchange, message.bytes(), plan.meta, further);
         }
-        if queues.is_empty() {
-            if let Some(confirms) = &mut channel.confirms {
-                confirms.add(0);
-            }
-            if plan.mandatory && replies.is_none() {
-                self.unroutable(&plan, &message);
-            }
-        } else {
-            let (key, next) = (channel.key, channel.next_publish());
-            let confirm = next.map(|next| (Requester { peer: self.peer.clone(), channel: key }, next));
-            let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
-            let outbox = match &mut channel.transaction {
-                Some(transaction) => transaction.publishes(),
-                None => &mut self.outbox,
-            };
-            let answers = outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
-            channel.published(answers);
+        let unroutable = plan.mandatory && queues.is_empty() && self.routes.replies(plan.route).is_none();
+        let returned = unroutable.then(|| message.bytes().to_vec());
+        let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
+        let answers = outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
+        channel.published(answers);
+        if channel.confirms.is_some() {
+            note(&mut self.confirming, plan.number);
+        }
+        if let Some(returned) = returned {
+            self.unroutable(&plan, &returned);
         }
         self.look_at_pressure();
         Ok(())
     }
 
+    /// Sends a planned publish to the reply consumers that it names, or has the channel's transaction do so.
+    fn answer_requesters(&mut self, plan: &Plan, message: &Body<'_>) {
+        for to in self.routes.replies(plan.route).into_iter().flatten() {
+            let reply = alone(message, plan.meta, &self.shared.pressure.gauge);
+            match self.channels.get(plan.number).and_then(Channel::transaction) {
+                Some(transaction) => transaction.hold_reply(to, reply),
+                None => to.send(reply),
+            }
+        }
+    }
+
     /// Returns a mandatory message that goes nowhere; in a transaction, once that is committed.
-    fn unroutable(&mut self, plan: &Plan, message: &Body<'_>) {
-        let bytes = message.bytes();
+    fn unroutable(&mut self, plan: &Plan, message: &[u8]) {
         if let Some(transaction) = self.channels.get(plan.number).and_then(Channel::transaction) {
-            return transaction.hold_return(bytes, plan.meta);
+            return transaction.hold_return(message, plan.meta);
         }
         let address = plan.meta.address();
-        self.return_message(plan.number, &bytes[..address], &bytes[address + ADDRESS_GAP..]);
+        self.return_message(plan.number, &message[..address], &message[address + ADDRESS_GAP..]);
     }
 
     pub(super) fn return_message(&mut self, number: u16, address: &[u8], content: &[u8]) {
