@@ -69,6 +69,15 @@ impl Shared {
         self.vhosts.get(name).cloned()
     }
 
+    /// Once nobody is connected any more.
+    fn note_returned(&self) {
+        for vhost in self.vhosts.values() {
+            for queue in vhost.snapshot().queues.values() {
+                queue.push(QueueCommand::NoteReturned);
+            }
+        }
+    }
+
     fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,8 +97,10 @@ enum Stop {
 ///
 /// Dropped without [`Broker::shutdown`], it closes its sockets at once; what it has confirmed stays safe.
 pub struct Broker {
-    shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
+    /// Lets every queue note exactly what was redelivered. A closure, since naming what it holds would make users'
+    /// compilers walk through the snapshots' deeply nested types.
+    note_returned: Box<dyn Fn() + Send + Sync>,
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
@@ -164,7 +175,15 @@ impl Builder {
             addresses.push(listener.local_addr().map_err(error)?);
             listeners.push(tokio::spawn(accept(listener, shared.clone(), stopping.clone())));
         }
-        Ok(Broker { shared, addresses, store, stop, listeners: Mutex::new(listeners), tasks: [ticking, tidying] })
+        let note_returned = Box::new(move || shared.note_returned());
+        Ok(Broker {
+            note_returned,
+            addresses,
+            store,
+            stop,
+            listeners: Mutex::new(listeners),
+            tasks: [ticking, tidying],
+        })
     }
 }
 
@@ -201,7 +220,9 @@ impl Broker {
             // A listener that panicked has nothing left to close.
             let _ = listener.await;
         }
-        self.note_returned();
+        (self.note_returned)();
+        let (key, value) = (definition::returned_key(0), definition::returned_value(&[]));
+        self.store.submit(&mut vec![Entry::Op(Op::PutDefinition { key, value })]);
         let store = self.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await;
         if let Stop::Failed(error) = &*self.stop.borrow() {
@@ -211,17 +232,6 @@ impl Broker {
             Ok(Err(error)) => Err(BrokerError::Storage(Arc::new(error))),
             _ => Ok(()),
         }
-    }
-
-    /// Lets every queue note exactly what was redelivered; nobody is connected any more.
-    fn note_returned(&self) {
-        for vhost in self.shared.vhosts.values() {
-            for queue in vhost.snapshot().queues.values() {
-                queue.push(QueueCommand::NoteReturned);
-            }
-        }
-        let (key, value) = (definition::returned_key(0), definition::returned_value(&[]));
-        self.store.submit(&mut vec![Entry::Op(Op::PutDefinition { key, value })]);
     }
 
     /// Waits until an error ends the broker, and returns it.
