@@ -212,11 +212,10 @@ impl Consumers {
         }
     }
 
-    /// Whose turn it is, and how many of `ready` messages it takes: one each in turn, but as many as there is room
+    /// Whose turn it is, and how many of `all` messages it takes: one each in turn, but as many as there is room
     /// for when nobody else of its priority waits. None when nobody has room; they have then been told to wake the
     /// queue when they have.
-    pub fn next(&mut self, ready: u64) -> Option<(ConsumerKey, u32)> {
-        let all = ready.min(u64::from(u32::MAX)) as u32;
+    pub fn next(&mut self, all: u32) -> Option<(ConsumerKey, u32)> {
         if let Some(single) = &self.single {
             let key = single.active?;
             let room = self.get_mut(key)?.room(all);
@@ -234,14 +233,5 @@ impl Consumers {
             }
         }
         None
-    }
-
-    /// Gives back room that [`Consumers::next`] took and that was not used.
-    pub fn give_back(&mut self, key: ConsumerKey, count: u32) {
-        if let Some(consumer) = self.get_mut(key)
-            && !consumer.no_ack
-        {
-            consumer.limit.free(count);
-        }
     }
 }

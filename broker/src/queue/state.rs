@@ -134,13 +134,10 @@ impl QueueState {
     /// commands of a turn.
     pub fn deliver(&mut self, now: u64, fx: &mut Effects) {
         self.expire(now, false, fx);
-        while !self.ready.is_empty() {
-            let Some((key, room)) = self.consumers.next(self.ready.len()) else { break };
+        // A segment at a time: room is taken for what is there, so that none of it has to be given back.
+        while let Some(count) = self.ready.front().map(Segment::count) {
+            let Some((key, room)) = self.consumers.next(count) else { break };
             let Some(segment) = self.ready.take(room) else { break };
-            let count = segment.count();
-            if count < room {
-                self.consumers.give_back(key, room - count);
-            }
             self.hand_over(key, segment, fx);
             self.expire(now, false, fx);
         }
