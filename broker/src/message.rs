@@ -4,6 +4,7 @@
 //! *address*), two octets left over from the publish frame, then the content header frame and the body frames. A
 //! delivery copies the address behind its own prefix and the frames behind that; nothing is decoded or encoded again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use leveret_protocol::amq::AMQPValue;
@@ -112,11 +113,20 @@ pub fn content(block: &Block, index: u32) -> &[u8] {
     &bytes[(Meta(block.meta(index)).address() + ADDRESS_GAP).min(bytes.len())..]
 }
 
-/// The message with the header `x-delivery-count`, which quorum queues show from the second delivery on.
-pub fn with_delivery_count(block: &Block, index: u32, count: u32) -> Option<Vec<u8>> {
+/// As [`content`], but with the header `x-delivery-count` where `returns` is not 0: quorum queues show it from the
+/// second delivery on.
+pub fn content_counting(block: &Block, index: u32, returns: u32) -> Cow<'_, [u8]> {
+    let counted = if returns > 0 { with_delivery_count(block, index, returns) } else { None };
+    match counted {
+        Some(mut bytes) => Cow::Owned(bytes.split_off(meta(block, index).address() + ADDRESS_GAP)),
+        None => Cow::Borrowed(content(block, index)),
+    }
+}
+
+fn with_delivery_count(block: &Block, index: u32, count: u32) -> Option<Vec<u8>> {
     let message = Message::parse(block.bytes(index))?;
     let put = [("x-delivery-count", AMQPValue::LongLongInt(count.into()))];
-    let edits = Edits { remove: &[], put: &put, ..Edits::default() };
+    let edits = Edits { put: &put, ..Edits::default() };
     Some(message.rebuild(message.address, &content_header::edit(message.header, &edits).ok()?))
 }
 

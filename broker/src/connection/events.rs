@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leveret_protocol::{ADDRESS_GAP, deliver};
+use leveret_protocol::deliver;
 
 use super::channel::{Request, State, Wait};
 use super::transaction::Committed;
@@ -108,25 +108,18 @@ impl Connection {
         let mut tag = self.channels.get(number).map_or(0, |channel| channel.last_tag);
         let (mut count, mut bytes) = (0, 0);
         let block = &segment.run.block;
-        let shows_count = consumer.queue.keeps_all;
+        let returns = if consumer.queue.keeps_all { segment.returns } else { 0 };
         for index in segment.run.from..segment.run.to {
             tag += 1;
-            let counted = (shows_count && segment.returns > 0)
-                .then(|| message::with_delivery_count(block, index, segment.returns))
-                .flatten();
-            let address = message::address(block, index);
-            let content = match &counted {
-                Some(bytes) => &bytes[address.len() + ADDRESS_GAP..],
-                None => message::content(block, index),
-            };
+            let content = message::content_counting(block, index, returns);
             deliver::deliver(
                 &mut self.output,
                 number,
                 consumer.tag.as_bytes(),
                 tag,
                 segment.redelivered,
-                address,
-                content,
+                message::address(block, index),
+                &content,
                 self.frame_max,
             );
             count += 1;
@@ -240,16 +233,10 @@ impl Connection {
         };
         let tag = channel.tag();
         let (block, index) = (&segment.run.block, segment.run.from);
-        let counted = (queue.keeps_all && segment.returns > 0)
-            .then(|| message::with_delivery_count(block, index, segment.returns))
-            .flatten();
-        let address = message::address(block, index);
-        let content = match &counted {
-            Some(bytes) => &bytes[address.len() + ADDRESS_GAP..],
-            None => message::content(block, index),
-        };
+        let returns = if queue.keeps_all { segment.returns } else { 0 };
+        let (address, content) = (message::address(block, index), message::content_counting(block, index, returns));
         let redelivered = segment.redelivered;
-        deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, content, self.frame_max);
+        deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, &content, self.frame_max);
         if !no_ack {
             channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false });
         } else if segment.persistent {
