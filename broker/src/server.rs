@@ -20,6 +20,7 @@ use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
 use crate::config::{Config, ConfigError, StorageKind};
 use crate::connection;
 use crate::mailbox::Mailbox;
+use crate::paging::Paging;
 use crate::pressure::Pressure;
 use crate::recovery;
 use crate::tidy::WORTH_WHILE;
@@ -58,6 +59,7 @@ pub struct Shared {
     pub config: Config,
     pub clock: Arc<dyn Clock>,
     pub pressure: Arc<Pressure>,
+    pub paging: Arc<Paging>,
     vhosts: HashMap<Box<str>, Arc<VHost>>,
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
@@ -148,18 +150,21 @@ impl Builder {
             move |error| drop(failed.send(Stop::Failed(Arc::new(error)))),
         )?;
         let timers = Timers::new(clock.clone());
+        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
+        let paging = Paging::new(store.reader(), gauge.clone(), limit);
         let parts = Parts {
             next_id: Arc::default(),
             store: store.clone(),
             gauge: gauge.clone(),
             timers: timers.clone(),
             clock: clock.clone(),
+            paging: paging.clone(),
         };
         let vhosts = recovery::vhosts(&config, recovered, &parts)?;
         let ticking = tokio::spawn(timers.run());
-        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             pressure: Pressure::new(gauge, limit, clock.clone()),
+            paging,
             config,
             clock,
             vhosts,

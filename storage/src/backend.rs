@@ -31,6 +31,8 @@ pub enum Op {
     /// Messages `first`, `first + 1`, … of a durable queue. Sequence numbers rise within a queue, with gaps;
     /// they start at 1.
     Insert { queue: u64, first: u64, run: Run },
+    /// Messages that need not outlive the process.
+    Spill { queue: u64, first: u64, run: Run },
     /// Forgets messages `first .. first + count`; sequence numbers that are not stored are skipped.
     Remove { queue: u64, first: u64, count: u64 },
     /// Forgets all messages and the delivered mark of a queue. A dropped queue's id is not given to another.
@@ -114,14 +116,34 @@ pub struct Recovered {
     pub notes: Vec<Note>,
 }
 
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub first: u64,
+    pub count: u32,
+    pub bytes: u64,
+    pub any: u64,
+}
+
+pub trait Reader: Send + Sync {
+    fn read(
+        &self,
+        queue: u64,
+        first: u64,
+        count: u32,
+        gauge: &std::sync::Arc<crate::block::Gauge>,
+    ) -> Result<Vec<(u64, Run)>, StorageError>;
+    fn holds(&self, queue: u64, first: u64, count: u32) -> bool;
+}
+
 /// One queue of a [`Recovered`] store.
 #[derive(Debug, Default)]
 pub struct RecoveredQueue {
     pub queue: u64,
     /// Messages up to and including this sequence number may have been delivered; 0: none was.
     pub delivered_through: u64,
-    /// (sequence number of the first message, messages): ascending, each without gaps.
+
     pub runs: Vec<(u64, Run)>,
+    pub stored: Vec<Stored>,
     /// Greater than every sequence number stored and than `delivered_through`.
     pub next_sequence: u64,
 }

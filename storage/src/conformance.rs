@@ -30,6 +30,7 @@ impl Model {
     /// What `op` does, said in the simplest way.
     pub fn apply(&mut self, op: &Op) {
         match op {
+            Op::Spill { .. } => {}
             Op::PutDefinition { key, value } => {
                 self.definitions.insert(key.to_vec(), value.to_vec());
             }

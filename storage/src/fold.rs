@@ -36,6 +36,7 @@ impl Fold {
                 self.definitions.insert(key, None);
             }
             Op::Insert { queue, first, run } => self.queues.entry(queue).or_default().insert(first, run),
+            Op::Spill { .. } => {}
             Op::Remove { queue, first, count } => self.queues.entry(queue).or_default().remove(first, count),
             Op::DropQueue { queue } => {
                 let fold = QueueFold { dropped: true, ..QueueFold::default() };

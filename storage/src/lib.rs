@@ -32,7 +32,9 @@ pub mod sled_store;
 pub mod store;
 mod writer;
 
-pub use backend::{Backend, Batch, Bytes, Note, Op, Quarantined, QueueBatch, Recovered, RecoveredQueue};
+pub use backend::{
+    Backend, Batch, Bytes, Note, Op, Quarantined, QueueBatch, Reader, Recovered, RecoveredQueue, Stored,
+};
 pub use block::{Block, Gauge, Run, Span};
 pub use error::StorageError;
 pub use marks::{Mark, Marks};

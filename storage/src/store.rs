@@ -181,6 +181,10 @@ impl<T: Send + 'static> Store<T> {
         self.handle.shared.pending_bytes.load(Ordering::Relaxed)
     }
 
+    pub fn reader(&self) -> Option<Arc<dyn crate::backend::Reader>> {
+        None
+    }
+
     /// How far `queue` has been delivered, to be moved on by whoever runs the queue.
     ///
     /// # Errors
@@ -238,7 +242,7 @@ impl<T> Entry<T> {
         let payload = match self {
             Entry::Op(Op::PutDefinition { key, value }) => key.len() + value.len(),
             Entry::Op(Op::DeleteDefinition { key }) => key.len(),
-            Entry::Op(Op::Insert { run, .. }) => run.bytes(),
+            Entry::Op(Op::Insert { run, .. } | Op::Spill { run, .. }) => run.bytes(),
             Entry::Op(Op::Remove { .. } | Op::DropQueue { .. }) | Entry::Notify(..) | Entry::Fail(_) => 0,
         };
         payload + size_of::<Self>()
