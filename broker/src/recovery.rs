@@ -184,7 +184,7 @@ mod tests {
 
     fn stored(delivered_through: u64) -> RecoveredQueue {
         let stored = vec![Stored { first: 5, count: 10, bytes: 1000, any: 0 }];
-        RecoveredQueue { queue: 1, delivered_through, stored, next_sequence: 15, ..RecoveredQueue::default() }
+        RecoveredQueue { queue: 1, delivered_through, stored, next_sequence: 15 }
     }
 
     fn redelivered(segments: &[Segment]) -> Vec<(u64, u32)> {

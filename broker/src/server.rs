@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use leveret_protocol::AmqpError;
 use leveret_storage::{
-    Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
+    Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_disk, open_memory,
 };
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -146,7 +146,7 @@ impl Builder {
         let sockets = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let (backend, recovered) = match opened {
             Some(opened) => opened,
-            None => open(&config, &gauge)?,
+            None => open(&config)?,
         };
         let (stop, stopping) = watch::channel(Stop::Running);
         let failed = stop.clone();
@@ -290,10 +290,10 @@ fn bind(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
     bind().map_err(|source| StartError::Listen { address, source })
 }
 
-fn open(config: &Config, gauge: &Arc<Gauge>) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+fn open(config: &Config) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     match config.storage {
         StorageKind::Memory => open_memory(),
-        StorageKind::Sled => open_sled(&config.data_dir, gauge),
+        StorageKind::Sled => open_disk(&config.data_dir),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
-use crate::backend::{Backend, Op};
+use crate::backend::{Backend, Op, Reader};
 use crate::error::StorageError;
 use crate::marks::{Mark, Marks};
 use crate::writer::Writer;
@@ -76,6 +76,7 @@ impl<T> Clone for Store<T> {
 struct Handle<T> {
     shared: Arc<Shared<T>>,
     marks: Marks,
+    reader: Option<Arc<dyn Reader>>,
     writer_id: ThreadId,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -135,6 +136,7 @@ impl<T: Send + 'static> Store<T> {
         failed: impl FnOnce(StorageError) + Send + 'static,
     ) -> Result<Store<T>, StorageError> {
         let marks = backend.marks().clone();
+        let reader = backend.reader();
         let path = backend.path();
         let shared = Arc::new(Shared {
             inbox: Mutex::new(Inbox { entries: Vec::new(), closing: false, failure: None }),
@@ -147,7 +149,8 @@ impl<T: Send + 'static> Store<T> {
             .name("storage".into())
             .spawn(move || writer.run(failed))
             .map_err(|e| StorageError::io("start the writer of", &path, e))?;
-        let handle = Handle { shared, marks, writer_id: thread.thread().id(), writer: Mutex::new(Some(thread)) };
+        let writer_id = thread.thread().id();
+        let handle = Handle { shared, marks, reader, writer_id, writer: Mutex::new(Some(thread)) };
         Ok(Store { handle: Arc::new(handle) })
     }
 
@@ -185,8 +188,9 @@ impl<T: Send + 'static> Store<T> {
         self.handle.shared.pending_bytes.load(Ordering::Relaxed)
     }
 
-    pub fn reader(&self) -> Option<Arc<dyn crate::backend::Reader>> {
-        None
+    /// Who reads messages back, for any thread; `None` where nothing is kept, and nothing can be spilled.
+    pub fn reader(&self) -> Option<Arc<dyn Reader>> {
+        self.handle.reader.clone()
     }
 
     /// How far `queue` has been delivered, to be moved on by whoever runs the queue.
