@@ -280,6 +280,7 @@ fn report(shared: Shared, outcome: Outcome, left: u64) -> Report {
     report.count("producers", plan.producers as u64);
     report.count("consumers", plan.consumers as u64);
     report.count("queues", plan.queues as u64);
+    report.text("first_queue", shared.queues.first().map_or("", String::as_str));
     report.count("size", plan.size as u64);
     let seconds = (end.at - begin.at).as_secs_f64();
     report.number("seconds", seconds);
