@@ -63,7 +63,7 @@ const CASES: [Case; 17] = [
     ACKED,
     Case { name: "confirms", confirms: true, ..PLAIN },
     Case { name: "queues 10000", idle_queues: 9_999, ..PLAIN },
-    Case { name: "queues in turn 10", queues: 10, ..PLAIN },
+    Case { name: "queues in turn 100", queues: 100, ..PLAIN },
     Case { name: "queues in turn 1000", queues: 1_000, ..PLAIN },
     Case { name: "queues in turn 10000", queues: 10_000, ..PLAIN },
     Case { name: "bindings 10", bindings: 10, keys: 10, ..PLAIN },
@@ -211,7 +211,7 @@ fn time(case: &Case, client: &mut Client, measured: bool) {
 fn declarations(client: &mut Client, queues: usize) {
     const STEPS: usize = 1_000;
     client.exchange("topic");
-    let mut declare = |client: &mut Client, n: usize| {
+    let declare = |client: &mut Client, n: usize| {
         client.declare(&format!("queue-{n}"));
         client.bind(&format!("queue-{n}"), "topic", &format!("stock.*.k{n}"));
     };

@@ -1,10 +1,11 @@
 //! A consumer: one connection that reads deliveries from its queues, checks and counts them, and acks.
 
+use std::fmt;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use leveret_protocol::amq::{AMQPClass, FieldTable, basic, short};
-use leveret_protocol::{frame, hot};
+use leveret_protocol::{Frame, content, frame, hot};
 
 use super::batch::filler;
 use super::check::{Faults, Mark, OrderCheck, QueueCheck};
@@ -72,6 +73,14 @@ pub fn consume(shared: &Shared, number: usize, ready: impl FnOnce()) -> Result<C
     Ok(consumer.consumed)
 }
 
+impl Consumed {
+    #[cold]
+    fn foreign(&mut self, fault: impl fmt::Display) {
+        self.faults.foreign += 1;
+        self.faults.note(fault);
+    }
+}
+
 /// A delivery whose content has not come whole.
 #[derive(Clone, Copy)]
 struct Open {
@@ -106,48 +115,8 @@ impl<'a> Consumer<'a> {
         let now = shared.now();
         let mut held: Held<'a> = None;
         let (mut fresh, mut first) = (0, true);
-        while let Some(frame) = link.next()? {
-            let done = match (frame.kind, &mut self.open) {
-                (frame::METHOD, None) => match delivery(frame.payload) {
-                    Some(delivery) => {
-                        self.delivered(delivery);
-                        None
-                    }
-                    None => match link::notable(frame, &mut 0)? {
-                        Some(method) => return Err(link::unexpected(&method)),
-                        None => None,
-                    },
-                },
-                (frame::HEADER, Some(open)) if open.left.is_none() => {
-                    let size = leveret_protocol::content::header(frame.payload).body_size;
-                    open.left = Some(size);
-                    if size != shared.plan.size as u64 {
-                        let fault = format_args!("a body of queue {} has {size} bytes", open.queue);
-                        self.consumed.faults.foreign += 1;
-                        self.consumed.faults.note(fault);
-                    }
-                    // Without a body no mark comes either.
-                    if size == 0 { self.open.take() } else { None }
-                }
-                (frame::BODY, Some(open)) => {
-                    let Some(left) = open.left.and_then(|left| left.checked_sub(frame.payload.len() as u64)) else {
-                        return Err(PerfError::Unexpected("a body frame beyond its body".to_owned()));
-                    };
-                    if open.mark.is_none() {
-                        open.mark = Mark::decode(frame.payload);
-                    }
-                    open.left = Some(left);
-                    let as_sent = left > 0 || is_end(frame.payload, shared.plan.size);
-                    if !as_sent {
-                        self.consumed.faults.foreign += 1;
-                        self.consumed.faults.note(format_args!("a body of queue {} is not as sent", open.queue));
-                    }
-                    if left == 0 { self.open.take() } else { None }
-                }
-                (frame::HEARTBEAT, _) => None,
-                (kind, _) => return Err(PerfError::Unexpected(format!("a frame of type {kind} between frames"))),
-            };
-            let Some(Open { queue, redelivered, mark: Some(mark), .. }) = done else { continue };
+        while let Some(frame) = link.frame()? {
+            let Some(Open { queue, redelivered, mark: Some(mark), .. }) = self.take(frame)? else { continue };
             if held.as_ref().is_none_or(|(of, _)| *of != queue) {
                 // The one is let go before the next is taken.
                 drop(held.take());
@@ -169,6 +138,50 @@ impl<'a> Consumer<'a> {
             self.acks.clear();
         }
         Ok(())
+    }
+
+    /// Takes a frame; the delivery that it completes.
+    #[inline]
+    fn take(&mut self, frame: Frame<'_>) -> Result<Option<Open>, PerfError> {
+        let Some(open) = &mut self.open else {
+            let delivery = if frame.kind == frame::METHOD { delivery(frame.payload) } else { None };
+            match delivery {
+                Some(delivery) => self.delivered(delivery),
+                None => beside(frame)?,
+            }
+            return Ok(None);
+        };
+        match (frame.kind, open.left) {
+            (frame::HEADER, None) => {
+                let size = content::header(frame.payload).body_size;
+                open.left = Some(size);
+                if size != self.shared.plan.size as u64 {
+                    self.consumed.foreign(format_args!("a body of queue {} has {size} bytes", open.queue));
+                }
+                // Without a body no mark comes either.
+                if size == 0 {
+                    self.open = None;
+                }
+                Ok(None)
+            }
+            (frame::BODY, Some(left)) => {
+                let beyond = || PerfError::Unexpected("a body frame beyond its body".to_owned());
+                let left = left.checked_sub(frame.payload.len() as u64).ok_or_else(beyond)?;
+                if open.mark.is_none() {
+                    open.mark = Mark::decode(frame.payload);
+                }
+                open.left = Some(left);
+                if left > 0 {
+                    return Ok(None);
+                }
+                if !is_end(frame.payload, self.shared.plan.size) {
+                    self.consumed.foreign(format_args!("a body of queue {} is not as sent", open.queue));
+                }
+                Ok(self.open.take())
+            }
+            (frame::HEARTBEAT, _) => Ok(None),
+            (kind, _) => Err(PerfError::Unexpected(format!("a frame of type {kind} within content"))),
+        }
     }
 
     #[inline]
@@ -211,6 +224,18 @@ impl<'a> Consumer<'a> {
         let mut acks = Vec::new();
         hot::encode_ack(&mut acks, CHANNEL, self.last_tag, true);
         link::write_all(&link.stream(), &acks, &self.shared.stop).map(drop)
+    }
+}
+
+/// What comes between deliveries and is none: a remark, else an error.
+#[cold]
+fn beside(frame: Frame<'_>) -> Result<(), PerfError> {
+    if ![frame::METHOD, frame::HEARTBEAT].contains(&frame.kind) {
+        return Err(PerfError::Unexpected(format!("a frame of type {} without a delivery", frame.kind)));
+    }
+    match link::notable(frame, &mut 0)? {
+        Some(method) => Err(link::unexpected(&method)),
+        None => Ok(()),
     }
 }
 

@@ -106,7 +106,7 @@ impl Link {
     fn answer(&mut self, channel: u16, what: &'static str) -> Result<AMQPClass, PerfError> {
         let asked = Instant::now();
         loop {
-            while let Some(frame) = self.next()? {
+            while let Some(frame) = self.frame()? {
                 let on_the_side = [(60, 60), (60, 80), (60, 120)].contains(&method::ids(frame.payload));
                 if frame.kind != frame::METHOD || on_the_side {
                     continue;
@@ -143,7 +143,7 @@ impl Link {
 
     /// The next whole frame of what was read.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>, PerfError> {
+    pub fn frame(&mut self) -> Result<Option<Frame<'_>>, PerfError> {
         let found = frame::split(&self.buffer[self.start..self.end], self.frame_max)?;
         if let Some(frame) = &found {
             self.start += frame.octets();

@@ -265,10 +265,12 @@ impl Plan {
 
     /// How often each message comes.
     pub fn copies(&self) -> u64 {
-        match () {
-            () if self.consumers == 0 => 0,
-            () if self.is_fanout() => self.queues as u64,
-            () => 1,
+        if self.consumers == 0 {
+            0
+        } else if self.is_fanout() {
+            self.queues as u64
+        } else {
+            1
         }
     }
 }

@@ -290,7 +290,7 @@ impl Reader<'_> {
         }
         let now = self.shared.now();
         let (mut confirmed, mut blocked) = (0, 0);
-        while let Some(frame) = link.next()? {
+        while let Some(frame) = link.frame()? {
             let settle = if frame.kind == frame::METHOD { hot::settle(frame.payload)? } else { None };
             let Some(settle) = settle else {
                 if let Some(method) = link::notable(frame, &mut blocked)? {
