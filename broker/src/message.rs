@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use leveret_protocol::amq::AMQPValue;
 use leveret_protocol::content as content_header;
-use leveret_protocol::content::Edits;
+use leveret_protocol::content::{Edits, Properties};
+use leveret_protocol::table::Value;
 use leveret_protocol::{ADDRESS_GAP, Message};
 use leveret_storage::{Block, Gauge, Span};
 
@@ -128,6 +129,20 @@ fn with_delivery_count(block: &Block, index: u32, count: u32) -> Option<Vec<u8>>
     let put = [("x-delivery-count", AMQPValue::LongLongInt(count.into()))];
     let edits = Edits { put: &put, ..Edits::default() };
     Some(message.rebuild(message.address, &content_header::edit(message.header, &edits).ok()?))
+}
+
+/// The keys that a message is routed by: that of its publish, then those in the headers `copies`.
+pub fn routing_keys<'a>(message: &Message<'a>, properties: &Properties<'a>, copies: &[&str]) -> Vec<&'a [u8]> {
+    let mut keys = vec![message.routing_key];
+    for name in copies {
+        if let Some(Value::Array(copies)) = properties.headers.and_then(|headers| headers.get(name)) {
+            keys.extend(copies.iter().filter_map(|value| match value {
+                Value::LongStr(key) => Some(key),
+                _ => None,
+            }));
+        }
+    }
+    keys
 }
 
 /// The block of a turn, while it is being filled.

@@ -32,7 +32,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use leveret_protocol::{AmqpError, frame, method};
@@ -46,6 +46,7 @@ use self::heartbeat::{Due, Heartbeat};
 use self::routes::Routes;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
+use crate::delayed::Delayed;
 use crate::methods;
 use crate::outbox::Outbox;
 use crate::queue::Queue;
@@ -125,8 +126,8 @@ pub struct Connection {
     parked: bool,
     /// It was told so.
     told_blocked: bool,
-    /// A queue whose mailbox was full when it was last looked at.
-    full: Option<Arc<Queue>>,
+    /// A mailbox that was full when it was last looked at.
+    full: Option<Full>,
     /// The wall clock when the current input was read, in milliseconds since the Unix epoch.
     now: u64,
     /// Channels with confirms to be sent.
@@ -261,8 +262,8 @@ impl Connection {
             }
             progress = true;
         }
-        if let Some(queue) = &self.full
-            && !queue.is_full(cx.waker())
+        if let Some(full) = &self.full
+            && !full.is_full(cx.waker())
         {
             self.full = None;
             progress = true;
@@ -450,12 +451,33 @@ impl Connection {
     }
 }
 
-/// Sends to the queues, and to exchanges that keep messages, what is for them; the last queue whose mailbox is full
-/// becomes `full`.
-fn send_off(outbox: &mut Outbox, vhost: &VHost, gauge: &Arc<Gauge>, full: &mut Option<Arc<Queue>>) {
+/// Whose mailbox is full.
+enum Full {
+    Queue(Arc<Queue>),
+    Delayed(Arc<Delayed>),
+}
+
+impl Full {
+    /// As [`crate::mailbox::Turn::is_full`].
+    fn is_full(&self, waker: &Waker) -> bool {
+        match self {
+            Full::Queue(queue) => queue.is_full(waker),
+            Full::Delayed(delayed) => delayed.is_full(waker),
+        }
+    }
+}
+
+/// Sends to the queues, and to exchanges that keep messages, what is for them; the last mailbox that is full becomes
+/// `full`.
+fn send_off(outbox: &mut Outbox, vhost: &VHost, gauge: &Arc<Gauge>, full: &mut Option<Full>) {
     outbox.flush(gauge, |queue| {
         if queue.is_over() {
-            *full = Some(queue.clone());
+            *full = Some(Full::Queue(queue.clone()));
+        }
+    });
+    outbox.flush_delayed(gauge, |delayed| {
+        if delayed.is_over() {
+            *full = Some(Full::Delayed(delayed.clone()));
         }
     });
     if outbox.has_histories() {

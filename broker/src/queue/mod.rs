@@ -19,7 +19,7 @@ pub use self::state::Origin;
 use self::state::QueueState;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
-use crate::timers::Timers;
+use crate::timers::{Ticked, Timers};
 use crate::vhost::VHost;
 
 /// A queue as everybody but its owner knows it.
@@ -57,6 +57,7 @@ impl Queue {
             exclusive_to,
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
+                id: origin.id,
                 state: QueueState::new(origin, queue.clone()),
                 effects: Effects::default(),
                 mark,
@@ -96,9 +97,17 @@ impl Queue {
     }
 }
 
+impl Ticked for Queue {
+    fn tick(&self) {
+        self.push(QueueCommand::Tick);
+    }
+}
+
 /// The state with the way out for its effects.
 struct QueueOwner {
     queue: Weak<Queue>,
+    /// Of the queue.
+    id: u64,
     state: QueueState,
     effects: Effects,
     /// Remembers across a kill how far a durable queue has been delivered.
@@ -163,7 +172,7 @@ impl QueueOwner {
             }
         }
         if let Some(moment) = effects.tick.take() {
-            self.outside.timers.at(moment, self.queue.clone());
+            self.outside.timers.at(moment, self.id, self.queue.clone());
         }
         if std::mem::take(&mut effects.tidy) {
             self.state.tidy(&self.outside.gauge);

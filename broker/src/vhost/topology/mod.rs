@@ -25,15 +25,13 @@ use super::history::Histories;
 use super::snapshot::{Destination, Exchange, ExchangeSpec, Name, Snapshot};
 use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
+use crate::delayed::{Delayed, DelayedCommand};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
 use crate::queue::arguments::{self, Flags, Settings};
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
 use crate::{methods, names};
-
-/// Exchange types of RabbitMQ's plugins that are not here yet.
-const TYPES_NOT_YET: &[&str] = &["x-delayed-message"];
 
 pub struct TopologyOwner {
     pub vhost: Weak<VHost>,
@@ -55,6 +53,8 @@ pub struct TopologyOwner {
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
     told: Vec<(Arc<Queue>, QueueCommand)>,
+    /// What exchanges held back that are gone.
+    dropped: Vec<Arc<Delayed>>,
 }
 
 impl Owner for TopologyOwner {
@@ -77,6 +77,7 @@ impl Owner for TopologyOwner {
         self.entries.clear();
         self.replies.clear();
         self.told.clear();
+        self.dropped.clear();
     }
 }
 
@@ -99,6 +100,7 @@ impl TopologyOwner {
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
+            dropped: Vec::new(),
         };
         owner.predeclare();
         owner
@@ -124,6 +126,7 @@ impl TopologyOwner {
                 arguments: Default::default(),
                 alternate: None,
                 history: None,
+                delayed: None,
             };
             self.add_exchange(spec, Router::new(kind));
         }
@@ -152,6 +155,9 @@ impl TopologyOwner {
         }
         for (queue, command) in std::mem::take(&mut self.told) {
             queue.push(command);
+        }
+        for delayed in self.dropped.drain(..) {
+            delayed.push(DelayedCommand::Drop);
         }
     }
 

@@ -1,14 +1,27 @@
 //! Durable exchanges, queues and bindings brought back at start.
 
+use leveret_storage::RecoveredQueue;
+
 use super::*;
 
 impl TopologyOwner {
-    /// Brings back a durable exchange.
-    pub fn recover_exchange(&mut self, declare: &ExchangeDeclare) -> Result<(), AmqpError> {
+    /// Brings back a durable exchange; with what was `stored` under its `id`, if it holds messages back.
+    pub fn recover_exchange(
+        &mut self,
+        id: Option<u64>,
+        declare: &ExchangeDeclare,
+        stored: RecoveredQueue,
+    ) -> Result<(), AmqpError> {
         let described = names::exchange(&declare.name, &self.name);
-        let kind = ExchangeType::parse(&declare.kind)
-            .ok_or_else(|| AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)))?;
-        let (spec, router) = exchange_spec(declare, kind, &described)?;
+        let (mut spec, router) = exchange_spec(declare, &described)?;
+        if &*declare.kind == ExchangeSpec::DELAYED {
+            let delayed = self.delayed(id, declare);
+            delayed.recover(stored);
+            if delayed.count() > 0 {
+                tracing::info!(exchange = &*declare.name, "recovered {} delayed messages", delayed.count());
+            }
+            spec.delayed = Some(delayed);
+        }
         self.add_exchange(spec, router);
         Ok(())
     }
