@@ -8,7 +8,6 @@ use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, Storage
 
 use crate::command::{QueueCommand, Segment, Token};
 use crate::config::Config;
-use crate::timers::Ticked;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
 use crate::vhost::definition::{self, Definition, Returned};
 use crate::vhost::{Parts, VHost};
@@ -131,7 +130,7 @@ fn fill(
         queue.push(QueueCommand::Tick);
     }
     for delayed in vhost.delayed() {
-        delayed.tick();
+        delayed.start();
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod channel;
 mod consume;
+mod delayed;
 mod done;
 mod durable;
 mod dying;

@@ -37,7 +37,23 @@ pub struct Delayed {
     pub exchange: Box<str>,
     pub durable: bool,
     count: AtomicU64,
-    turn: Arc<Turn<DelayedOwner>>,
+    turn: Arc<Turn<Erased>>,
+}
+
+/// The owner without its type: what it reaches, virtual hosts with their snapshots, nests too deeply for the compilers
+/// of those who embed a broker.
+struct Erased(Box<dyn Owner<Command = DelayedCommand>>);
+
+impl Owner for Erased {
+    type Command = DelayedCommand;
+
+    fn run(&mut self, commands: &mut Vec<DelayedCommand>) {
+        self.0.run(commands);
+    }
+
+    fn fail(&mut self) {
+        self.0.fail();
+    }
 }
 
 impl Delayed {
@@ -47,13 +63,13 @@ impl Delayed {
             exchange,
             durable,
             count: AtomicU64::new(0),
-            turn: Turn::new(DelayedOwner {
+            turn: Turn::new(Erased(Box::new(DelayedOwner {
                 delayed: delayed.clone(),
                 state: DelayedState::new(id, durable),
                 effects: Effects::default(),
                 publisher: Publisher::new(outside.gauge.clone()),
                 outside,
-            }),
+            }))),
         })
     }
 
@@ -67,17 +83,20 @@ impl Delayed {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Takes in what storage held, before anybody else knows of this.
+    /// Takes in what storage held, before anybody else knows of this. Nothing goes on until [`Delayed::start`].
     pub fn recover(&self, stored: RecoveredQueue) {
-        self.turn.with(|owner| {
-            owner.state.recover(stored.runs, stored.next_sequence);
-            self.count.store(owner.state.count(), Ordering::Relaxed);
-        });
+        self.push(DelayedCommand::Recover(stored));
+    }
+
+    /// The bindings are there: what is due goes on.
+    pub fn start(&self) {
+        self.push(DelayedCommand::Start);
     }
 
     /// Nothing goes on from now on: the broker stops, and what is stored must neither be lost nor doubled.
     pub fn stop(&self) {
-        self.turn.with(|owner| owner.state.stop());
+        // Waits for the turn that sends something on at this moment.
+        self.turn.with(|owner| owner.run(&mut vec![DelayedCommand::Stop]));
     }
 
     pub fn push(&self, command: DelayedCommand) {

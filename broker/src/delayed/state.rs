@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use leveret_protocol::Message;
-use leveret_storage::{Block, Entry, Gauge, Level, Op, Run};
+use leveret_storage::{Block, Entry, Gauge, Level, Op, RecoveredQueue, Run};
 
 use super::header;
 use crate::command::{ConfirmTo, Release, Segment, Token};
@@ -35,6 +35,12 @@ pub enum DelayedCommand {
     Tidy,
     /// The exchange is gone, and its messages with it.
     Drop,
+    /// What storage held of a durable exchange. It stays until `Start`: there are no bindings yet.
+    Recover(RecoveredQueue),
+    /// Recovery is over.
+    Start,
+    /// The broker stops: nothing goes on any more.
+    Stop,
 }
 
 /// What follows from a turn. Handed out in the order of the fields.
@@ -96,7 +102,7 @@ pub struct DelayedState {
     next_sequence: u64,
     /// The exchange is gone.
     dead: bool,
-    /// Nothing goes on any more: the broker stops.
+    /// Nothing goes on: the broker is not ready yet, or stops.
     stopped: bool,
     /// The tick that is on its way.
     armed: u64,
@@ -125,9 +131,10 @@ impl DelayedState {
     }
 
     /// Takes in messages from storage, each due when it was.
-    pub fn recover(&mut self, runs: Vec<(u64, Run)>, next_sequence: u64) {
-        self.next_sequence = next_sequence.max(1);
-        for (first, run) in runs {
+    fn recover(&mut self, stored: RecoveredQueue) {
+        self.stopped = true;
+        self.next_sequence = stored.next_sequence.max(1);
+        for (first, run) in stored.runs {
             let (persistent, redelivered, returns) = (true, false, 0);
             let mut rest = Segment { first, run, persistent, redelivered, returns, expires: 0 };
             while rest.count() > 0 {
@@ -154,6 +161,9 @@ impl DelayedState {
             DelayedCommand::Tick => self.armed = Segment::NEVER,
             DelayedCommand::Tidy => fx.tidy = true,
             DelayedCommand::Drop => self.die(fx),
+            DelayedCommand::Recover(stored) => self.recover(stored),
+            DelayedCommand::Start => self.stopped = false,
+            DelayedCommand::Stop => self.stopped = true,
         }
     }
 
@@ -224,11 +234,6 @@ impl DelayedState {
         crate::tidy::tidy(held.iter_mut().map(|held| &mut held.0), gauge);
         self.held = held.into();
         self.tidied = self.count;
-    }
-
-    /// Nothing goes on from now on.
-    pub fn stop(&mut self) {
-        self.stopped = true;
     }
 
     fn die(&mut self, fx: &mut Effects) {
