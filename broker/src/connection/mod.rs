@@ -4,6 +4,7 @@
 //! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
+//! * [`timeout`]: deliveries that wait too long for their acknowledgement.
 //! * [`closing`]: how channels and the connection end, and what they give back.
 //!
 //! The task is one loop over mailbox, socket and timers, none before the others. It never waits for another owner:
@@ -23,6 +24,7 @@ mod input;
 mod publishing;
 mod replying;
 mod routes;
+mod timeout;
 mod transaction;
 mod unacked;
 
@@ -130,6 +132,10 @@ pub struct Connection {
     full: Option<Full>,
     /// The wall clock when the current input was read, in milliseconds since the Unix epoch.
     now: u64,
+    /// The broker's clock when the first delivery was made of the events that are being handled.
+    moment: Option<Duration>,
+    /// When outstanding deliveries are looked at next; None: there were none the last time, and none since.
+    next_tick: Option<Duration>,
     /// Channels with confirms to be sent.
     confirming: Vec<u16>,
     /// Channels whose transactions have got messages that do not count as memory in use yet.
@@ -202,6 +208,8 @@ impl Connection {
             told_blocked: false,
             full: None,
             now: 0,
+            moment: None,
+            next_tick: None,
             confirming: Vec::new(),
             transacting: Vec::new(),
             received: 0,
@@ -371,7 +379,7 @@ impl Connection {
         }
     }
 
-    /// Heartbeats and deadlines. True when one was due.
+    /// Heartbeats, deadlines and timeouts. True when one was due.
     fn look_at_time(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.shared.clock.now();
         if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -413,8 +421,13 @@ impl Connection {
             Due::Nothing => {}
         }
         let running = matches!(self.phase, Phase::Running);
+        if running && self.next_tick.is_some_and(|tick| now >= tick) {
+            self.look_at_outstanding(now, blocked);
+            return true;
+        }
+        let tick = self.next_tick.filter(|_| running);
         let beat = self.heartbeat.as_ref().filter(|_| running).map(Heartbeat::next);
-        let Some(next) = [self.deadline, beat].into_iter().flatten().min() else {
+        let Some(next) = [self.deadline, beat, tick].into_iter().flatten().min() else {
             return false;
         };
         let clock = &self.shared.clock;

@@ -10,6 +10,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use leveret_storage::{Entry, Gauge, Mark, Store};
@@ -34,8 +35,13 @@ pub struct Queue {
     pub refuses: bool,
     /// The connection that alone may use it.
     pub exclusive_to: Option<u64>,
+    /// See [`Queue::consumer_timeout`].
+    consumer_timeout: AtomicU64,
     turn: Arc<Turn<QueueOwner>>,
 }
+
+/// A consumer timeout of which the queue says nothing.
+const NOT_SET: u64 = u64::MAX;
 
 /// What a queue's owner reaches beyond itself.
 #[derive(Clone)]
@@ -55,6 +61,7 @@ impl Queue {
             keeps_all: origin.settings.quorum,
             refuses: origin.settings.overflow != arguments::Overflow::DropHead,
             exclusive_to,
+            consumer_timeout: AtomicU64::new(origin.settings.consumer_timeout.unwrap_or(NOT_SET)),
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
                 id: origin.id,
@@ -74,6 +81,16 @@ impl Queue {
     /// Whether a publish with a confirm waits for this queue's word.
     pub fn answers(&self, persistent: bool) -> bool {
         self.keeps(persistent) || self.refuses
+    }
+
+    /// Milliseconds that a delivery may wait for its acknowledgement, 0: for ever; None: as long as the server says.
+    pub fn consumer_timeout(&self) -> Option<u64> {
+        Some(self.consumer_timeout.load(Ordering::Relaxed)).filter(|timeout| *timeout != NOT_SET)
+    }
+
+    /// Settings have changed: holds for what is outstanding too, from the next time that a channel looks.
+    pub fn set_consumer_timeout(&self, timeout: Option<u64>) {
+        self.consumer_timeout.store(timeout.unwrap_or(NOT_SET), Ordering::Relaxed);
     }
 
     /// Tells the queue one thing.

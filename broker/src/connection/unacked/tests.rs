@@ -27,6 +27,7 @@ fn delivered(first: u64, count: u64) -> Outstanding {
             expires: Segment::NEVER,
         },
         counted: false,
+        at: Duration::ZERO,
     }
 }
 
