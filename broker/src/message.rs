@@ -23,7 +23,7 @@ use leveret_storage::{Block, Gauge, Span};
 /// | 11 | has an `expiration` property |
 /// | 12 | was dead-lettered: its x-death header is the broker's own |
 /// | 13–20 | priority |
-/// | 21–63 | when it was published, milliseconds since the Unix epoch |
+/// | 21–63 | when it was published, milliseconds since the Unix epoch; while it is held back, when it is due |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta(pub u64);
 

@@ -19,27 +19,31 @@ const NEW_BLOCK: usize = 256 << 10;
 
 /// Copies survivors out of blocks that nobody else holds.
 pub fn tidy<'a>(segments: impl Iterator<Item = &'a mut Segment>, gauge: &Arc<Gauge>) {
-    let mut sparse: HashMap<*const Block, Vec<&mut Segment>> = HashMap::new();
-    for segment in segments {
-        let block = &segment.run.block;
-        if segment.count() * 4 < block.count() {
-            sparse.entry(Arc::as_ptr(block)).or_default().push(segment);
+    tidy_runs(segments.map(|segment| (segment.first, &mut segment.run)), gauge);
+}
+
+/// The same for runs with the sequence numbers of their first messages.
+pub fn tidy_runs<'a>(runs: impl Iterator<Item = (u64, &'a mut Run)>, gauge: &Arc<Gauge>) {
+    let mut sparse: HashMap<*const Block, Vec<(u64, &mut Run)>> = HashMap::new();
+    for (first, run) in runs {
+        if run.count() * 4 < run.block.count() {
+            sparse.entry(Arc::as_ptr(&run.block)).or_default().push((first, run));
         }
     }
     let mut moving = Vec::new();
     for group in sparse.into_values() {
-        let block = &group[0].run.block;
-        let alive: usize = group.iter().map(|segment| segment.run.bytes()).sum();
+        let block = &group[0].1.block;
+        let alive: usize = group.iter().map(|(_, run)| run.bytes()).sum();
         if Arc::strong_count(block) == group.len() && alive * 4 < block.held() {
             moving.extend(group);
         }
     }
-    moving.sort_by_key(|segment| segment.first);
+    moving.sort_by_key(|(first, _)| *first);
     let mut batch = Vec::new();
     let mut bytes = 0;
-    for segment in moving {
-        bytes += segment.run.bytes();
-        batch.push(segment);
+    for (_, run) in moving {
+        bytes += run.bytes();
+        batch.push(run);
         if bytes >= NEW_BLOCK {
             copy_out(&mut batch, gauge);
             bytes = 0;
@@ -48,21 +52,21 @@ pub fn tidy<'a>(segments: impl Iterator<Item = &'a mut Segment>, gauge: &Arc<Gau
     copy_out(&mut batch, gauge);
 }
 
-fn copy_out(segments: &mut Vec<&mut Segment>, gauge: &Arc<Gauge>) {
-    if segments.is_empty() {
+fn copy_out(runs: &mut Vec<&mut Run>, gauge: &Arc<Gauge>) {
+    if runs.is_empty() {
         return;
     }
     let mut builder = BlockBuilder::default();
-    for segment in segments.iter() {
-        for (bytes, meta) in segment.run.messages() {
+    for run in runs.iter() {
+        for (bytes, meta) in run.messages() {
             builder.add(bytes, crate::message::Meta(meta));
         }
     }
     let block = builder.finish(gauge);
     let mut from = 0;
-    for segment in segments.drain(..) {
-        let to = from + segment.count();
-        segment.run = Run { block: block.clone(), from, to };
+    for run in runs.drain(..) {
+        let to = from + run.count();
+        *run = Run { block: block.clone(), from, to };
         from = to;
     }
 }

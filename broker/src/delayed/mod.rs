@@ -19,8 +19,8 @@ use leveret_protocol::{Message, content};
 use leveret_storage::{Entry, RecoveredQueue};
 
 pub use self::state::DelayedCommand;
-use self::state::{DelayedState, Effects};
-use crate::command::{ConnectionEvent, Release, Segment, Token};
+use self::state::{DelayedState, Effects, Held};
+use crate::command::{ConnectionEvent, Release, Token};
 use crate::mailbox::{Owner, Turn};
 use crate::message::{Meta, meta, routing_keys};
 use crate::queue::Outside;
@@ -185,14 +185,14 @@ impl DelayedOwner {
         }
     }
 
-    fn send_on(&mut self, vhost: &VHost, delayed: &Delayed, due: &[Segment], now: u64) {
+    fn send_on(&mut self, vhost: &VHost, delayed: &Delayed, due: &[Held], now: u64) {
         let mut entries: Vec<Entry<Token>> = Vec::new();
-        for segment in due {
-            let run = &segment.run;
+        for held in due {
+            let run = &held.run;
             for index in run.from..run.to {
                 self.send_one(vhost, delayed, run.block.bytes(index), meta(&run.block, index), now);
             }
-            entries.extend(self.state.forgotten(segment));
+            entries.extend(self.state.forgotten(held));
         }
         let release = Release { store: self.outside.store.clone(), entries: Mutex::new(entries) };
         self.publisher.release(Some(Arc::new(release)));

@@ -1,19 +1,20 @@
 //! The messages that an exchange holds back: commands in, effects out. Synchronous; knows no task, disk or clock.
 //!
 //! A heap of runs by the moment when they are due. Messages that were published in one turn with the same delay are one
-//! entry; alone, a message costs its bytes and 56 octets.
+//! entry; alone, a message costs its bytes and 48 octets. A message's `meta` word says when it is due, in the place of
+//! when it was published: so it is known after a restart, whatever the message itself says.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use leveret_protocol::Message;
-use leveret_storage::{Block, Entry, Gauge, Level, Op, RecoveredQueue, Run};
+use leveret_storage::{Entry, Gauge, Level, Op, RecoveredQueue, Run};
 
-use super::header;
-use crate::command::{ConfirmTo, Release, Segment, Token};
+use crate::command::{ConfirmTo, Release, Token};
 use crate::message;
 
+/// No tick is on its way.
+const NEVER: u64 = u64::MAX;
 /// Bytes of due messages that go on in one turn.
 pub(super) const BATCH: usize = 1 << 20;
 
@@ -52,7 +53,7 @@ pub struct Effects {
     /// Publishes that need no disk.
     pub confirmed: Vec<(ConfirmTo, u32)>,
     /// What goes on now, in this order. It stays in storage until the last target has it.
-    pub due: Vec<Segment>,
+    pub due: Vec<Held>,
     /// More is due.
     pub more: bool,
     /// Blocks of little use are to be freed.
@@ -61,13 +62,32 @@ pub struct Effects {
     pub tick: Option<u64>,
 }
 
-/// A run in the heap; `expires` is when it is due.
-struct Held(Segment);
+/// Messages in a row that are due at the same moment, all persistent or none.
+#[derive(Clone)]
+pub struct Held {
+    /// Milliseconds since the Unix epoch.
+    pub due: u64,
+    /// The sequence number of the first one.
+    pub first: u64,
+    pub run: Run,
+}
 
 impl Held {
     /// By moment, then in the order of arrival.
     fn place(&self) -> (u64, u64) {
-        (self.0.expires, self.0.first)
+        (self.due, self.first)
+    }
+
+    fn is_persistent(&self) -> bool {
+        message::meta(&self.run.block, self.run.from).is_persistent()
+    }
+
+    /// Takes the first `count` messages off.
+    fn split_front(&mut self, count: u32) -> Held {
+        let front = Held { run: self.run.slice(0, count), ..self.clone() };
+        self.run.from += count;
+        self.first += u64::from(count);
+        front
     }
 }
 
@@ -120,7 +140,7 @@ impl DelayedState {
             next_sequence: 1,
             dead: false,
             stopped: false,
-            armed: Segment::NEVER,
+            armed: NEVER,
             tidied: 0,
         }
     }
@@ -135,14 +155,13 @@ impl DelayedState {
         self.stopped = true;
         self.next_sequence = stored.next_sequence.max(1);
         for (first, run) in stored.runs {
-            let (persistent, redelivered, returns) = (true, false, 0);
-            let mut rest = Segment { first, run, persistent, redelivered, returns, expires: 0 };
-            while rest.count() > 0 {
+            let mut rest = Held { due: 0, first, run };
+            while rest.run.count() > 0 {
                 let Run { block, from, to } = &rest.run;
-                let due = due(block, *from);
-                let same = (*from..*to).take_while(|index| self::due(block, *index) == due).count() as u32;
-                let mut front = rest.split_front(same);
-                front.expires = due;
+                let due = |index| message::meta(block, index).published();
+                rest.due = due(*from);
+                let same = (*from..*to).take_while(|index| due(*index) == rest.due).count() as u32;
+                let front = rest.split_front(same);
                 self.hold(front);
             }
         }
@@ -158,7 +177,7 @@ impl DelayedState {
             }
             DelayedCommand::Hold { run, due, persistent, confirm } => self.take(run, due, persistent, confirm, fx),
             DelayedCommand::Release(release) => fx.releases.push(release),
-            DelayedCommand::Tick => self.armed = Segment::NEVER,
+            DelayedCommand::Tick => self.armed = NEVER,
             DelayedCommand::Tidy => fx.tidy = true,
             DelayedCommand::Drop => self.die(fx),
             DelayedCommand::Recover(stored) => self.recover(stored),
@@ -179,12 +198,12 @@ impl DelayedState {
             Some(to) => fx.confirmed.push((to, count)),
             None => {}
         }
-        self.hold(Segment { first, run, persistent, redelivered: false, returns: 0, expires: due });
+        self.hold(Held { due, first, run });
     }
 
-    fn hold(&mut self, segment: Segment) {
-        self.count += u64::from(segment.count());
-        self.held.push(Held(segment));
+    fn hold(&mut self, held: Held) {
+        self.count += u64::from(held.run.count());
+        self.held.push(held);
     }
 
     /// Takes what is due at `now`, up to a batch, and asks for the next tick.
@@ -193,34 +212,34 @@ impl DelayedState {
             return;
         }
         let mut bytes = 0;
-        while self.held.peek().is_some_and(|next| next.0.expires <= now) {
+        while self.held.peek().is_some_and(|next| next.due <= now) {
             if bytes >= BATCH {
                 fx.more = true;
                 break;
             }
-            let Some(Held(segment)) = self.held.pop() else { break };
-            let (segment, rest) = split(segment, BATCH - bytes);
-            bytes += segment.run.bytes();
-            self.count -= u64::from(segment.count());
-            self.held.extend(rest.map(Held));
-            fx.due.push(segment);
+            let Some(held) = self.held.pop() else { break };
+            let (held, rest) = split(held, BATCH - bytes);
+            bytes += held.run.bytes();
+            self.count -= u64::from(held.run.count());
+            self.held.extend(rest);
+            fx.due.push(held);
         }
         if self.held.capacity() > 1024 && self.held.len() < self.held.capacity() / 4 {
             self.held.shrink_to(self.held.len() * 2);
         }
-        if let Some(Held(next)) = self.held.peek()
+        if let Some(next) = self.held.peek()
             && !fx.more
-            && next.expires < self.armed
+            && next.due < self.armed
         {
-            self.armed = next.expires;
-            fx.tick = Some(next.expires);
+            self.armed = next.due;
+            fx.tick = Some(next.due);
         }
     }
 
     /// The entry that makes storage forget what went on, once it is safe elsewhere.
-    pub fn forgotten(&self, segment: &Segment) -> Option<Entry<Token>> {
-        let (queue, first, count) = (self.id, segment.first, segment.count().into());
-        (self.durable && segment.persistent).then_some(Entry::Op(Op::Remove { queue, first, count }))
+    pub fn forgotten(&self, held: &Held) -> Option<Entry<Token>> {
+        let (queue, first, count) = (self.id, held.first, held.run.count().into());
+        (self.durable && held.is_persistent()).then_some(Entry::Op(Op::Remove { queue, first, count }))
     }
 
     /// Frees blocks of which little is left alive. Looks only once half of the messages are gone since it last did,
@@ -231,7 +250,7 @@ impl DelayedState {
             return;
         }
         let mut held = std::mem::take(&mut self.held).into_vec();
-        crate::tidy::tidy(held.iter_mut().map(|held| &mut held.0), gauge);
+        crate::tidy::tidy_runs(held.iter_mut().map(|held| (held.first, &mut held.run)), gauge);
         self.held = held.into();
         self.tidied = self.count;
     }
@@ -253,27 +272,18 @@ impl DelayedState {
     }
 }
 
-/// The first messages of a segment, about as many as have `bytes`, at least one; and the others.
-fn split(mut segment: Segment, bytes: usize) -> (Segment, Option<Segment>) {
+/// The first messages of a run, about as many as have `bytes`, at least one; and the others.
+fn split(mut held: Held, bytes: usize) -> (Held, Option<Held>) {
     let mut sum = 0;
-    let fitting = (segment.run.from..segment.run.to).take_while(|index| {
+    let fitting = (held.run.from..held.run.to).take_while(|index| {
         let fits = sum < bytes;
-        sum += segment.run.block.len_of(*index) as usize;
+        sum += held.run.block.len_of(*index) as usize;
         fits
     });
     let count = (fitting.count() as u32).max(1);
-    if count >= segment.count() {
-        return (segment, None);
+    if count >= held.run.count() {
+        return (held, None);
     }
-    let front = segment.split_front(count);
-    (front, Some(segment))
-}
-
-/// When a stored message is due, in milliseconds since the Unix epoch. One that does not say is due at once.
-fn due(block: &Block, index: u32) -> u64 {
-    let delay = || {
-        let message = Message::parse(block.bytes(index))?;
-        header::delay_of(message.content_header().parse().ok()?.headers)
-    };
-    message::meta(block, index).published() + delay().unwrap_or(0)
+    let front = held.split_front(count);
+    (front, Some(held))
 }

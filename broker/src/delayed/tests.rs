@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use leveret_protocol::message;
 use leveret_storage::{Entry, Gauge, Op, RecoveredQueue, Run};
 
 use super::state::{BATCH, DelayedCommand, DelayedState, Effects};
@@ -42,8 +41,8 @@ impl Driven {
         self.confirmed.extend(fx.confirmed.iter().map(|(to, count)| (to.first, *count)));
         self.tick = fx.tick.or(self.tick);
         self.more = fx.more;
-        self.stored.extend(fx.due.iter().filter_map(|segment| self.state.forgotten(segment)).map(|e| word(&e)));
-        fx.due.iter().flat_map(testing::numbers_of).collect()
+        self.stored.extend(fx.due.iter().filter_map(|held| self.state.forgotten(held)).map(|e| word(&e)));
+        fx.due.iter().flat_map(|held| testing::numbers(&held.run)).collect()
     }
 
     fn tick(&mut self, now: u64) -> Vec<u64> {
@@ -62,14 +61,25 @@ fn word(entry: &Entry<Token>) -> String {
     }
 }
 
+/// Messages whose bodies are these numbers.
+fn run(numbers: impl IntoIterator<Item = u64>, due: u64, persistent: bool) -> Run {
+    let mut builder = BlockBuilder::default();
+    for number in numbers {
+        builder.add(&number.to_be_bytes(), Meta::new(0, due).with_persistent(persistent));
+    }
+    let block = builder.finish(&Arc::default());
+    let to = block.count();
+    Run { block, from: 0, to }
+}
+
 fn hold(numbers: impl IntoIterator<Item = u64>, due: u64) -> DelayedCommand {
-    DelayedCommand::Hold { run: testing::run(numbers), due, persistent: true, confirm: None }
+    DelayedCommand::Hold { run: run(numbers, due, true), due, persistent: true, confirm: None }
 }
 
 fn confirmed(due: u64, persistent: bool, first: u64) -> DelayedCommand {
     let to = testing::requester(&testing::peer(), 1);
     let confirm = Some(ConfirmTo { to, first });
-    DelayedCommand::Hold { run: testing::run(0..2), due, persistent, confirm }
+    DelayedCommand::Hold { run: run(0..2, due, persistent), due, persistent, confirm }
 }
 
 #[test]
@@ -151,7 +161,7 @@ fn a_turn_sends_on_a_batch_and_leaves_the_rest_to_the_next() {
     loop {
         let mut fx = Effects::default();
         delayed.state.take_due(NOW, &mut fx);
-        let sent: usize = fx.due.iter().map(|segment| segment.run.bytes()).sum();
+        let sent: usize = fx.due.iter().map(|held| held.run.bytes()).sum();
         assert!(sent < BATCH + 200_000, "{sent} bytes in one turn");
         seen.extend(fx.due.iter().flat_map(|s| s.run.messages().map(|(b, _)| number(b)).collect::<Vec<_>>()));
         turns += 1;
@@ -172,22 +182,12 @@ fn nothing_goes_on_while_the_broker_stops() {
     assert_eq!(delayed.stored, ["insert 1+1"]);
 }
 
-/// A message as it lies in storage, published at that moment with that delay.
-fn stored(builder: &mut BlockBuilder, published: u64, delay: u32) {
-    let table = [b"\x07x-delayi", &delay.to_be_bytes()[..]].concat();
-    let header = [&b"\0\x3C\0\0\0\0\0\0\0\0\0\0\x20\0\0\0\0"[..], &[table.len() as u8], &table].concat();
-    let address = message::address(b"x", b"k");
-    builder.add(&message::build(&address, &header, b"", 4096), Meta::new(address.len(), published));
-}
-
 #[test]
 fn recovered_messages_are_due_when_they_were_and_overdue_ones_at_once() {
     let mut builder = BlockBuilder::default();
-    stored(&mut builder, NOW, 500);
-    stored(&mut builder, NOW, 500);
-    stored(&mut builder, NOW + 100, 100);
-    stored(&mut builder, NOW + 100, 400);
-    builder.add(b"damaged", Meta::new(0, NOW + 90));
+    for due in [500, 500, 200, 500, 90] {
+        builder.add(b"message", Meta::new(0, NOW + due).with_persistent(true));
+    }
     let run = Run { block: builder.finish(&Arc::default()), from: 0, to: 5 };
     let mut state = DelayedState::new(7, true);
     let stored = RecoveredQueue { queue: 7, delivered_through: 0, runs: vec![(20, run)], next_sequence: 31 };
@@ -202,7 +202,7 @@ fn recovered_messages_are_due_when_they_were_and_overdue_ones_at_once() {
         let mut fx = Effects::default();
         state.apply(DelayedCommand::Tick, &mut fx);
         state.take_due(now, &mut fx);
-        let sequences = fx.due.iter().flat_map(|segment| segment.first..=segment.last());
+        let sequences = fx.due.iter().flat_map(|held| held.first..held.first + u64::from(held.run.count()));
         (sequences.collect::<Vec<_>>(), fx.tick)
     };
     assert_eq!(due(NOW + 300), (vec![24, 22], Some(NOW + 500)));
@@ -237,10 +237,10 @@ fn a_million_messages_with_delays_of_their_own_leave_in_order_and_take_little_me
     loop {
         let mut fx = Effects::default();
         state.take_due(u64::MAX - 1, &mut fx);
-        for segment in &fx.due {
-            assert!(segment.expires >= last);
-            last = segment.expires;
-            seen += u64::from(segment.count());
+        for held in &fx.due {
+            assert!(held.due >= last);
+            last = held.due;
+            seen += u64::from(held.run.count());
         }
         if seen > COUNT * 9 / 10 {
             state.tidy(&gauge);

@@ -60,8 +60,8 @@ impl HeldBack {
         let confirm = confirm.filter(|_| hold.by.keeps(persistent));
         let answers = u32::from(confirm.is_some());
         let block = target.block(hold.delay);
-        let index = target.blocks[block].block.add(message, meta);
         let due = meta.published() + hold.delay;
+        let index = target.blocks[block].block.add(message, meta.published_at(due));
         if let Some(Pending::Run { block: place, from, to, due: then, persistent: same, confirm: others }) =
             target.pending.last_mut()
             && (*place, *to, *then, *same) == (block, index, due, persistent)
