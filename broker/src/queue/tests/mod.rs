@@ -3,6 +3,7 @@
 mod delivery;
 mod durable;
 mod endings;
+mod life;
 mod model;
 
 use std::collections::VecDeque;
