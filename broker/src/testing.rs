@@ -7,6 +7,7 @@ use leveret_storage::{Gauge, Run, Store, StoreOptions, open_memory};
 
 use crate::clock::{Clock, ManualClock};
 use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
+use crate::delayed::Delayed;
 use crate::mailbox::Mailbox;
 use crate::message::{BlockBuilder, Meta};
 use crate::queue::arguments::Settings;
@@ -98,6 +99,12 @@ pub fn queue(name: &str, durable: bool, store: &Store<Token>) -> Arc<Queue> {
     let origin = origin(name, durable);
     let outside = Outside { store: store.clone(), vhost: Weak::new(), timers: timers(), gauge: Arc::default() };
     Queue::new(origin, None, None, outside)
+}
+
+/// What an exchange in no virtual host holds back.
+pub fn delayed(exchange: &str, durable: bool) -> Arc<Delayed> {
+    let outside = Outside { store: store(), vhost: Weak::new(), timers: timers(), gauge: Arc::default() };
+    Delayed::new(1, exchange.into(), durable, outside)
 }
 
 /// The virtual host `/` with nothing declared in it.

@@ -385,6 +385,35 @@ fn a_dead_letter_with_the_header_is_delayed_too() {
 }
 
 #[test]
+fn a_dead_letter_with_a_routing_key_of_its_own_is_not_routed_by_cc_when_it_is_due() {
+    let mut peer = peer();
+    let exchange = new_exchange(&mut peer, "direct");
+    let [grave, copies] = ["grave", "copy"].map(|key| {
+        let queue = peer.queue(1, key);
+        peer.bind(1, &queue, &exchange, key);
+        queue
+    });
+    let source = unique("source");
+    let dead_lettering = say::declare_with(&source, |declare| {
+        let mut put = |name: &str, value: &str| {
+            declare.arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+        };
+        put("x-dead-letter-exchange", &exchange);
+        put("x-dead-letter-routing-key", "grave");
+    });
+    peer.ask::<queue::DeclareOk>(1, dead_lettering);
+    let list = Octets::new().u8(b'S').longstr("copy");
+    let headers = delay(SHORT).entry("CC", b'A', Octets::new().longstr(list));
+    peer.publish_content(1, say::publish("", &source), &Content::with_headers(headers, "dead"));
+    let ok: basic::GetOk = peer.ask(1, say::get(&source));
+    peer.expect_content(1);
+    peer.send(1, say::reject(ok.delivery_tag, false));
+    consume(&mut peer, &grave);
+    next(&mut peer, "dead");
+    peer.expect_contents(1, &copies, &[]);
+}
+
+#[test]
 fn an_exchange_that_is_deleted_drops_what_it_held_back() {
     let mut peer = peer();
     let (exchange, queue) = bound(&mut peer);
@@ -469,6 +498,65 @@ fn messages_that_became_due_while_the_broker_was_down_are_delivered_at_its_start
     next(&mut peer, "more so");
     next(&mut peer, "overdue");
     peer.expect_no_delivery(1, EXCHANGE);
+}
+
+#[test]
+fn a_kill_while_messages_go_on_loses_none() {
+    const COUNT: usize = 4_000;
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
+    let mut peer = broker.server.peer();
+    durable(&mut peer);
+    peer.select_confirms(1);
+    let start = Instant::now();
+    let (least, step) = (2000, 4);
+    for number in 0..COUNT {
+        // Due one after the other, some together, over seconds.
+        let since = start.elapsed().as_millis() as i32;
+        let due = least + (number / step) as i32 * step as i32;
+        let content = persistent((due - since).max(1), &number.to_string());
+        peer.publish_content(1, say::publish(EXCHANGE, ""), &content);
+    }
+    peer.expect_confirms(1, COUNT as u64);
+    for _ in 0..4 {
+        // The queue has got some more: kill it in the middle.
+        let before = peer.counts(1, EXCHANGE).0;
+        while peer.counts(1, EXCHANGE).0 <= before + 50 && start.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        peer = broker.again(End::Kill);
+    }
+    consume(&mut peer, EXCHANGE);
+    let mut times = vec![0; COUNT];
+    while times.contains(&0) {
+        let number: usize = peer.expect_delivery(1).text().parse().expect("a number");
+        times[number] += 1;
+    }
+    let twice = times.iter().filter(|times| **times > 1).count();
+    assert!(times.iter().all(|times| *times <= 2) && twice < COUNT / 4, "{twice} came again");
+}
+
+#[test]
+fn a_message_that_is_unroutable_when_due_is_gone() {
+    let Some(mut broker) = Durable::start() else {
+        return;
+    };
+    let mut peer = broker.server.peer();
+    durable(&mut peer);
+    publish_confirmed(&mut peer, &[(1, "routed")]);
+    consume(&mut peer, EXCHANGE);
+    next(&mut peer, "routed");
+    peer.ask::<queue::UnbindOk>(1, say::unbind(EXCHANGE, EXCHANGE, ""));
+    publish_confirmed(&mut peer, &[(1, "unroutable"), (LONG, "waits")]);
+    // Bound again, it gets what comes later only.
+    let (later, queue) = bound(&mut peer);
+    peer.cancel(1, "c");
+    consume(&mut peer, &queue);
+    publish(&mut peer, &later, "", SHORT, "later");
+    next(&mut peer, "later");
+    broker.again(End::Kill);
+    broker.server.log_until("recovered 1 delayed messages");
 }
 
 #[test]

@@ -144,3 +144,69 @@ impl Target {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn hold(by: &Arc<Delayed>, delay: u64) -> Hold {
+        Hold { by: by.clone(), delay }
+    }
+
+    /// What waits for the only target: how many messages, when they are due, their first publish number.
+    fn sealed(held_back: &mut HeldBack) -> Vec<(u32, u64, Option<u64>)> {
+        held_back.seal(&Arc::default());
+        let commands = held_back.targets[0].sealed.drain(..);
+        commands
+            .map(|command| match command {
+                DelayedCommand::Hold { run, due, confirm, .. } => (run.count(), due - NOW, confirm.map(|to| to.first)),
+                _ => panic!("nothing else was told"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn messages_in_a_row_with_the_same_delay_are_one_run_and_the_order_of_publishes_is_kept() {
+        let delayed = testing::delayed("x", true);
+        let mut held_back = HeldBack::default();
+        // 100 and 101 share a block, 3000 has its own.
+        for delay in [100, 100, 101, 3000, 100, 100] {
+            held_back.hold(&hold(&delayed, delay), b"message", Meta::new(0, NOW), None);
+        }
+        assert_eq!(held_back.bytes(), 6 * 7);
+        let runs = [(2, 100, None), (1, 101, None), (1, 3000, None), (2, 100, None)];
+        assert_eq!(sealed(&mut held_back), runs);
+        assert_eq!(held_back.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_sealed_before_goes_before() {
+        let delayed = testing::delayed("x", false);
+        let mut held_back = HeldBack::default();
+        held_back.hold(&hold(&delayed, 2000), b"message", Meta::new(0, NOW), None);
+        held_back.seal(&Arc::default());
+        // As in a transaction: due at the same moment, and of another magnitude.
+        held_back.hold(&hold(&delayed, 1000), b"message", Meta::new(0, NOW + 1000), None);
+        assert_eq!(sealed(&mut held_back), [(1, 2000, None), (1, 2000, None)]);
+    }
+
+    #[test]
+    fn a_durable_exchange_is_asked_to_confirm_persistent_messages_and_no_other_is_asked() {
+        let from = testing::requester(&testing::peer(), 1);
+        for (durable, persistent, answers) in [(true, true, 1), (true, false, 0), (false, true, 0)] {
+            let delayed = testing::delayed("x", durable);
+            let mut held_back = HeldBack::default();
+            let meta = Meta::new(0, NOW).with_persistent(persistent);
+            let mut publish = |number| held_back.hold(&hold(&delayed, 50), b"message", meta, Some((&from, number)));
+            assert_eq!((publish(1), publish(2), publish(4)), (answers, answers, answers));
+            let expected = match answers {
+                1 => vec![(2, 50, Some(1)), (1, 50, Some(4))],
+                _ => vec![(3, 50, None)],
+            };
+            assert_eq!(sealed(&mut held_back), expected);
+        }
+    }
+}

@@ -200,3 +200,41 @@ fn text(bytes: &[u8]) -> Result<Box<str>, BadDefinition> {
 fn table(bytes: &[u8]) -> Result<FieldTable, BadDefinition> {
     decode_table(bytes).map_err(|_| BadDefinition)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declare() -> ExchangeDeclare {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-delayed-type".into(), leveret_protocol::amq::AMQPValue::LongString("topic".into()));
+        let (name, kind) = ("x".into(), "x-delayed-message".into());
+        ExchangeDeclare { name, kind, durable: true, auto_delete: true, internal: false, arguments }
+    }
+
+    fn read(value: &[u8]) -> (Option<u64>, ExchangeDeclare) {
+        match decode(&exchange_key("/", "x"), value) {
+            Ok((_, Definition::Exchange(id, declare))) => (id, declare),
+            _ => panic!("an exchange"),
+        }
+    }
+
+    #[test]
+    fn an_exchange_comes_back_with_the_id_of_what_it_holds_back_if_it_has_one() {
+        for id in [None, Some(0x0102_0304_0506_0708)] {
+            let (found, read) = read(&exchange_value(id, &declare()));
+            assert_eq!(found, id);
+            assert_eq!(
+                (&*read.name, &*read.kind, read.auto_delete, read.internal),
+                ("x", "x-delayed-message", true, false)
+            );
+            assert_eq!(read.arguments, declare().arguments);
+        }
+    }
+
+    #[test]
+    fn exchanges_written_before_there_were_ids_are_read() {
+        let (id, declare) = read(b"\x03\0\0\0\x06fanout\0\0\0\0");
+        assert_eq!((id, &*declare.kind, declare.auto_delete, declare.internal), (None, "fanout", true, true));
+    }
+}

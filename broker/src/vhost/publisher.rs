@@ -11,7 +11,7 @@ use super::VHost;
 use super::history::FurtherKeys;
 use super::snapshot::Found;
 use crate::command::{QueueCommand, Release};
-use crate::delayed::{Delayed, DelayedCommand};
+use crate::delayed::{self, Delayed, DelayedCommand};
 use crate::message::Meta;
 use crate::outbox::{Body, Outbox};
 use crate::queue::Queue;
@@ -40,7 +40,7 @@ impl Publisher {
         &mut self,
         vhost: &VHost,
         found: &Found,
-        message: Vec<u8>,
+        mut message: Vec<u8>,
         meta: Meta,
         expiration: Option<u64>,
         further: &[&[u8]],
@@ -50,6 +50,9 @@ impl Publisher {
             for exchange in &found.histories {
                 self.outbox.remember(exchange, &message, meta, &further);
             }
+        }
+        if !found.delayed.is_empty() && further.is_empty() {
+            delayed::only_by_its_key(&mut message, meta);
         }
         for hold in &found.delayed {
             self.outbox.hold(hold, &message, meta, None);
