@@ -119,10 +119,16 @@ fn x_consumer_timeout_is_an_integer() {
         queue_with(&mut peer, timeout);
     }
     let name = unique("timeout");
-    peer.send_payload(1, declare(&name, Octets::new().entry_str("x-consumer-timeout", "60000")));
-    let text = format!(
-        "PRECONDITION_FAILED - invalid arg 'x-consumer-timeout' for queue '{name}' in vhost '/': \"expected integer, got \
-         longstr\""
-    );
-    peer.expect_channel_close(1, 406, &text, (50, 10));
+    let mut refused = |declare: Octets, detail: &str| {
+        peer.send_payload(1, declare);
+        let text =
+            format!("PRECONDITION_FAILED - invalid arg 'x-consumer-timeout' for queue '{name}' in vhost '/': {detail}");
+        peer.expect_channel_close(1, 406, &text, (50, 10));
+        peer.open_channel(1);
+    };
+    let text = Octets::new().entry_str("x-consumer-timeout", "60000");
+    refused(declare(&name, text), "\"expected integer, got longstr\"");
+    // A classic queue takes a negative number; a quorum queue does not.
+    let quorum = milliseconds(-1).entry_str("x-queue-type", "quorum");
+    refused(Octets::method(50, 10).u16(0).shortstr(&name).u8(2).longstr(quorum), "{value_negative,-1}");
 }
