@@ -17,14 +17,21 @@ pub const WORTH_WHILE: usize = 16 << 20;
 /// Bytes of survivors that share a new block.
 const NEW_BLOCK: usize = 256 << 10;
 
+/// A stretch of what is held: its first sequence number, and the messages.
+type Held<'a> = (u64, &'a mut Run);
+
 /// Copies survivors out of blocks that nobody else holds.
 pub fn tidy<'a>(segments: impl Iterator<Item = &'a mut Segment>, gauge: &Arc<Gauge>) {
-    tidy_runs(segments.map(|segment| (segment.first, &mut segment.run)), gauge);
+    let here = |segment: &'a mut Segment| {
+        let first = segment.first;
+        segment.here_mut().map(|run| (first, run))
+    };
+    tidy_runs(segments.filter_map(here), gauge);
 }
 
-/// The same for runs with the sequence numbers of their first messages.
-pub fn tidy_runs<'a>(runs: impl Iterator<Item = (u64, &'a mut Run)>, gauge: &Arc<Gauge>) {
-    let mut sparse: HashMap<*const Block, Vec<(u64, &mut Run)>> = HashMap::new();
+/// The same for runs in memory.
+pub fn tidy_runs<'a>(runs: impl Iterator<Item = Held<'a>>, gauge: &Arc<Gauge>) {
+    let mut sparse: HashMap<*const Block, Vec<Held<'_>>> = HashMap::new();
     for (first, run) in runs {
         if run.count() * 4 < run.block.count() {
             sparse.entry(Arc::as_ptr(&run.block)).or_default().push((first, run));
@@ -78,8 +85,11 @@ mod tests {
 
     fn segment(block: &Arc<Block>, index: u32) -> Segment {
         let run = Run { block: block.clone(), from: index, to: index + 1 };
-        let (persistent, redelivered) = (false, false);
-        Segment { first: u64::from(index) + 1, run, persistent, redelivered, returns: 0, expires: Segment::NEVER }
+        Segment::new(u64::from(index) + 1, run)
+    }
+
+    fn run(segment: &Segment) -> &Run {
+        segment.here().expect("messages in memory")
     }
 
     fn block(gauge: &Arc<Gauge>) -> Arc<Block> {
@@ -98,9 +108,9 @@ mod tests {
         drop(whole);
         tidy(left.iter_mut(), &gauge);
         assert!(gauge.bytes() < 4000, "{} bytes", gauge.bytes());
-        let bytes: Vec<_> = left.iter().map(|s| s.run.block.bytes(s.run.from).to_vec()).collect();
+        let bytes: Vec<_> = left.iter().map(|s| run(s).block.bytes(run(s).from).to_vec()).collect();
         assert_eq!(bytes, [vec![3; 1000], vec![60; 1000]]);
-        assert!(left.iter().all(|s| s.run.block.meta(s.run.from) == Meta::new(2, 7).0));
+        assert!(left.iter().all(|s| run(s).block.meta(run(s).from) == Meta::new(2, 7).0));
     }
 
     #[test]
@@ -109,7 +119,7 @@ mod tests {
         let whole = block(&gauge);
         let mut left = [segment(&whole, 3)];
         tidy(left.iter_mut(), &gauge);
-        assert!(Arc::ptr_eq(&left[0].run.block, &whole));
+        assert!(Arc::ptr_eq(&run(&left[0]).block, &whole));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::Waker;
 
 use leveret_protocol::{Message, content};
-use leveret_storage::{Entry, RecoveredQueue};
+use leveret_storage::{Entry, Run};
 
 pub use self::state::DelayedCommand;
 use self::state::{DelayedState, Effects, Held};
@@ -94,8 +94,8 @@ impl Delayed {
     }
 
     /// Takes in what storage held, before anybody else knows of this. Nothing goes on until [`Delayed::start`].
-    pub fn recover(&self, stored: RecoveredQueue) {
-        self.push(DelayedCommand::Recover(stored));
+    pub fn recover(&self, runs: Vec<(u64, Run)>, next_sequence: u64) {
+        self.push(DelayedCommand::Recover { runs, next_sequence });
     }
 
     /// The bindings are there: what is due goes on.

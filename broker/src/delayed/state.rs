@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use leveret_storage::{Entry, Gauge, Level, Op, RecoveredQueue, Run};
+use leveret_storage::{Entry, Gauge, Level, Op, Run};
 
 use crate::command::{ConfirmTo, Release, Token};
 use crate::message;
@@ -37,7 +37,7 @@ pub enum DelayedCommand {
     /// The exchange is gone, and its messages with it.
     Drop,
     /// What storage held of a durable exchange. It stays until `Start`: there are no bindings yet.
-    Recover(RecoveredQueue),
+    Recover { runs: Vec<(u64, Run)>, next_sequence: u64 },
     /// Recovery is over.
     Start,
     /// The broker stops: nothing goes on any more.
@@ -151,10 +151,10 @@ impl DelayedState {
     }
 
     /// Takes in messages from storage, each due when it was.
-    fn recover(&mut self, stored: RecoveredQueue) {
+    fn recover(&mut self, runs: Vec<(u64, Run)>, next_sequence: u64) {
         self.stopped = true;
-        self.next_sequence = stored.next_sequence.max(1);
-        for (first, run) in stored.runs {
+        self.next_sequence = next_sequence.max(1);
+        for (first, run) in runs {
             let mut rest = Held { due: 0, first, run };
             while rest.run.count() > 0 {
                 let Run { block, from, to } = &rest.run;
@@ -180,7 +180,7 @@ impl DelayedState {
             DelayedCommand::Tick => self.armed = NEVER,
             DelayedCommand::Tidy => fx.tidy = true,
             DelayedCommand::Drop => self.die(fx),
-            DelayedCommand::Recover(stored) => self.recover(stored),
+            DelayedCommand::Recover { runs, next_sequence } => self.recover(runs, next_sequence),
             DelayedCommand::Start => self.stopped = false,
             DelayedCommand::Stop => self.stopped = true,
         }

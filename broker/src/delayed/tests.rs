@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leveret_storage::{Entry, Gauge, Op, RecoveredQueue, Run};
+use leveret_storage::{Entry, Gauge, Op, Run};
 
 use super::state::{BATCH, DelayedCommand, DelayedState, Effects};
 use crate::command::{ConfirmTo, Token};
@@ -190,8 +190,8 @@ fn recovered_messages_are_due_when_they_were_and_overdue_ones_at_once() {
     }
     let run = Run { block: builder.finish(&Arc::default()), from: 0, to: 5 };
     let mut state = DelayedState::new(7, true);
-    let stored = RecoveredQueue { queue: 7, delivered_through: 0, runs: vec![(20, run)], next_sequence: 31 };
-    state.apply(DelayedCommand::Recover(stored), &mut Effects::default());
+    let recovered = DelayedCommand::Recover { runs: vec![(20, run)], next_sequence: 31 };
+    state.apply(recovered, &mut Effects::default());
     let mut early = Effects::default();
     state.take_due(NOW + 1000, &mut early);
     assert!(early.due.is_empty(), "there are no bindings yet");

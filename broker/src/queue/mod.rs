@@ -5,6 +5,7 @@ mod consumers;
 mod effects;
 pub mod equivalence;
 mod intake;
+mod paged;
 mod ready;
 mod state;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use self::state::Origin;
 use self::state::QueueState;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
+use crate::paging::Paging;
 use crate::timers::{Ticked, Timers};
 use crate::vhost::VHost;
 
@@ -38,6 +40,7 @@ pub struct Queue {
     /// See [`Queue::consumer_timeout`].
     consumer_timeout: AtomicU64,
     turn: Arc<Turn<QueueOwner>>,
+    paging: Arc<Paging>,
 }
 
 /// A consumer timeout of which the queue says nothing.
@@ -50,6 +53,7 @@ pub struct Outside {
     pub vhost: Weak<VHost>,
     pub timers: Arc<Timers>,
     pub gauge: Arc<Gauge>,
+    pub paging: Arc<Paging>,
 }
 
 impl Queue {
@@ -62,6 +66,7 @@ impl Queue {
             refuses: origin.settings.overflow != arguments::Overflow::DropHead,
             exclusive_to,
             consumer_timeout: AtomicU64::new(origin.settings.consumer_timeout.unwrap_or(NOT_SET)),
+            paging: outside.paging.clone(),
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
                 id: origin.id,
@@ -91,6 +96,16 @@ impl Queue {
     /// Settings have changed: holds for what is outstanding too, from the next time that a channel looks.
     pub fn set_consumer_timeout(&self, timeout: Option<u64>) {
         self.consumer_timeout.store(timeout.unwrap_or(NOT_SET), Ordering::Relaxed);
+    }
+
+    /// Lets the queue know, from a thread that must not run it, that storage has what it was given.
+    pub fn spill_soon(self: Arc<Queue>) {
+        self.paging.spill_soon(Arc::downgrade(&self));
+    }
+
+    /// Storage can give back these messages of it.
+    pub fn stores(&self, first: u64, count: u32) -> bool {
+        self.paging.holds(self.id, first, count)
     }
 
     /// Tells the queue one thing.
@@ -144,6 +159,9 @@ impl Owner for QueueOwner {
             self.state.apply(command, now, &mut self.effects);
         }
         self.state.deliver(now, &mut self.effects);
+        if self.outside.paging.is_high() {
+            self.state.spill(&self.outside.paging, &mut self.effects);
+        }
         while self.hand_out(now) {
             // Somebody was gone: what was meant for them goes to others.
             self.state.deliver(now, &mut self.effects);
@@ -161,6 +179,7 @@ impl QueueOwner {
     /// True when some delivery came back.
     fn hand_out(&mut self, now: u64) -> bool {
         let effects = &mut self.effects;
+        self.state.read_ahead(self.outside.paging.ahead(), effects);
         // Before anybody sees them: a kill right after this must find them marked as delivered.
         if let (Some(sequence), Some(mark)) = (effects.delivered_through.take(), &self.mark)
             && let Err(error) = mark.delivered_through(sequence)
@@ -190,6 +209,9 @@ impl QueueOwner {
         }
         if let Some(moment) = effects.tick.take() {
             self.outside.timers.at(moment, self.id, self.queue.clone());
+        }
+        for (first, count) in effects.loads.drain(..) {
+            self.outside.paging.load(self.queue.clone(), first, count);
         }
         if std::mem::take(&mut effects.tidy) {
             self.state.tidy(&self.outside.gauge);

@@ -275,7 +275,7 @@ impl Life {
         let command = match how {
             How::Ack => {
                 let persistent = segment.persistent;
-                QueueCommand::Settle { consumer, first: segment.first, count: 1, persistent }
+                QueueCommand::Settle { consumer, first: segment.first, count: 1, persistent, spilled: false }
             }
             How::Reject => {
                 self.die(Reason::Rejected, number(&segment));
@@ -438,12 +438,10 @@ impl Life {
             }
         }
         for letter in fx.dead_letters {
-            let mut rest = letter.segment;
-            while rest.count() > 0 {
-                let one = rest.split_front(1);
-                self.seen.dead.push((name(letter.reason), number(&one)));
+            for (sequence, (bytes, _)) in (letter.first..).zip(letter.run.messages()) {
+                self.seen.dead.push((name(letter.reason), number_in(bytes)));
                 if letter.stored {
-                    assert!(self.stored.remove(&one.first).is_some(), "{} is removed once", one.first);
+                    assert!(self.stored.remove(&sequence).is_some(), "{sequence} is removed once");
                 }
             }
         }
@@ -492,7 +490,7 @@ impl Life {
                         assert_eq!(tap.key, delivery.consumer);
                         while delivery.segment.count() > 0 {
                             let one = delivery.segment.split_front(1);
-                            let bytes = (one.run.bytes()) as u32;
+                            let bytes = one.bytes() as u32;
                             tap.window.drain(1, bytes);
                             own.push(number(&one));
                             check(&self.known, &one);
@@ -524,12 +522,9 @@ impl Life {
         let unsettled: BTreeSet<u64> = ready.chain(unacked).collect();
         let stored: BTreeSet<u64> = self.stored.values().map(|(bytes, _)| number_in(bytes)).collect();
         assert_eq!(stored, unsettled, "storage has the unsettled persistent messages");
-        let mut ready: Vec<u64> = self
-            .state
-            .ready
-            .iter_mut()
-            .flat_map(|s| s.run.messages().map(|(b, _)| number_in(b)).collect::<Vec<_>>())
-            .collect();
+        let held = self.state.ready.iter_mut().filter_map(|segment| segment.here().cloned());
+        let mut ready: Vec<u64> =
+            held.flat_map(|run| run.messages().map(|(bytes, _)| number_in(bytes)).collect::<Vec<_>>()).collect();
         ready.sort_unstable();
         let mut listed: Vec<u64> = self.ready.keys().map(|(_, number)| *number).collect();
         listed.sort_unstable();
@@ -560,7 +555,7 @@ fn state(settings: &Settings, next_sequence: u64, messages: Vec<Segment>, now: u
 /// A message as recovery gives it to the queue.
 fn stored(first: u64, run: Run, redelivered: bool) -> Segment {
     let returns = u32::from(redelivered);
-    Segment { first, run, persistent: true, redelivered, returns, expires: Segment::NEVER }
+    Segment { persistent: true, redelivered, returns, ..Segment::new(first, run) }
 }
 
 /// Whole messages, of which the bodies are these numbers.
@@ -594,7 +589,8 @@ fn run(
 
 /// The number of the one message of a segment.
 fn number(segment: &Segment) -> u64 {
-    number_in(segment.run.block.bytes(segment.run.from))
+    let run = segment.here().expect("messages in memory");
+    number_in(run.block.bytes(run.from))
 }
 
 fn number_in(bytes: &[u8]) -> u64 {

@@ -28,6 +28,7 @@ use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
 use crate::delayed::{Delayed, DelayedCommand};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
+use crate::paging::Paging;
 use crate::queue::arguments::{self, Flags, Settings};
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
@@ -49,6 +50,7 @@ pub struct TopologyOwner {
     store: Store<Token>,
     timers: Arc<Timers>,
     gauge: Arc<Gauge>,
+    paging: Arc<Paging>,
     // What follows from a turn, in the order in which it is handed out.
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
@@ -83,7 +85,7 @@ impl Owner for TopologyOwner {
 
 impl TopologyOwner {
     pub fn new(name: Arc<str>, vhost: Weak<VHost>, parts: Parts) -> TopologyOwner {
-        let Parts { next_id, store, gauge, timers, clock } = parts;
+        let Parts { next_id, store, gauge, timers, clock, paging } = parts;
         let mut owner = TopologyOwner {
             vhost,
             name,
@@ -97,6 +99,7 @@ impl TopologyOwner {
             store,
             timers,
             gauge,
+            paging,
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
@@ -212,6 +215,7 @@ impl TopologyOwner {
             vhost: self.vhost.clone(),
             timers: self.timers.clone(),
             gauge: self.gauge.clone(),
+            paging: self.paging.clone(),
         }
     }
 

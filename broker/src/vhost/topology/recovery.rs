@@ -1,6 +1,6 @@
 //! Durable exchanges, queues and bindings brought back at start.
 
-use leveret_storage::RecoveredQueue;
+use leveret_storage::{RecoveredQueue, StorageError};
 
 use super::*;
 
@@ -11,12 +11,18 @@ impl TopologyOwner {
         id: Option<u64>,
         declare: &ExchangeDeclare,
         stored: RecoveredQueue,
-    ) -> Result<(), AmqpError> {
+    ) -> Result<(), StorageError> {
         let described = names::exchange(&declare.name, &self.name);
-        let (mut spec, router) = exchange_spec(declare, &described)?;
+        let (mut spec, router) = match exchange_spec(declare, &described) {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::error!(exchange = &*declare.name, "left out: {}", error.reply_text());
+                return Ok(());
+            }
+        };
         if &*declare.kind == ExchangeSpec::DELAYED {
             let delayed = self.delayed(id, declare);
-            delayed.recover(stored);
+            delayed.recover(self.paging.fetch_all(delayed.id, &stored.stored)?, stored.next_sequence);
             if delayed.count() > 0 {
                 tracing::info!(exchange = &*declare.name, "recovered {} delayed messages", delayed.count());
             }
@@ -33,12 +39,19 @@ impl TopologyOwner {
         declare: QueueDeclare,
         next_sequence: u64,
         messages: Vec<Segment>,
-    ) -> Result<(), leveret_storage::StorageError> {
+    ) -> Result<(), StorageError> {
         let described = names::queue(&declare.name, &self.name);
         let settings = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
             tracing::error!(queue = &*declare.name, "arguments are left out: {}", error.reply_text());
             Settings::default()
         });
+        let mut messages = messages;
+        if settings.message_ttl.is_some() {
+            messages.iter_mut().for_each(|segment| segment.expires = Segment::UNDATED);
+        }
+        if settings.needs_content() {
+            messages = self.paging.fetch(id, messages)?;
+        }
         let mark = self.store.mark(id)?;
         let origin = Origin {
             id,
