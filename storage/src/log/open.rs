@@ -16,9 +16,10 @@ use super::space::{Kind, Series, Shared};
 use super::{Log, Tail};
 use crate::backend::{Batch, Note, Quarantined, RecoveredQueue, Stored};
 use crate::directory::{create_directory, sync_directory};
+use crate::disk::DiskOptions;
 use crate::error::{IoContext, StorageError};
 
-/// Where a log lies.
+/// Where a log lies, and its sizes.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     /// The segments of what is kept.
@@ -27,6 +28,7 @@ pub(crate) struct Places {
     pub spilled: PathBuf,
     /// For what is damaged.
     pub quarantine: PathBuf,
+    pub options: DiskOptions,
 }
 
 /// What an opened log held.
@@ -79,11 +81,11 @@ impl Opening {
     fn new(places: &Places) -> Result<Opening, StorageError> {
         // What was spilled belonged to the process that is gone.
         remove_all(&places.spilled)?;
-        let Places { kept, spilled, quarantine } = places.clone();
+        let Places { kept, spilled, quarantine, options } = places.clone();
         Ok(Opening {
             shared: Arc::new(Shared::new(kept.clone(), spilled.clone(), quarantine)),
-            kept: Tail::new(Kind::Kept, kept),
-            spilled: Tail::new(Kind::Spilled, spilled),
+            kept: Tail::new(Kind::Kept, kept, options),
+            spilled: Tail::new(Kind::Spilled, spilled, options),
             damaged: Vec::new(),
             quarantined: Vec::new(),
             notes: Vec::new(),

@@ -17,8 +17,6 @@ use crate::bytes::{Input, put_varint};
 use crate::directory::sync_directory;
 use crate::error::{IoContext, StorageError};
 
-/// Bytes above which a segment is full. A frame that is larger gets a segment of its own.
-pub(crate) const SEGMENT_BYTES: u64 = 32 << 20;
 /// Bytes before a segment's first frame.
 pub(crate) const SEGMENT_HEADER: u64 = 20;
 
@@ -115,9 +113,9 @@ impl Open {
         Ok(Open { id, nonce, len, path, file, sidecar })
     }
 
-    /// Whether a frame of `len` bytes goes elsewhere.
-    pub fn is_full_for(&self, len: u64) -> bool {
-        self.len > SEGMENT_HEADER && self.len + len > SEGMENT_BYTES
+    /// Whether a frame of `len` bytes goes elsewhere, for the segment would have more than `most`.
+    pub fn is_full_for(&self, len: u64, most: u64) -> bool {
+        self.len > SEGMENT_HEADER && self.len + len > most
     }
 
     /// Appends a frame and says where its bodies begin. After an error nothing of it is there.

@@ -12,22 +12,12 @@ use std::thread;
 use leveret_storage::conformance::{Model, insert};
 use leveret_storage::{Entry, Level, Op, Store, StoreOptions};
 
-use crate::support::{DiskPlace, open};
+use crate::support::{Dice, DiskPlace, open};
 
 const CHILD: &str = "LEVERET_STORAGE_KILL_CHILD";
 const TEST: &str = "kill::what_was_promised_survives_sigkill_at_any_instant";
 const ROUNDS: u64 = 15;
 const QUEUES: u64 = 3;
-
-/// A little generator of our own: the tests need no quality, only variety.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-}
 
 /// (queue, first, count)
 type Range = (u64, u64, u64);
