@@ -11,7 +11,7 @@ use crate::directory::{self, Directory};
 use crate::error::StorageError;
 use crate::keys::FORMAT_VERSION;
 use crate::load;
-use crate::log::{Log, Places};
+use crate::log::{Left, Log, Places};
 use crate::marks::Marks;
 
 /// Sizes of the log. The defaults are meant for everybody but tests.
@@ -84,7 +84,7 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
     }
     definitions.forget_messages()?;
     let held = definitions.load(&mut |_, _| Ok(()))?;
-    let opened = Log::open(&places, !safe)?;
+    let opened = Log::open(&places, Left { clean: found.clean, power_cut: !safe })?;
     recovered.definitions = held.definitions;
     recovered.quarantined.extend(held.quarantined);
     recovered.quarantined.extend(opened.quarantined);

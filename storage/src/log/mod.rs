@@ -32,7 +32,7 @@ use index::Entry;
 use pack::{Frame, Scratch};
 use space::{Kind, Series, Shared};
 
-pub(crate) use open::Places;
+pub(crate) use open::{Left, Places};
 
 /// The writer's side: only its thread calls.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Tail {
         if let Some(head) = self.head.take()
             && self.kind == Kind::Kept
         {
-            head.seal(&self.dir);
+            head.seal(&self.dir)?;
         }
         Ok(())
     }

@@ -10,14 +10,20 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use leveret_storage::conformance::{Model, insert};
-use leveret_storage::{Entry, Level, Op, Store, StoreOptions};
+use leveret_storage::disk::{DiskOptions, open_disk_with};
+use leveret_storage::{Backend, Entry, Level, Op, Recovered, StorageError, Store, StoreOptions};
 
-use crate::support::{Dice, DiskPlace, open};
+use crate::support::{Dice, DiskPlace};
 
 const CHILD: &str = "LEVERET_STORAGE_KILL_CHILD";
 const TEST: &str = "kill::what_was_promised_survives_sigkill_at_any_instant";
 const ROUNDS: u64 = 15;
 const QUEUES: u64 = 3;
+
+/// Small files, so that cleaning goes on all the time.
+fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+    open_disk_with(dir, &DiskOptions { segment_bytes: 128 << 10, spare_bytes: 256 << 10 })
+}
 
 /// (queue, first, count)
 type Range = (u64, u64, u64);

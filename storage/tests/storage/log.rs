@@ -128,6 +128,45 @@ fn a_flipped_bit_in_a_body_costs_that_record_only() {
     assert_eq!(model, expected);
 }
 
+/// Twelve lone messages, for which room was made.
+fn with_room(place: &DiskPlace) -> (Vec<(usize, Model)>, Vec<u8>) {
+    let states = write(place, (0..12).map(|n| vec![insert(1, 1 + n, 1, 40)]).collect());
+    let whole = fs::read(first_segment(place)).unwrap();
+    assert!(whole.len() > 100_000 && whole.ends_with(&[0; 1000]), "there is room");
+    (states, whole)
+}
+
+#[test]
+fn room_made_for_small_batches_is_no_damage_and_is_used() {
+    let place = DiskPlace::new();
+    let (states, whole) = with_room(&place);
+    for clean in [false, true] {
+        let (backend, recovered, model) = opened(&place);
+        assert_eq!(model, states[11].1);
+        assert_eq!((recovered.clean, recovered.notes, recovered.quarantined), (clean, vec![], vec![]));
+        backend.close().unwrap();
+    }
+    restore(&place, &whole);
+    assert_eq!(opened(&place).2, states[11].1);
+}
+
+#[test]
+fn a_batch_cut_short_in_the_room_made_for_it_is_not_there_and_no_damage() {
+    let place = DiskPlace::new();
+    let (states, whole) = with_room(&place);
+    let end = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let begin = end - 100;
+    for len in begin..end {
+        let mut torn = whole.clone();
+        torn[len..].fill(0);
+        restore(&place, &torn);
+        let (_backend, recovered, model) = opened(&place);
+        let expected = if model == states[11].1 { &states[11].1 } else { &states[10].1 };
+        assert_eq!(&model, expected, "cut at {len}");
+        assert_eq!(recovered.quarantined, [], "cut at {len}");
+    }
+}
+
 /// After a power cut, the bytes of each frame but the first as `tear` leaves them; the first was synced.
 fn after_power_cut(tear: impl Fn(&mut Vec<u8>, &[usize])) -> (Recovered, Model, Vec<Model>) {
     let place = DiskPlace::new();
