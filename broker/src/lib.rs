@@ -10,7 +10,7 @@
 //! * [`exchange`]: routing tables, pure.
 //! * `command`: what owners say to each other. `mailbox`: how.
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
-//! * `pressure`: the gate that publishers stop at. `timers`: when queues look for what has expired.
+//! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at. `timers`: when queues look for what has expired.
 //! * `recovery`: from what storage held to virtual hosts that serve.
 //! * [`config`], `auth`, [`clock`], `names`, `methods`: what the rest is made with.
 
@@ -28,6 +28,7 @@ mod message;
 mod methods;
 mod names;
 mod outbox;
+mod paging;
 mod pressure;
 mod queue;
 mod recovery;

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, Run, StorageError, Store, Stored};
+use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store, Stored};
 
-use crate::command::{QueueCommand, Segment, Token};
+use crate::command::{Content, QueueCommand, Segment, Token};
 use crate::config::Config;
+use crate::message::Meta;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
 use crate::vhost::definition::{self, Definition, Returned};
 use crate::vhost::{Parts, VHost};
@@ -59,7 +60,7 @@ pub fn vhosts(
     let mut vhosts = HashMap::new();
     for (name, found) in found {
         let vhost = VHost::new(Arc::from(&*name), parts.clone());
-        fill(&vhost, found, &mut messages, returned.as_ref(), parts)?;
+        fill(&vhost, found, &mut messages, returned.as_ref())?;
         vhosts.insert(name, vhost);
     }
     drop_orphans(messages, &parts.store);
@@ -95,7 +96,6 @@ fn fill(
     mut found: Found,
     messages: &mut HashMap<u64, RecoveredQueue>,
     returned: Option<&HashMap<u64, Vec<Returned>>>,
-    parts: &Parts,
 ) -> Result<(), StorageError> {
     vhost.recover(|topology| {
         for exchange in &found.exchanges {
@@ -106,9 +106,12 @@ fn fill(
         for (id, queue) in found.queues {
             let stored = messages.remove(&id).unwrap_or_default();
             let next_sequence = stored.next_sequence.max(1);
-            let noted = returned.map(|noted| noted.get(&id).map_or(&[][..], Vec::as_slice));
-            let messages = segments(read(&stored, parts)?, stored.delivered_through, noted);
-            topology.recover_queue(id, queue, next_sequence, messages)?;
+            topology.recover_queue(
+                id,
+                queue,
+                next_sequence,
+                segments(stored, returned.map(|noted| noted.get(&id).map_or(&[][..], Vec::as_slice))),
+            )?;
         }
         found.bindings.sort_by_key(|(order, _)| *order);
         for (_, binding) in found.bindings {
@@ -126,37 +129,24 @@ fn fill(
     Ok(())
 }
 
-/// Everything that is stored for a queue. What turns out to be damaged is left out; storage has said so.
-fn read(stored: &RecoveredQueue, parts: &Parts) -> Result<Vec<(u64, Run)>, StorageError> {
-    const AT_ONCE: u64 = 1 << 20;
-    let Some(reader) = parts.store.reader() else { return Ok(Vec::new()) };
-    let mut runs = Vec::new();
-    let mut rest = &stored.stored[..];
-    while let Some(first) = rest.first() {
-        let mut bytes = 0;
-        let fits = |stored: &&Stored| {
-            bytes += stored.bytes;
-            bytes <= AT_ONCE && stored.first - first.first <= u64::from(u32::MAX / 2)
-        };
-        let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-        let end = now.last().map_or(0, |last| last.first + u64::from(last.count));
-        runs.extend(reader.read(stored.queue, first.first, (end - first.first) as u32, &parts.gauge)?);
-        rest = later;
-    }
-    Ok(runs)
-}
-
 /// Recovered messages as the queue holds them. Redelivered are those that a clean stop has `noted`, else all that may
 /// have been seen: those up to the mark.
-fn segments(runs: Vec<(u64, Run)>, delivered_through: u64, noted: Option<&[Returned]>) -> Vec<Segment> {
-    let marked = Returned { first: 1, count: delivered_through, returns: 1 };
+fn segments(stored: RecoveredQueue, noted: Option<&[Returned]>) -> Vec<Segment> {
+    let marked = Returned { first: 1, count: stored.delivered_through, returns: 1 };
     let mut returned = noted.map_or_else(|| vec![marked], <[Returned]>::to_vec);
     returned.sort_by_key(|entry| entry.first);
     let mut segments = Vec::new();
-    for (first, run) in runs {
-        let persistent = true;
-        let expires = Segment::NEVER;
-        let mut rest = Segment { first, run, persistent, redelivered: false, returns: 0, expires };
+    for Stored { first, count, bytes, any } in stored.stored {
+        let mut rest = Segment {
+            first,
+            content: Content::Away { count, bytes: bytes.min(u64::from(u32::MAX)) as u32 },
+            persistent: true,
+            spilled: false,
+            redelivered: false,
+            level: 0,
+            returns: 0,
+            expires: if Meta(any).expires() { Segment::UNDATED } else { Segment::NEVER },
+        };
         for entry in &returned {
             let end = entry.first + entry.count;
             if entry.first > rest.last() || end <= rest.first {
@@ -191,15 +181,10 @@ fn drop_orphans(left: HashMap<u64, RecoveredQueue>, store: &Store<Token>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{BlockBuilder, Meta};
 
-    fn stored() -> Vec<(u64, Run)> {
-        let mut builder = BlockBuilder::default();
-        for _ in 0..10 {
-            builder.add(b"message", Meta::new(2, 7));
-        }
-        let run = Run { block: builder.finish(&Arc::default()), from: 0, to: 10 };
-        vec![(5, run)]
+    fn stored(delivered_through: u64) -> RecoveredQueue {
+        let stored = vec![Stored { first: 5, count: 10, bytes: 1000, any: 0 }];
+        RecoveredQueue { queue: 1, delivered_through, stored, next_sequence: 15 }
     }
 
     fn redelivered(segments: &[Segment]) -> Vec<(u64, u32)> {
@@ -208,7 +193,7 @@ mod tests {
 
     #[test]
     fn after_a_crash_all_up_to_the_mark_may_have_been_seen() {
-        let segments = segments(stored(), 7, None);
+        let segments = segments(stored(7), None);
         assert_eq!(redelivered(&segments), [(5, 1), (6, 1), (7, 1)]);
         assert_eq!(segments.iter().map(Segment::count).sum::<u32>(), 10);
     }
@@ -216,13 +201,13 @@ mod tests {
     #[test]
     fn after_a_clean_stop_exactly_those_noted_are_redelivered() {
         let noted = [Returned { first: 9, count: 2, returns: 3 }, Returned { first: 5, count: 1, returns: 1 }];
-        let segments = segments(stored(), 14, Some(&noted));
+        let segments = segments(stored(14), Some(&noted));
         assert_eq!(redelivered(&segments), [(5, 1), (9, 3), (10, 3)]);
         assert_eq!(segments.iter().map(Segment::count).sum::<u32>(), 10);
     }
 
     #[test]
     fn after_a_clean_stop_that_noted_none_none_is_redelivered() {
-        assert_eq!(redelivered(&segments(stored(), 14, Some(&[]))), []);
+        assert_eq!(redelivered(&segments(stored(14), Some(&[]))), []);
     }
 }

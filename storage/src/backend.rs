@@ -94,6 +94,10 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// `Closed`, or that a file cannot be opened.
     fn read(&self, queue: u64, first: u64, count: u32, gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError>;
+
+    /// Whether all messages `first .. first + count` of `queue` can be read back now: all of them are committed and
+    /// none is removed. Reads nothing from disk.
+    fn holds(&self, queue: u64, first: u64, count: u32) -> bool;
 }
 
 /// A place that keeps batches. See the module for what it guarantees.

@@ -45,6 +45,9 @@ pub struct StoreOptions {
     /// A sync begins at the latest this long after an operation came, even when nothing further comes. The default
     /// leaves the sync itself 50 ms of the 200 that are promised.
     pub sync_within: Duration,
+    /// What [`Level::Synced`] comes down to. `Written`: nothing is synced but at the end, and what a power cut leaves is
+    /// up to the operating system.
+    pub synced: Level,
 }
 
 impl Default for StoreOptions {
@@ -53,6 +56,7 @@ impl Default for StoreOptions {
             fold_wait: Duration::from_millis(20),
             fold_bytes: 4 << 20,
             sync_within: Duration::from_millis(150),
+            synced: Level::Synced,
         }
     }
 }

@@ -122,9 +122,8 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
 
     fn deadline(&self) -> Option<Instant> {
         let commit = self.gathered.since.map(|t| t + self.options.fold_wait);
-        let sync = self.unsynced.map(|t| t + self.options.sync_within);
         let idle = self.idle.filter(|_| self.gathered.since.is_none());
-        commit.into_iter().chain(sync).chain(idle).min()
+        commit.into_iter().chain(self.sync_deadline()).chain(idle).min()
     }
 
     fn gather(&mut self, now: Instant) -> Result<(), StorageError> {
@@ -154,7 +153,13 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     }
 
     fn sync_is_due(&self, now: Instant) -> bool {
-        self.unsynced.is_some_and(|t| now >= t + self.options.sync_within)
+        self.sync_deadline().is_some_and(|at| now >= at)
+    }
+
+    /// When what was committed is to be synced though nobody waits for it.
+    fn sync_deadline(&self) -> Option<Instant> {
+        let since = self.unsynced.filter(|_| self.options.synced == Level::Synced)?;
+        Some(since + self.options.sync_within)
     }
 
     /// Commits what was gathered, syncs if somebody waits for it, and tells who waits.
@@ -177,7 +182,9 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
             (self.complete)(&mut gathered.written);
         }
         if !gathered.synced.is_empty() {
-            self.sync()?;
+            if self.options.synced == Level::Synced {
+                self.sync()?;
+            }
             (self.complete)(&mut gathered.synced);
         }
         self.shared.settle(gathered.bytes);

@@ -5,6 +5,7 @@ mod consumers;
 mod effects;
 pub mod equivalence;
 mod intake;
+mod paged;
 mod ready;
 mod state;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use self::state::Origin;
 use self::state::QueueState;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
+use crate::paging::Paging;
 use crate::timers::Timers;
 use crate::vhost::VHost;
 
@@ -35,6 +37,7 @@ pub struct Queue {
     /// The connection that alone may use it.
     pub exclusive_to: Option<u64>,
     turn: Arc<Turn<QueueOwner>>,
+    paging: Arc<Paging>,
 }
 
 /// What a queue's owner reaches beyond itself.
@@ -44,6 +47,7 @@ pub struct Outside {
     pub vhost: Weak<VHost>,
     pub timers: Arc<Timers>,
     pub gauge: Arc<Gauge>,
+    pub paging: Arc<Paging>,
 }
 
 impl Queue {
@@ -55,6 +59,7 @@ impl Queue {
             keeps_all: origin.settings.quorum,
             refuses: origin.settings.overflow != arguments::Overflow::DropHead,
             exclusive_to,
+            paging: outside.paging.clone(),
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
                 state: QueueState::new(origin, queue.clone()),
@@ -73,6 +78,16 @@ impl Queue {
     /// Whether a publish with a confirm waits for this queue's word.
     pub fn answers(&self, persistent: bool) -> bool {
         self.keeps(persistent) || self.refuses
+    }
+
+    /// Lets the queue know, from a thread that must not run it, that storage has what it was given.
+    pub fn spill_soon(self: Arc<Queue>) {
+        self.paging.spill_soon(Arc::downgrade(&self));
+    }
+
+    /// Storage can give back these messages of it.
+    pub fn stores(&self, first: u64, count: u32) -> bool {
+        self.paging.holds(self.id, first, count)
     }
 
     /// Tells the queue one thing.
@@ -118,6 +133,9 @@ impl Owner for QueueOwner {
             self.state.apply(command, now, &mut self.effects);
         }
         self.state.deliver(now, &mut self.effects);
+        if self.outside.paging.is_high() {
+            self.state.spill(&self.outside.paging, &mut self.effects);
+        }
         while self.hand_out(now) {
             // Somebody was gone: what was meant for them goes to others.
             self.state.deliver(now, &mut self.effects);
@@ -135,6 +153,7 @@ impl QueueOwner {
     /// True when some delivery came back.
     fn hand_out(&mut self, now: u64) -> bool {
         let effects = &mut self.effects;
+        self.state.read_ahead(self.outside.paging.ahead(), effects);
         // Before anybody sees them: a kill right after this must find them marked as delivered.
         if let (Some(sequence), Some(mark)) = (effects.delivered_through.take(), &self.mark)
             && let Err(error) = mark.delivered_through(sequence)
@@ -164,6 +183,9 @@ impl QueueOwner {
         }
         if let Some(moment) = effects.tick.take() {
             self.outside.timers.at(moment, self.queue.clone());
+        }
+        for (first, count) in effects.loads.drain(..) {
+            self.outside.paging.load(self.queue.clone(), first, count);
         }
         if std::mem::take(&mut effects.tidy) {
             self.state.tidy(&self.outside.gauge);

@@ -88,6 +88,18 @@ impl Reader for LogReader {
         runs.sort_unstable_by_key(|(first, _)| *first);
         Ok(runs)
     }
+
+    fn holds(&self, queue: u64, first: u64, count: u32) -> bool {
+        let end = first.saturating_add(u64::from(count));
+        let state = self.shared.state();
+        let mut found = 0;
+        for records in Kind::ALL.iter().filter_map(|kind| state.series(*kind).index.queue(queue)) {
+            for entry in records.in_range(first, end) {
+                entry.each_live(first, end, |_, live, _| found += live);
+            }
+        }
+        found >= count
+    }
 }
 
 type Files = Vec<(Kind, u32, Arc<File>)>;

@@ -27,6 +27,7 @@ use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
+use crate::paging::Paging;
 use crate::queue::arguments::{self, Flags, Settings};
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
@@ -51,6 +52,7 @@ pub struct TopologyOwner {
     store: Store<Token>,
     timers: Arc<Timers>,
     gauge: Arc<Gauge>,
+    paging: Arc<Paging>,
     // What follows from a turn, in the order in which it is handed out.
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
@@ -82,7 +84,7 @@ impl Owner for TopologyOwner {
 
 impl TopologyOwner {
     pub fn new(name: Arc<str>, vhost: Weak<VHost>, parts: Parts) -> TopologyOwner {
-        let Parts { next_id, store, gauge, timers, clock } = parts;
+        let Parts { next_id, store, gauge, timers, clock, paging } = parts;
         let mut owner = TopologyOwner {
             vhost,
             name,
@@ -96,6 +98,7 @@ impl TopologyOwner {
             store,
             timers,
             gauge,
+            paging,
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
@@ -206,6 +209,7 @@ impl TopologyOwner {
             vhost: self.vhost.clone(),
             timers: self.timers.clone(),
             gauge: self.gauge.clone(),
+            paging: self.paging.clone(),
         }
     }
 

@@ -26,6 +26,13 @@ impl TopologyOwner {
             tracing::error!(queue = &*declare.name, "arguments are left out: {}", error.reply_text());
             Settings::default()
         });
+        let mut messages = messages;
+        if settings.message_ttl.is_some() {
+            messages.iter_mut().for_each(|segment| segment.expires = Segment::UNDATED);
+        }
+        if settings.needs_content() {
+            messages = self.paging.fetch(id, messages)?;
+        }
         let mark = self.store.mark(id)?;
         let origin = Origin {
             id,
