@@ -94,6 +94,8 @@ pub(crate) struct Open {
     /// How far the file reaches: zeros follow `len`.
     reach: u64,
     small_in_a_row: u32,
+    /// It is synced now and then; if not, there is nothing to make faster.
+    durable: bool,
     file: File,
     sidecar: Sidecar,
 }
@@ -114,7 +116,7 @@ impl Open {
             sync_directory(dir)?;
         }
         let (len, sidecar) = (SEGMENT_HEADER, Sidecar::new(nonce));
-        Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, file, sidecar })
+        Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable, file, sidecar })
     }
 
     /// Goes on with a segment of which `len` bytes are good.
@@ -123,7 +125,7 @@ impl Open {
         let mut file = OpenOptions::new().write(true).open(&path).context("open", &path)?;
         file.set_len(len).context("cut", &path)?;
         file.seek(SeekFrom::Start(len)).context("open", &path)?;
-        Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, file, sidecar })
+        Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable: true, file, sidecar })
     }
 
     /// Whether a frame of `len` bytes goes elsewhere, for the segment would have more than `most`.
@@ -158,7 +160,7 @@ impl Open {
             return Ok(());
         }
         self.small_in_a_row += 1;
-        if self.small_in_a_row > SMALL_IN_A_ROW && self.len + len > self.reach {
+        if self.durable && self.small_in_a_row > SMALL_IN_A_ROW && self.len + len > self.reach {
             self.file.write_all_at(&[0; ROOM as usize], self.len)?;
             self.reach = self.len + ROOM;
         }
