@@ -19,6 +19,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
 use crate::config::{Config, ConfigError, Durability, StorageKind};
 use crate::connection;
+use crate::delayed::DelayedCommand;
 use crate::mailbox::Mailbox;
 use crate::paging::Paging;
 use crate::pressure::{FreeDisk, Pressure, free_disk};
@@ -74,6 +75,7 @@ impl Shared {
     /// Once nobody is connected any more.
     fn note_returned(&self) {
         for vhost in self.vhosts.values() {
+            vhost.delayed().iter().for_each(|delayed| delayed.stop());
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::NoteReturned);
             }
@@ -100,7 +102,7 @@ enum Stop {
 /// Dropped without [`Broker::shutdown`], it closes its sockets at once; what it has confirmed stays safe.
 pub struct Broker {
     addresses: Vec<SocketAddr>,
-    /// Lets every queue note exactly what was redelivered. A closure, since naming what it holds would make users'
+    /// Holds back what is delayed, and lets every queue note exactly what was redelivered. A closure, since naming what it holds would make users'
     /// compilers walk through the snapshots' deeply nested types.
     note_returned: Box<dyn Fn() + Send + Sync>,
     store: Store<Token>,
@@ -370,6 +372,7 @@ async fn tidy(shared: Arc<Shared>) {
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::Tidy);
             }
+            vhost.delayed().iter().for_each(|delayed| delayed.push(DelayedCommand::Tidy));
         }
     }
 }

@@ -4,6 +4,8 @@
 
 mod channel;
 mod consume;
+mod consumer_timeout;
+mod delayed;
 mod done;
 mod durable;
 mod dying;

@@ -3,6 +3,7 @@
 mod delivery;
 mod durable;
 mod endings;
+mod life;
 mod model;
 mod paging;
 

@@ -25,6 +25,7 @@ use super::history::Histories;
 use super::snapshot::{Destination, Exchange, ExchangeSpec, Name, Snapshot};
 use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
+use crate::delayed::{Delayed, DelayedCommand};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
 use crate::paging::Paging;
@@ -32,9 +33,6 @@ use crate::queue::arguments::{self, Flags, Settings};
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
 use crate::{methods, names};
-
-/// Exchange types of RabbitMQ's plugins that are not here yet.
-const TYPES_NOT_YET: &[&str] = &["x-delayed-message"];
 
 pub struct TopologyOwner {
     pub vhost: Weak<VHost>,
@@ -57,6 +55,8 @@ pub struct TopologyOwner {
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
     told: Vec<(Arc<Queue>, QueueCommand)>,
+    /// What exchanges held back that are gone.
+    dropped: Vec<Arc<Delayed>>,
 }
 
 impl Owner for TopologyOwner {
@@ -79,6 +79,7 @@ impl Owner for TopologyOwner {
         self.entries.clear();
         self.replies.clear();
         self.told.clear();
+        self.dropped.clear();
     }
 }
 
@@ -102,6 +103,7 @@ impl TopologyOwner {
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
+            dropped: Vec::new(),
         };
         owner.predeclare();
         owner
@@ -127,6 +129,7 @@ impl TopologyOwner {
                 arguments: Default::default(),
                 alternate: None,
                 history: None,
+                delayed: None,
             };
             self.add_exchange(spec, Router::new(kind));
         }
@@ -155,6 +158,9 @@ impl TopologyOwner {
         }
         for (queue, command) in std::mem::take(&mut self.told) {
             queue.push(command);
+        }
+        for delayed in self.dropped.drain(..) {
+            delayed.push(DelayedCommand::Drop);
         }
     }
 
