@@ -220,7 +220,8 @@ impl Connection {
         }
     }
 
-    /// One turn of the task.
+    /// One turn of the task. Never inlined, so that `benches/instructions` can name it.
+    #[inline(never)]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             let mut progress = self.take_events();
