@@ -194,12 +194,16 @@ impl Connection {
         }
     }
 
-    /// Lets the queues of a channel's consumers look for room again.
+    /// Lets the queues of a channel's consumers look for room again, each time another one first: who looks first may
+    /// take all there is.
     fn wake_channel(&mut self, number: u16) {
         let Some(channel) = self.channels.get(number) else {
             return;
         };
-        for serial in channel.tags.values() {
+        let first = channel.woken.checked_rem(channel.tags.len()).unwrap_or(0);
+        channel.woken = channel.woken.wrapping_add(1);
+        let (last, rest) = (channel.tags.values().take(first), channel.tags.values().skip(first));
+        for serial in rest.chain(last) {
             if let Some(consumer) = self.consumers.get(serial) {
                 self.outbox.push(&consumer.queue, QueueCommand::Wake);
             }
