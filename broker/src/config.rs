@@ -24,7 +24,7 @@ use serde::Deserialize;
 pub use machine::memory_available;
 pub use size::ByteSize;
 pub use validate::InvalidSetting;
-pub use value::{DEFAULT_PORT, InvalidValue, LogFormat, Password, Scalar, StorageKind, Value};
+pub use value::{DEFAULT_PORT, Durability, InvalidValue, LogFormat, Password, Scalar, StorageKind, Value};
 
 /// The smallest frame_max, in bytes, that a client may ask for in connection.tune-ok: old clients ask for this one.
 pub const FRAME_MIN: u32 = 4096;
@@ -139,6 +139,18 @@ settings! {
     /// connection.blocked, if they understand it; consumers go on, since their acks free memory.
     memory_limit: ByteSize = default_memory_limit(), [value_name = "SIZE"];
 
+    /// Free disk below which publishers wait and are told so. Default: 50MB; 0: never
+    ///
+    /// In bytes, or as 50MB (10^6), 1GiB (2^30). As at the memory limit, consumers go on. It is the data directory's
+    /// file system that counts; with storage in memory, none does.
+    disk_free_limit: ByteSize = ByteSize::new(50_000_000), [value_name = "SIZE"];
+
+    /// What confirms promise: sync (the data is on the device) or os (the operating system has it). Default: sync
+    ///
+    /// With os, what was confirmed survives the broker's death, kill -9 included, but not a power cut or a crash of the
+    /// machine: as RabbitMQ's classic queues since 4.0.
+    durability: Durability = Durability::Sync, [value_name = "LEVEL"];
+
     /// Largest body of a message. Default: 16MiB; at most 512MiB
     ///
     /// A larger one closes the channel with 406. The default is RabbitMQ's since 4.0.
@@ -148,6 +160,15 @@ settings! {
     ///
     /// A client may choose another. One that stays silent for more than two intervals is dropped.
     heartbeat: u16 = 60, [value_name = "SECONDS"];
+
+    /// Longest time a delivery may wait for its acknowledgement, in milliseconds; 0: for ever. Default: 0
+    ///
+    /// Then the channel is closed with 406, and its deliveries go back to their queues. A queue's argument
+    /// x-consumer-timeout goes over it. RabbitMQ's default is 1800000, half an hour, which ends long jobs.
+    consumer_timeout: u64 = 0, [value_name = "MILLISECONDS"];
+
+    /// How often a channel's deliveries are looked at for that, in milliseconds. Default: 60000
+    channel_tick_interval: u64 = 60_000, [value_name = "MILLISECONDS"];
 
     /// Largest frame offered to clients, in bytes. Default: 131072; at least 8192
     ///

@@ -6,11 +6,13 @@
 //! * [`server`]: the broker's start and end, listeners.
 //! * `connection`: a task per client: frames in, deliveries and answers out. The only place that waits.
 //! * `queue`: the rules of a queue, a synchronous state machine run in turns by whoever brings it a batch.
+//! * `delayed`: what x-delayed-message exchanges hold back, run in the same way.
 //! * `vhost`: exchanges, queues and bindings; their one owner, and the snapshots that publishers route by.
 //! * [`exchange`]: routing tables, pure.
 //! * `command`: what owners say to each other. `mailbox`: how.
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
-//! * `pressure`: the gate that publishers stop at. `timers`: when queues look for what has expired.
+//! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at.
+//! * `timers`: when owners look for what is due.
 //! * `recovery`: from what storage held to virtual hosts that serve.
 //! * [`config`], `auth`, [`clock`], `names`, `methods`: what the rest is made with.
 
@@ -21,6 +23,7 @@ pub mod clock;
 mod command;
 pub mod config;
 mod connection;
+mod delayed;
 pub mod exchange;
 mod expiration;
 mod mailbox;
@@ -28,6 +31,7 @@ mod message;
 mod methods;
 mod names;
 mod outbox;
+mod paging;
 mod pressure;
 mod queue;
 mod recovery;

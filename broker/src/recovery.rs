@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store};
+use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store, Stored};
 
-use crate::command::{QueueCommand, Segment, Token};
+use crate::command::{Content, QueueCommand, Segment, Token};
 use crate::config::Config;
+use crate::message::Meta;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
 use crate::vhost::definition::{self, Definition, Returned};
 use crate::vhost::{Parts, VHost};
@@ -15,7 +16,7 @@ use crate::vhost::{Parts, VHost};
 /// Definitions of one virtual host.
 #[derive(Default)]
 struct Found {
-    exchanges: Vec<ExchangeDeclare>,
+    exchanges: Vec<(Option<u64>, ExchangeDeclare)>,
     queues: Vec<(u64, QueueDeclare)>,
     bindings: Vec<(Option<u64>, BindingSpec)>,
 }
@@ -33,7 +34,9 @@ pub fn vhosts(
     let (mut returned, mut used) = (HashMap::new(), Vec::new());
     for (key, value) in &recovered.definitions {
         match definition::decode(key, value) {
-            Ok((vhost, Definition::Exchange(exchange))) => found.entry(vhost).or_default().exchanges.push(exchange),
+            Ok((vhost, Definition::Exchange(id, exchange))) => {
+                found.entry(vhost).or_default().exchanges.push((id, exchange))
+            }
             Ok((vhost, Definition::Queue(id, queue))) => found.entry(vhost).or_default().queues.push((id, queue)),
             Ok((vhost, Definition::Binding(order, binding))) => {
                 found.entry(vhost).or_default().bindings.push((order, binding))
@@ -46,9 +49,10 @@ pub fn vhosts(
         }
     }
     let named = found.values().flat_map(|found| &found.queues).map(|(id, _)| *id).max().unwrap_or(0);
+    let delayed = found.values().flat_map(|found| &found.exchanges).filter_map(|(id, _)| *id).max().unwrap_or(0);
     let ordered = found.values().flat_map(|found| &found.bindings).filter_map(|(order, _)| *order).max().unwrap_or(0);
     let stored = recovered.queues.iter().map(|queue| queue.queue).max().unwrap_or(0);
-    parts.next_id.store(named.max(stored).max(ordered) + 1, Ordering::Relaxed);
+    parts.next_id.store(named.max(stored).max(ordered).max(delayed) + 1, Ordering::Relaxed);
     let mut messages: HashMap<u64, RecoveredQueue> =
         recovered.queues.into_iter().map(|queue| (queue.queue, queue)).collect();
     let exact = recovered.clean && returned.contains_key(&0);
@@ -97,10 +101,9 @@ fn fill(
     returned: Option<&HashMap<u64, Vec<Returned>>>,
 ) -> Result<(), StorageError> {
     vhost.recover(|topology| {
-        for exchange in &found.exchanges {
-            if let Err(error) = topology.recover_exchange(exchange) {
-                tracing::error!(exchange = &*exchange.name, "left out: {}", error.reply_text());
-            }
+        for (id, exchange) in &found.exchanges {
+            let stored = id.and_then(|id| messages.remove(&id)).unwrap_or_default();
+            topology.recover_exchange(*id, exchange, stored)?;
         }
         for (id, queue) in found.queues {
             let stored = messages.remove(&id).unwrap_or_default();
@@ -125,6 +128,9 @@ fn fill(
     for queue in vhost.snapshot().queues.values() {
         queue.push(QueueCommand::Tick);
     }
+    for delayed in vhost.delayed() {
+        delayed.start();
+    }
     Ok(())
 }
 
@@ -135,10 +141,17 @@ fn segments(stored: RecoveredQueue, noted: Option<&[Returned]>) -> Vec<Segment> 
     let mut returned = noted.map_or_else(|| vec![marked], <[Returned]>::to_vec);
     returned.sort_by_key(|entry| entry.first);
     let mut segments = Vec::new();
-    for (first, run) in stored.runs {
-        let persistent = true;
-        let expires = Segment::NEVER;
-        let mut rest = Segment { first, run, persistent, redelivered: false, returns: 0, expires };
+    for Stored { first, count, bytes, any } in stored.stored {
+        let mut rest = Segment {
+            first,
+            content: Content::Away { count, bytes: bytes.min(u64::from(u32::MAX)) as u32 },
+            persistent: true,
+            spilled: false,
+            redelivered: false,
+            level: 0,
+            returns: 0,
+            expires: if Meta(any).expires() { Segment::UNDATED } else { Segment::NEVER },
+        };
         for entry in &returned {
             let end = entry.first + entry.count;
             if entry.first > rest.last() || end <= rest.first {
@@ -172,18 +185,11 @@ fn drop_orphans(left: HashMap<u64, RecoveredQueue>, store: &Store<Token>) {
 
 #[cfg(test)]
 mod tests {
-    use leveret_storage::Run;
-
     use super::*;
-    use crate::message::{BlockBuilder, Meta};
 
     fn stored(delivered_through: u64) -> RecoveredQueue {
-        let mut builder = BlockBuilder::default();
-        for _ in 0..10 {
-            builder.add(b"message", Meta::new(2, 7));
-        }
-        let run = Run { block: builder.finish(&Arc::default()), from: 0, to: 10 };
-        RecoveredQueue { queue: 1, delivered_through, runs: vec![(5, run)], next_sequence: 15 }
+        let stored = vec![Stored { first: 5, count: 10, bytes: 1000, any: 0 }];
+        RecoveredQueue { queue: 1, delivered_through, stored, next_sequence: 15 }
     }
 
     fn redelivered(segments: &[Segment]) -> Vec<(u64, u32)> {

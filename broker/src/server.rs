@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use leveret_protocol::AmqpError;
 use leveret_storage::{
-    Backend, Entry, Gauge, Op, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
+    Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_disk, open_memory,
 };
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -17,10 +17,12 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::clock::{Clock, SystemClock};
 use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
-use crate::config::{Config, ConfigError, StorageKind};
+use crate::config::{Config, ConfigError, Durability, StorageKind};
 use crate::connection;
+use crate::delayed::DelayedCommand;
 use crate::mailbox::Mailbox;
-use crate::pressure::Pressure;
+use crate::paging::Paging;
+use crate::pressure::{FreeDisk, Pressure, free_disk};
 use crate::recovery;
 use crate::tidy::WORTH_WHILE;
 use crate::timers::Timers;
@@ -58,6 +60,7 @@ pub struct Shared {
     pub config: Config,
     pub clock: Arc<dyn Clock>,
     pub pressure: Arc<Pressure>,
+    pub paging: Arc<Paging>,
     vhosts: HashMap<Box<str>, Arc<VHost>>,
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
@@ -72,6 +75,7 @@ impl Shared {
     /// Once nobody is connected any more.
     fn note_returned(&self) {
         for vhost in self.vhosts.values() {
+            vhost.delayed().iter().for_each(|delayed| delayed.stop());
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::NoteReturned);
             }
@@ -98,14 +102,14 @@ enum Stop {
 /// Dropped without [`Broker::shutdown`], it closes its sockets at once; what it has confirmed stays safe.
 pub struct Broker {
     addresses: Vec<SocketAddr>,
-    /// Lets every queue note exactly what was redelivered. A closure, since naming what it holds would make users'
+    /// Holds back what is delayed, and lets every queue note exactly what was redelivered. A closure, since naming what it holds would make users'
     /// compilers walk through the snapshots' deeply nested types.
     note_returned: Box<dyn Fn() + Send + Sync>,
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
-    /// Timers and tidying: they end with the broker.
-    tasks: [JoinHandle<()>; 2],
+    /// Timers, tidying and the watch over the disk: they end with the broker.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// A broker to be started with other parts than the usual ones.
@@ -114,6 +118,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     gauge: Arc<Gauge>,
     opened: Option<(Box<dyn Backend>, Recovered)>,
+    free_disk: Option<FreeDisk>,
 }
 
 impl Builder {
@@ -129,37 +134,46 @@ impl Builder {
         self
     }
 
+    /// Free disk, in bytes, as `free` says: else the data directory's file system is asked.
+    pub fn free_disk(mut self, free: impl Fn() -> std::io::Result<u64> + Send + Sync + 'static) -> Builder {
+        self.free_disk = Some(Arc::new(free));
+        self
+    }
+
     /// Starts the broker on the current tokio runtime (multi-thread).
     pub async fn start(self) -> Result<Broker, StartError> {
-        let Builder { config, clock, gauge, opened } = self;
+        let Builder { config, clock, gauge, opened, free_disk } = self;
         config.validate()?;
         // Ports first: one in use must leave the data untouched. Nobody can connect before `listen`.
         let sockets = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let (backend, recovered) = match opened {
             Some(opened) => opened,
-            None => open(&config, &gauge)?,
+            None => open(&config)?,
         };
         let (stop, stopping) = watch::channel(Stop::Running);
         let failed = stop.clone();
         let store = Store::start(
             backend,
-            StoreOptions::default(),
+            StoreOptions { synced: level(config.durability), ..StoreOptions::default() },
             |tokens: &mut Vec<Token>| tokens.drain(..).for_each(Token::complete),
             move |error| drop(failed.send(Stop::Failed(Arc::new(error)))),
         )?;
         let timers = Timers::new(clock.clone());
+        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
+        let paging = Paging::new(store.reader(), gauge.clone(), limit);
         let parts = Parts {
             next_id: Arc::default(),
             store: store.clone(),
             gauge: gauge.clone(),
             timers: timers.clone(),
             clock: clock.clone(),
+            paging: paging.clone(),
         };
         let vhosts = recovery::vhosts(&config, recovered, &parts)?;
         let ticking = tokio::spawn(timers.run());
-        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             pressure: Pressure::new(gauge, limit, clock.clone()),
+            paging,
             config,
             clock,
             vhosts,
@@ -167,6 +181,7 @@ impl Builder {
             next_peer: AtomicU64::new(1),
         });
         let tidying = tokio::spawn(tidy(shared.clone()));
+        let watching = watch_disk(&shared, free_disk);
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (socket, address) in sockets {
@@ -182,7 +197,7 @@ impl Builder {
             store,
             stop,
             listeners: Mutex::new(listeners),
-            tasks: [ticking, tidying],
+            tasks: [ticking, tidying].into_iter().chain(watching).collect(),
         })
     }
 }
@@ -195,7 +210,13 @@ impl Broker {
 
     /// A broker whose clock or store is given by the caller.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, clock: Arc::new(SystemClock::default()), gauge: Arc::default(), opened: None }
+        Builder {
+            config,
+            clock: Arc::new(SystemClock::default()),
+            gauge: Arc::default(),
+            opened: None,
+            free_disk: None,
+        }
     }
 
     /// Where it listens, in the order of the configuration; port 0 has become the port that was found.
@@ -271,11 +292,26 @@ fn bind(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
     bind().map_err(|source| StartError::Listen { address, source })
 }
 
-fn open(config: &Config, gauge: &Arc<Gauge>) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+fn open(config: &Config) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     match config.storage {
         StorageKind::Memory => open_memory(),
-        StorageKind::Sled => open_sled(&config.data_dir, gauge),
+        StorageKind::Sled => open_disk(&config.data_dir),
     }
+}
+
+fn level(durability: Durability) -> Level {
+    match durability {
+        Durability::Sync => Level::Synced,
+        Durability::Os => Level::Written,
+    }
+}
+
+/// Keeps an eye on free disk, where there is a limit and a disk.
+fn watch_disk(shared: &Shared, free: Option<FreeDisk>) -> Option<JoinHandle<()>> {
+    let limit = shared.config.disk_free_limit.bytes();
+    let on_disk = || (shared.config.storage == StorageKind::Sled).then(|| free_disk(shared.config.data_dir.clone()));
+    let free = free.or_else(on_disk).filter(|_| limit > 0)?;
+    Some(tokio::spawn(shared.pressure.clone().watch_disk(limit, free)))
 }
 
 /// Accepts connections until the broker stops, and sees them through to their end.
@@ -336,6 +372,7 @@ async fn tidy(shared: Arc<Shared>) {
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::Tidy);
             }
+            vhost.delayed().iter().for_each(|delayed| delayed.push(DelayedCommand::Tidy));
         }
     }
 }

@@ -5,7 +5,9 @@
 mod channel;
 mod close_texts;
 mod consume;
+mod consumer_timeout;
 mod dead_letters;
+mod delayed;
 mod done;
 mod durable;
 mod dying;

@@ -1,8 +1,10 @@
 //! What other owners say: deliveries, answers, confirms.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use leveret_protocol::deliver;
+use leveret_storage::Run;
 
 use super::channel::{Request, State, Wait};
 use super::transaction::Committed;
@@ -17,6 +19,7 @@ impl Connection {
     pub(super) fn take_events(&mut self) -> bool {
         self.peer.mailbox.take(&mut self.taken);
         self.inbox.extend(self.taken.drain(..));
+        self.moment = None;
         let mut progress = false;
         while self.output.len() - self.written <= OUTPUT_LIMIT {
             let Some(event) = self.inbox.pop_front() else {
@@ -41,6 +44,7 @@ impl Connection {
             ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
             ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
             ConnectionEvent::Tidy => {
+                self.let_go();
                 let channels = self.channels.iter_mut();
                 let held = channels.flat_map(|channel| channel.unacked.iter_mut().map(|entry| &mut entry.segment));
                 crate::tidy::tidy(held, &self.shared.pressure.gauge);
@@ -52,6 +56,21 @@ impl Connection {
             }
             // Its end is under way.
             ConnectionEvent::Close { .. } => {}
+        }
+    }
+
+    /// Lets go of the content of unacked messages that storage has, where memory runs short.
+    fn let_go(&mut self) {
+        if !self.shared.paging.is_high() {
+            return;
+        }
+        for channel in self.channels.iter_mut() {
+            for Outstanding { queue, segment, .. } in channel.unacked.iter_mut() {
+                let stored = segment.spilled || (queue.durable && segment.persistent);
+                if stored && segment.here().is_some() && queue.stores(segment.first, segment.count()) {
+                    segment.send_away();
+                }
+            }
         }
     }
 
@@ -76,6 +95,7 @@ impl Connection {
             let sent = segment.split_front(count);
             std::mem::replace(&mut segment, sent)
         });
+        let at = if no_ack { Duration::ZERO } else { self.delivering() };
         if let Some(channel) = self.channels.get_key(channel) {
             let first_tag = channel.last_tag + 1;
             channel.last_tag += u64::from(count);
@@ -89,6 +109,7 @@ impl Connection {
                     queue: queue.clone(),
                     segment,
                     counted: true,
+                    at,
                 });
             }
         }
@@ -107,9 +128,11 @@ impl Connection {
         };
         let mut tag = self.channels.get(number).map_or(0, |channel| channel.last_tag);
         let (mut count, mut bytes) = (0, 0);
-        let block = &segment.run.block;
+        let Some(Run { block, from, to }) = segment.here() else {
+            return (segment.count(), 0);
+        };
         let returns = if consumer.queue.keeps_all { segment.returns } else { 0 };
-        for index in segment.run.from..segment.run.to {
+        for index in *from..*to {
             tag += 1;
             let content = message::content_counting(block, index, returns);
             deliver::deliver(
@@ -228,17 +251,20 @@ impl Connection {
     }
 
     fn got(&mut self, key: ChannelKey, queue: Arc<Queue>, segment: Segment, left: u32, no_ack: bool) {
+        let at = if no_ack { Duration::ZERO } else { self.delivering() };
         let Some(channel) = self.channels.get_key(key) else {
             return;
         };
-        let tag = channel.tag();
-        let (block, index) = (&segment.run.block, segment.run.from);
+        let Some(Run { block, from, .. }) = segment.here() else {
+            return;
+        };
+        let (tag, index) = (channel.tag(), *from);
         let returns = if queue.keeps_all { segment.returns } else { 0 };
         let (address, content) = (message::address(block, index), message::content_counting(block, index, returns));
         let redelivered = segment.redelivered;
         deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, &content, self.frame_max);
         if !no_ack {
-            channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false });
+            channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false, at });
         } else if segment.persistent {
             channel.settled_in(&queue);
         }

@@ -13,7 +13,7 @@ use crate::queue::Queue;
 use crate::vhost::VHost;
 use crate::vhost::history::FurtherKeys;
 use crate::vhost::replies::ReplyTo;
-use crate::vhost::snapshot::{Exchange, Found, Snapshot};
+use crate::vhost::snapshot::{Exchange, Found, Hold, Snapshot};
 
 /// Addresses remembered per connection; the cache starts anew beyond.
 const CAPACITY: usize = 4096;
@@ -54,6 +54,15 @@ impl Routes {
             // Such routes are not remembered.
             Route::Known(_) => (&[], &self.further),
             Route::Passing => (&self.passing.histories, &self.further),
+        }
+    }
+
+    /// The exchanges that hold the message back.
+    pub fn delayed(&self, route: Route) -> &[Hold] {
+        match route {
+            // Such routes are not remembered.
+            Route::Known(_) => &[],
+            Route::Passing => &self.passing.delayed,
         }
     }
 

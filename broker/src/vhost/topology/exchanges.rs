@@ -1,5 +1,7 @@
 //! Exchanges: declared, checked, deleted.
 
+use leveret_protocol::amq::AMQPValue;
+
 use super::*;
 
 impl TopologyOwner {
@@ -13,14 +15,9 @@ impl TopologyOwner {
     }
 
     pub(super) fn declare_exchange(&mut self, from: &Requester, declare: ExchangeDeclare) -> Result<(), AmqpError> {
-        let kind = ExchangeType::parse(&declare.kind);
-        if kind.is_none() && TYPES_NOT_YET.contains(&&*declare.kind) {
-            let text = format!("exchange type '{}' is not supported yet", declare.kind);
-            return Err(AmqpError::not_implemented(text));
+        if &*declare.kind != ExchangeSpec::DELAYED {
+            type_named(&declare.kind)?;
         }
-        let Some(kind) = kind else {
-            return Err(AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)));
-        };
         not_default(&declare.name)?;
         let described = names::exchange(&declare.name, &self.name);
         if let Ok(existing) = self.exchange(&declare.name) {
@@ -33,16 +30,26 @@ impl TopologyOwner {
             let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", declare.name);
             return Err(AmqpError::access_refused(text));
         }
-        let (spec, router) = exchange_spec(&declare, kind, &described)?;
+        let (mut spec, router) = exchange_spec(&declare, &described)?;
+        if &*declare.kind == ExchangeSpec::DELAYED {
+            spec.delayed = Some(self.delayed(None, &declare));
+        }
         if spec.durable {
+            let id = spec.delayed.as_ref().map(|delayed| delayed.id);
             self.entries.push(Entry::Op(Op::PutDefinition {
                 key: definition::exchange_key(&self.name, &declare.name),
-                value: definition::exchange_value(&declare),
+                value: definition::exchange_value(id, &declare),
             }));
         }
         self.answer_as(spec.durable, from, methods::exchange_declare_ok());
         self.add_exchange(spec, router);
         Ok(())
+    }
+
+    /// What an x-delayed-message exchange holds back: nothing yet. With the `id` in storage that it had, if any.
+    pub(super) fn delayed(&self, id: Option<u64>, declare: &ExchangeDeclare) -> Arc<Delayed> {
+        let id = id.unwrap_or_else(|| self.next_id.fetch_add(1, Ordering::Relaxed));
+        Delayed::new(id, declare.name.clone(), declare.durable, self.outside())
     }
 
     pub(super) fn check_exchange(&mut self, from: &Requester, name: &str) -> Result<(), AmqpError> {
@@ -87,6 +94,7 @@ impl TopologyOwner {
         };
         self.changed = true;
         self.histories.remove(name.as_bytes());
+        self.dropped.extend(exchange.spec.delayed.clone());
         if exchange.spec.durable {
             let key = definition::exchange_key(&self.name, name);
             self.entries.push(Entry::Op(Op::DeleteDefinition { key }));
@@ -98,12 +106,37 @@ impl TopologyOwner {
     }
 }
 
+/// The type of that name.
+fn type_named(name: &str) -> Result<ExchangeType, AmqpError> {
+    let unknown = || AmqpError::precondition_failed(format!("unknown exchange type '{name}'"));
+    ExchangeType::parse(name).ok_or_else(unknown)
+}
+
+/// How an exchange routes: by its type, or, if it holds messages back, by the one that an argument names.
+fn routing_type(declare: &ExchangeDeclare) -> Result<ExchangeType, AmqpError> {
+    if &*declare.kind != ExchangeSpec::DELAYED {
+        return type_named(&declare.kind);
+    }
+    let name = match arguments::get(&declare.arguments, DELAYED_TYPE) {
+        Some(AMQPValue::LongString(name)) => leveret_protocol::error::text_of(name.as_bytes()),
+        Some(AMQPValue::ByteArray(name)) => leveret_protocol::error::text_of(name.as_slice()),
+        _ => {
+            let text = format!("Invalid argument, '{DELAYED_TYPE}' must be an existing exchange type");
+            return Err(AmqpError::precondition_failed(text));
+        }
+    };
+    if name == ExchangeSpec::DELAYED {
+        let text = format!("Invalid argument, '{name}' can't be used for '{DELAYED_TYPE}'");
+        return Err(AmqpError::precondition_failed(text));
+    }
+    type_named(&name)
+}
+
+/// What a declaration asks for; without what the exchange holds back.
 pub(super) fn exchange_spec(
     declare: &ExchangeDeclare,
-    kind: ExchangeType,
     described: &str,
 ) -> Result<(ExchangeSpec, Router<Destination>), AmqpError> {
-    use leveret_protocol::amq::AMQPValue;
     let alternate = match arguments::get(&declare.arguments, ALTERNATE) {
         None => None,
         Some(AMQPValue::LongString(name)) => Some(name.as_bytes().into()),
@@ -113,6 +146,7 @@ pub(super) fn exchange_spec(
             return Err(AmqpError::precondition_failed(text));
         }
     };
+    let kind = routing_type(declare)?;
     let refused = |error: exchange::ArgumentError| AmqpError::precondition_failed(error.to_string());
     let router = Router::declared(kind, &declare.arguments).map_err(refused)?;
     let history = match kind {
@@ -128,15 +162,17 @@ pub(super) fn exchange_spec(
         arguments: declare.arguments.clone(),
         alternate,
         history,
+        delayed: None,
     };
     Ok((spec, router))
 }
 
 const ALTERNATE: &str = "alternate-exchange";
+const DELAYED_TYPE: &str = "x-delayed-type";
 
 fn equivalent_exchange(current: &ExchangeSpec, new: &ExchangeDeclare, described: &str) -> Result<(), AmqpError> {
-    if current.kind.as_str() != &*new.kind {
-        return Err(equivalence::inequivalent("type", described, &new.kind, current.kind.as_str()));
+    if current.type_name() != &*new.kind {
+        return Err(equivalence::inequivalent("type", described, &new.kind, current.type_name()));
     }
     flag("durable", described, new.durable, current.durable)?;
     flag("auto_delete", described, new.auto_delete, current.auto_delete)?;

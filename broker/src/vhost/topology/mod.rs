@@ -25,15 +25,14 @@ use super::history::Histories;
 use super::snapshot::{Destination, Exchange, ExchangeSpec, Name, Snapshot};
 use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
+use crate::delayed::{Delayed, DelayedCommand};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
+use crate::paging::Paging;
 use crate::queue::arguments::{self, Flags, Settings};
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
 use crate::{methods, names};
-
-/// Exchange types of RabbitMQ's plugins that are not here yet.
-const TYPES_NOT_YET: &[&str] = &["x-delayed-message"];
 
 pub struct TopologyOwner {
     pub vhost: Weak<VHost>,
@@ -51,10 +50,13 @@ pub struct TopologyOwner {
     store: Store<Token>,
     timers: Arc<Timers>,
     gauge: Arc<Gauge>,
+    paging: Arc<Paging>,
     // What follows from a turn, in the order in which it is handed out.
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
     told: Vec<(Arc<Queue>, QueueCommand)>,
+    /// What exchanges held back that are gone.
+    dropped: Vec<Arc<Delayed>>,
 }
 
 impl Owner for TopologyOwner {
@@ -77,12 +79,13 @@ impl Owner for TopologyOwner {
         self.entries.clear();
         self.replies.clear();
         self.told.clear();
+        self.dropped.clear();
     }
 }
 
 impl TopologyOwner {
     pub fn new(name: Arc<str>, vhost: Weak<VHost>, parts: Parts) -> TopologyOwner {
-        let Parts { next_id, store, gauge, timers, clock } = parts;
+        let Parts { next_id, store, gauge, timers, clock, paging } = parts;
         let mut owner = TopologyOwner {
             vhost,
             name,
@@ -96,9 +99,11 @@ impl TopologyOwner {
             store,
             timers,
             gauge,
+            paging,
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
+            dropped: Vec::new(),
         };
         owner.predeclare();
         owner
@@ -124,6 +129,7 @@ impl TopologyOwner {
                 arguments: Default::default(),
                 alternate: None,
                 history: None,
+                delayed: None,
             };
             self.add_exchange(spec, Router::new(kind));
         }
@@ -152,6 +158,9 @@ impl TopologyOwner {
         }
         for (queue, command) in std::mem::take(&mut self.told) {
             queue.push(command);
+        }
+        for delayed in self.dropped.drain(..) {
+            delayed.push(DelayedCommand::Drop);
         }
     }
 
@@ -206,6 +215,7 @@ impl TopologyOwner {
             vhost: self.vhost.clone(),
             timers: self.timers.clone(),
             gauge: self.gauge.clone(),
+            paging: self.paging.clone(),
         }
     }
 
