@@ -189,6 +189,19 @@ fn a_lease_runs_from_the_end_of_the_last_consumer() {
     assert_eq!(peer.expect_return(1).1.text(), "gone");
 }
 
+#[test]
+fn a_lease_starts_again_with_the_broker() {
+    let Some(mut broker) = Durable::start() else { return };
+    let mut peer = broker.server.peer();
+    let name = unique("leased");
+    peer.ask::<queue::DeclareOk>(1, declare_durable_with(&name, &[("x-expires", int(4000))]));
+    milliseconds(2500);
+    let mut peer = broker.again(End::Kill);
+    milliseconds(2000);
+    // More than 4 s after the declaration.
+    peer.expect_counts(1, &name, (0, 0));
+}
+
 // Length
 
 #[test]

@@ -134,6 +134,18 @@ fn the_requeue_bit_of_a_nack_to_a_publisher_is_0() {
 }
 
 #[test]
+fn get_consume_and_purge_take_a_queues_name_as_it_is() {
+    let mut peer = peer();
+    let name = format!("{}\n", peer.queue(1, "one-line"));
+    let text = format!("NOT_FOUND - no queue '{name}' in vhost '/'");
+    peer.refused(1, say::get(&name), 404, &text);
+    peer.open_channel(1);
+    peer.refused(1, say::consume(&name, "c"), 404, &text);
+    peer.open_channel(1);
+    peer.refused(1, say::purge(&name), 404, &text);
+}
+
+#[test]
 fn an_exclusive_queue_outlives_its_last_consumer() {
     let mut peer = peer();
     let name = unique("exclusive");

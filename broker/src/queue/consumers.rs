@@ -53,7 +53,7 @@ impl Consumer {
         if self.window.room() == 0 {
             self.window.starve();
         }
-        if self.limit.is_full() {
+        if self.limit.is_set() && self.own_room() > 0 {
             self.limit.starve();
         }
     }
@@ -203,11 +203,15 @@ impl Consumers {
         }
     }
 
-    /// `count` messages of this consumer are no longer unacked.
+    /// `count` messages of this consumer are no longer unacked. Under a channel-wide limit that alone brings nobody
+    /// back into the ring: the channel wakes all its queues when there is room, so that all have the same chance.
     pub fn settled(&mut self, key: ConsumerKey, count: u32) {
         let Some(consumer) = self.get_mut(key) else { return };
+        let was_full = consumer.prefetch > 0 && consumer.unacked >= consumer.prefetch;
         consumer.unacked = consumer.unacked.saturating_sub(count);
-        self.enter_ring(key.slot);
+        if was_full || !consumer.limit.is_set() {
+            self.enter_ring(key.slot);
+        }
     }
 
     /// Everybody who left the ring may have room again: whoever was served longest ago goes first, or under a limit
