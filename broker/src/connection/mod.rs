@@ -140,6 +140,8 @@ pub struct Connection {
     confirming: Vec<u16>,
     /// Channels whose transactions have got messages that do not count as memory in use yet.
     transacting: Vec<u16>,
+    /// Channels whose consumers may have room again.
+    waking: Vec<u16>,
     heartbeat: Option<Heartbeat>,
     heartbeat_seconds: u16,
     received: u64,
@@ -212,6 +214,7 @@ impl Connection {
             next_tick: None,
             confirming: Vec::new(),
             transacting: Vec::new(),
+            waking: Vec::new(),
             received: 0,
             sent: 0,
             deadline: None,
@@ -462,6 +465,10 @@ impl Connection {
             self.seal_transactions();
         }
         send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+        if !self.waking.is_empty() {
+            self.send_wakes();
+            send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+        }
     }
 }
 
