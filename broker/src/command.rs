@@ -10,6 +10,7 @@ use leveret_storage::{Block, Entry, Run, Store};
 
 use crate::mailbox::Mailbox;
 use crate::queue::Queue;
+use crate::queue::arguments::Settings;
 use crate::vhost::replies::ReplyTo;
 
 /// A connection as others know it.
@@ -199,8 +200,16 @@ pub struct ConfirmTo {
 
 /// What the storage writer gives back when what stood before it has reached its level.
 pub enum Token {
-    Confirm { to: ConfirmTo, count: u32 },
-    Reply { to: Requester, reply: Reply },
+    Confirm {
+        to: ConfirmTo,
+        count: u32,
+    },
+    Reply {
+        to: Requester,
+        reply: Reply,
+    },
+    /// For a caller of the library.
+    Done(crate::vhost::command::Done),
 }
 
 impl Token {
@@ -216,6 +225,8 @@ impl Token {
                 });
             }
             Token::Reply { to, reply } => to.reply(reply),
+            // A caller who has stopped waiting need not know.
+            Token::Done(done) => drop(done.send(())),
         }
     }
 }
@@ -249,8 +260,19 @@ pub enum ConnectionEvent {
         error: AmqpError,
         until: Duration,
     },
+    /// The broker ends the connection at once, if it is one of these.
+    Forced {
+        whose: Whose,
+        error: AmqpError,
+    },
     /// See [`crate::tidy`].
     Tidy,
+}
+
+/// Connections that have something in common.
+pub enum Whose {
+    User(Box<str>),
+    VHost(Box<str>),
 }
 
 /// Messages for a consumer.
@@ -343,6 +365,8 @@ pub enum QueueCommand {
         if_unused: bool,
         if_empty: bool,
     },
+    /// Its settings are others now, by a policy.
+    Configure(Box<Settings>),
     /// The topology has removed the queue.
     Kill,
     /// Something may have expired.

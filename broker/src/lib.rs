@@ -16,6 +16,8 @@
 
 #![recursion_limit = "256"] // the persistent maps of a snapshot nest deeply
 
+pub mod access;
+pub mod admin;
 mod auth;
 pub mod clock;
 mod command;
@@ -28,6 +30,8 @@ mod message;
 mod methods;
 mod names;
 mod outbox;
+mod pattern;
+pub mod policy;
 mod pressure;
 mod queue;
 mod recovery;

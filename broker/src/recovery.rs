@@ -6,29 +6,37 @@ use std::sync::atomic::Ordering;
 
 use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store};
 
+use crate::access::{Granted, State, TopicGranted};
 use crate::command::{QueueCommand, Segment, Token};
-use crate::config::Config;
+use crate::policy::{Kind, Policy};
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
 use crate::vhost::definition::{self, Definition, Returned};
+use crate::vhost::records::{Metadata, Record};
 use crate::vhost::{Parts, VHost};
+
+/// What a broker begins with.
+pub struct Beginning {
+    pub vhosts: HashMap<Box<str>, Arc<VHost>>,
+    pub access: State,
+    /// No administrator has ever set anything.
+    pub fresh: bool,
+}
 
 /// Definitions of one virtual host.
 #[derive(Default)]
 struct Found {
+    metadata: Metadata,
+    policies: Vec<(Kind, Policy)>,
     exchanges: Vec<ExchangeDeclare>,
     queues: Vec<(u64, QueueDeclare)>,
     bindings: Vec<(Option<u64>, BindingSpec)>,
 }
 
-/// All virtual hosts: the configured one and those that storage knows.
-pub fn vhosts(
-    config: &Config,
-    recovered: Recovered,
-    parts: &Parts,
-) -> Result<HashMap<Box<str>, Arc<VHost>>, StorageError> {
+/// All virtual hosts that storage knows, and who may use them.
+pub fn begin(recovered: Recovered, parts: &Parts) -> Result<Beginning, StorageError> {
     report(&recovered);
     let mut found: HashMap<Box<str>, Found> = HashMap::new();
-    found.entry(config.default_vhost.as_str().into()).or_default();
+    let (mut access, mut fresh) = (State::default(), true);
     // What a clean stop has noted holds for this start only.
     let (mut returned, mut used) = (HashMap::new(), Vec::new());
     for (key, value) in &recovered.definitions {
@@ -41,6 +49,10 @@ pub fn vhosts(
             Ok((_, Definition::Returned(queue, entries))) => {
                 used.push(Entry::Op(Op::DeleteDefinition { key: key.clone() }));
                 returned.insert(queue, entries);
+            }
+            Ok((vhost, Definition::Record(record))) => {
+                fresh = false;
+                record_found(vhost, record, &mut access, &mut found);
             }
             Err(error) => tracing::error!(%error, key = ?key, "a definition is left out"),
         }
@@ -63,7 +75,24 @@ pub fn vhosts(
         vhosts.insert(name, vhost);
     }
     drop_orphans(messages, &parts.store);
-    Ok(vhosts)
+    Ok(Beginning { vhosts, access, fresh })
+}
+
+/// Takes in what an administrator has set.
+fn record_found(vhost: Box<str>, record: Record, access: &mut State, found: &mut HashMap<Box<str>, Found>) {
+    match record {
+        Record::User(user) => access.set_user(user),
+        Record::VHost(metadata) => found.entry(vhost).or_default().metadata = metadata,
+        Record::Policy(kind, policy) => found.entry(vhost).or_default().policies.push((kind, policy)),
+        Record::Permissions(user, given) => match Granted::new(given) {
+            Ok(granted) => access.set_permissions(&user, &vhost, granted),
+            Err(error) => tracing::error!(%error, user = &*user, vhost = &*vhost, "permissions are left out"),
+        },
+        Record::TopicPermissions(user, given) => match TopicGranted::new(given, &user, &vhost) {
+            Ok(granted) => access.set_topic_permissions(&user, &vhost, granted),
+            Err(error) => tracing::error!(%error, user = &*user, vhost = &*vhost, "topic permissions are left out"),
+        },
+    }
 }
 
 fn report(recovered: &Recovered) {
@@ -96,7 +125,9 @@ fn fill(
     messages: &mut HashMap<u64, RecoveredQueue>,
     returned: Option<&HashMap<u64, Vec<Returned>>>,
 ) -> Result<(), StorageError> {
+    vhost.describe(found.metadata);
     vhost.recover(|topology| {
+        topology.recover_policies(found.policies);
         for exchange in &found.exchanges {
             if let Err(error) = topology.recover_exchange(exchange) {
                 tracing::error!(exchange = &*exchange.name, "left out: {}", error.reply_text());

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use leveret_protocol::AmqpError;
 use leveret_storage::{
     Backend, Entry, Gauge, Op, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
@@ -15,6 +16,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::access::Access;
+use crate::admin::{AdminError, Administered, Change, Control, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
 use crate::config::{Config, ConfigError, StorageKind};
@@ -58,7 +61,13 @@ pub struct Shared {
     pub config: Config,
     pub clock: Arc<dyn Clock>,
     pub pressure: Arc<Pressure>,
-    vhosts: HashMap<Box<str>, Arc<VHost>>,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    pub vhosts: ArcSwap<HashMap<Box<str>, Arc<VHost>>>,
+    /// What further virtual hosts are made with.
+    pub parts: Parts,
+    /// Held by who changes users, virtual hosts or permissions.
+    pub administration: Mutex<()>,
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
     next_peer: AtomicU64,
@@ -66,20 +75,38 @@ pub struct Shared {
 
 impl Shared {
     pub fn vhost(&self, name: &str) -> Option<Arc<VHost>> {
-        self.vhosts.get(name).cloned()
+        self.vhosts.load().get(name).cloned()
     }
 
+    /// The open connections.
+    pub fn peers_now(&self) -> Vec<Arc<Peer>> {
+        self.peers().values().cloned().collect()
+    }
+
+    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The parts behind a [`Broker`].
+struct Inside(Arc<Shared>);
+
+impl Control for Inside {
     /// Once nobody is connected any more.
     fn note_returned(&self) {
-        for vhost in self.vhosts.values() {
+        for vhost in self.0.vhosts.load().values() {
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::NoteReturned);
             }
         }
     }
 
-    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self, change: Change) -> Result<Stored, AdminError> {
+        self.0.change(change)
+    }
+
+    fn administered(&self) -> Administered {
+        self.0.administered()
     }
 }
 
@@ -98,9 +125,7 @@ enum Stop {
 /// Dropped without [`Broker::shutdown`], it closes its sockets at once; what it has confirmed stays safe.
 pub struct Broker {
     addresses: Vec<SocketAddr>,
-    /// Lets every queue note exactly what was redelivered. A closure, since naming what it holds would make users'
-    /// compilers walk through the snapshots' deeply nested types.
-    note_returned: Box<dyn Fn() + Send + Sync>,
+    pub(crate) control: Box<dyn Control>,
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
@@ -155,17 +180,24 @@ impl Builder {
             timers: timers.clone(),
             clock: clock.clone(),
         };
-        let vhosts = recovery::vhosts(&config, recovered, &parts)?;
+        let beginning = recovery::begin(recovered, &parts)?;
         let ticking = tokio::spawn(timers.run());
         let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             pressure: Pressure::new(gauge, limit, clock.clone()),
             config,
             clock,
-            vhosts,
+            access: Arc::default(),
+            vhosts: ArcSwap::from_pointee(beginning.vhosts),
+            parts,
+            administration: Mutex::default(),
             peers: Mutex::default(),
             next_peer: AtomicU64::new(1),
         });
+        shared.access.publish(beginning.access);
+        if beginning.fresh {
+            shared.first_start();
+        }
         let tidying = tokio::spawn(tidy(shared.clone()));
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
@@ -175,9 +207,8 @@ impl Builder {
             addresses.push(listener.local_addr().map_err(error)?);
             listeners.push(tokio::spawn(accept(listener, shared.clone(), stopping.clone())));
         }
-        let note_returned = Box::new(move || shared.note_returned());
         Ok(Broker {
-            note_returned,
+            control: Box::new(Inside(shared)),
             addresses,
             store,
             stop,
@@ -220,7 +251,7 @@ impl Broker {
             // A listener that panicked has nothing left to close.
             let _ = listener.await;
         }
-        (self.note_returned)();
+        self.control.note_returned();
         let (key, value) = (definition::returned_key(0), definition::returned_value(&[]));
         self.store.submit(&mut vec![Entry::Op(Op::PutDefinition { key, value })]);
         let store = self.store.clone();
@@ -305,8 +336,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
     drop(listener);
     let graceful = matches!(*stopping.borrow(), Stop::Graceful);
     if graceful {
-        let peers: Vec<_> = shared.peers().values().cloned().collect();
-        for peer in peers {
+        for peer in shared.peers_now() {
             let error = AmqpError::connection_forced("broker forced connection closure with reason 'shutdown'");
             let until = now + CONFIRM_LIMIT;
             let _ = peer.mailbox.push(ConnectionEvent::Close { error, until });
@@ -328,11 +358,10 @@ async fn tidy(shared: Arc<Shared>) {
         if shared.pressure.gauge.bytes() < WORTH_WHILE {
             continue;
         }
-        let peers: Vec<_> = shared.peers().values().cloned().collect();
-        for peer in peers {
+        for peer in shared.peers_now() {
             let _ = peer.mailbox.push(ConnectionEvent::Tidy);
         }
-        for vhost in shared.vhosts.values() {
+        for vhost in shared.vhosts.load().values() {
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::Tidy);
             }

@@ -5,6 +5,8 @@ use std::sync::{Arc, Weak};
 
 use leveret_storage::{Gauge, Run, Store, StoreOptions, open_memory};
 
+use crate::access::rights::Rights;
+use crate::access::{Access, Granted, Permissions, State};
 use crate::clock::{Clock, ManualClock};
 use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
 use crate::mailbox::Mailbox;
@@ -110,6 +112,15 @@ pub fn vhost(store: &Store<Token>) -> Arc<VHost> {
         clock: clock(),
     };
     VHost::new("/".into(), parts)
+}
+
+/// The rights of a user who may do everything in `vhost`.
+pub fn all_rights(vhost: &Arc<str>) -> Rights {
+    let mut state = State::default();
+    state.set_permissions("guest", vhost, Granted::new(Permissions::all()).unwrap());
+    let access = Arc::new(Access::default());
+    access.publish(state);
+    Rights::new(access, "guest".into(), vhost.clone())
 }
 
 /// A consumer with acknowledgements and without any limit.

@@ -23,6 +23,18 @@ pub enum Overflow {
     RejectPublishDlx,
 }
 
+impl Overflow {
+    /// As arguments and policies write it.
+    pub fn parse(text: &str) -> Option<Overflow> {
+        match text {
+            "drop-head" => Some(Overflow::DropHead),
+            "reject-publish" => Some(Overflow::RejectPublish),
+            "reject-publish-dlx" => Some(Overflow::RejectPublishDlx),
+            _ => None,
+        }
+    }
+}
+
 /// Where messages go that a queue gives up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterTo {
@@ -51,6 +63,8 @@ pub struct Settings {
     pub single_active: bool,
     /// Returns after which a message is given up; None: no limit.
     pub delivery_limit: Option<u32>,
+    /// Milliseconds that a delivery may stay unacknowledged.
+    pub consumer_timeout: Option<u64>,
 }
 
 /// Arguments that only other types of queue have.
@@ -124,6 +138,7 @@ pub fn parse(arguments: &FieldTable, flags: Flags, described: &str) -> Result<Se
         max_priority: args.max_priority()?,
         single_active: args.flag("x-single-active-consumer")?,
         delivery_limit: args.delivery_limit(quorum)?,
+        consumer_timeout: None,
     })
 }
 
@@ -206,12 +221,9 @@ impl Args<'_> {
 
     fn overflow(&self) -> Result<Overflow, AmqpError> {
         const NAME: &str = "x-overflow";
-        match self.text(NAME)?.as_deref() {
-            None | Some(b"drop-head") => Ok(Overflow::DropHead),
-            Some(b"reject-publish") => Ok(Overflow::RejectPublish),
-            Some(b"reject-publish-dlx") => Ok(Overflow::RejectPublishDlx),
-            Some(_) => Err(self.invalid(NAME, "invalid_overflow")),
-        }
+        let Some(text) = self.text(NAME)? else { return Ok(Overflow::DropHead) };
+        let known = std::str::from_utf8(&text).ok().and_then(Overflow::parse);
+        known.ok_or_else(|| self.invalid(NAME, "invalid_overflow"))
     }
 
     fn max_priority(&self) -> Result<Option<u8>, AmqpError> {

@@ -10,10 +10,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use leveret_storage::{Entry, Gauge, Mark, Store};
 
+use self::arguments::{Overflow, Settings};
 use self::effects::Effects;
 pub use self::state::Origin;
 use self::state::QueueState;
@@ -31,7 +33,7 @@ pub struct Queue {
     /// It keeps transient messages too (a quorum queue).
     pub keeps_all: bool,
     /// It may refuse publishes, and so answers each that wants a confirm.
-    pub refuses: bool,
+    refuses: AtomicBool,
     /// The connection that alone may use it.
     pub exclusive_to: Option<u64>,
     turn: Arc<Turn<QueueOwner>>,
@@ -53,7 +55,7 @@ impl Queue {
             name: origin.name.clone(),
             durable: origin.durable,
             keeps_all: origin.settings.quorum,
-            refuses: origin.settings.overflow != arguments::Overflow::DropHead,
+            refuses: AtomicBool::new(origin.settings.overflow != Overflow::DropHead),
             exclusive_to,
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
@@ -72,7 +74,20 @@ impl Queue {
 
     /// Whether a publish with a confirm waits for this queue's word.
     pub fn answers(&self, persistent: bool) -> bool {
-        self.keeps(persistent) || self.refuses
+        self.keeps(persistent) || self.refuses.load(Ordering::Acquire)
+    }
+
+    /// The queue will get these settings. From now on each publish that wants a confirm waits for the queue's word, if
+    /// it may be refused by them.
+    pub fn may_refuse(&self, settings: &Settings) {
+        if settings.overflow != Overflow::DropHead {
+            self.refuses.store(true, Ordering::Release);
+        }
+    }
+
+    /// The queue has got these settings.
+    fn configured(&self, settings: &Settings) {
+        self.refuses.store(settings.overflow != Overflow::DropHead, Ordering::Release);
     }
 
     /// Tells the queue one thing.

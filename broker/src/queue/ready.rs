@@ -72,6 +72,15 @@ impl Ready {
         self.bytes.unwrap_or(0)
     }
 
+    /// Counts bytes from now on, or no longer.
+    pub fn count_bytes(&mut self, count: bool) {
+        self.bytes = match (count, self.bytes) {
+            (false, _) => None,
+            (true, Some(bytes)) => Some(bytes),
+            (true, None) => Some(self.iter_mut().map(|segment| body_bytes(segment)).sum()),
+        };
+    }
+
     fn count(&mut self, segment: &Segment, sign: i64) {
         self.messages = self.messages.wrapping_add_signed(sign * i64::from(segment.count()));
         if let Some(bytes) = &mut self.bytes {

@@ -111,6 +111,7 @@ impl QueueState {
             QueueCommand::Purge { from } => self.purge(from, fx),
             QueueCommand::Status { from, stored, .. } => self.status(from, stored, now, fx),
             QueueCommand::Delete { from, if_unused, if_empty } => self.delete(from, if_unused, if_empty, fx),
+            QueueCommand::Configure(settings) => self.configure(*settings, now),
             QueueCommand::Kill => self.die(fx),
             QueueCommand::Tick => {
                 self.armed = Segment::NEVER;
@@ -301,6 +302,19 @@ impl QueueState {
         fx.reply(&from, Reply::Error(error));
     }
 
+    /// Other settings, by a policy. What is over a new limit goes at the end of the turn; messages that are here keep
+    /// the deadlines they have.
+    fn configure(&mut self, settings: Settings, now: u64) {
+        if settings.expires != self.settings.expires {
+            self.last_used = now;
+        }
+        self.ready.count_bytes(settings.max_bytes.is_some());
+        if let Some(queue) = self.queue.upgrade() {
+            queue.configured(&settings);
+        }
+        self.settings = settings;
+    }
+
     /// Nobody has used the queue for as long as its lease says.
     fn end_lease(&mut self, now: u64, fx: &mut Effects) {
         if self.lease_ends().is_some_and(|end| now >= end) {
@@ -359,6 +373,7 @@ impl QueueState {
             | QueueCommand::Reject { .. }
             | QueueCommand::Requeue { .. }
             | QueueCommand::Cancel { then: None, .. }
+            | QueueCommand::Configure(_)
             | QueueCommand::Kill
             | QueueCommand::Tick
             | QueueCommand::Tidy

@@ -1,4 +1,5 @@
 //! Durable exchanges, queues and bindings as storage keeps them: a key that names the thing, a value that describes it.
+//! What administrators set is in `records`, under keys of the same make.
 //!
 //! Key: kind (1 octet), virtual host, then the names, each with its length (u32, big-endian) before it. Value: one
 //! octet of flags, numbers big-endian, argument tables as on the wire.
@@ -8,6 +9,7 @@ use leveret_protocol::value::{decode_table, encode_table};
 use thiserror::Error;
 
 use super::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare};
+use super::records::{self, Record};
 
 /// A definition that cannot be read back.
 #[derive(Debug, Error)]
@@ -32,6 +34,8 @@ pub enum Definition {
     Queue(u64, QueueDeclare),
     /// With its place among the bindings of its source, where that matters.
     Binding(Option<u64>, BindingSpec),
+    /// What an administrator has set. A user belongs to no virtual host.
+    Record(Record),
 }
 
 const EXCHANGE: u8 = b'x';
@@ -62,7 +66,7 @@ pub fn binding_key(vhost: &str, binding: &BindingSpec) -> Key {
     )
 }
 
-fn key(kind: u8, parts: &[&[u8]]) -> Key {
+pub(super) fn key(kind: u8, parts: &[&[u8]]) -> Key {
     let mut key = vec![kind];
     for part in parts {
         key.extend_from_slice(&(part.len() as u32).to_be_bytes());
@@ -165,6 +169,18 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
         RETURNED => {
             let id = part(&mut rest)?.try_into().map_err(|_| BadDefinition)?;
             Definition::Returned(u64::from_be_bytes(id), returned(value)?)
+        }
+        kind @ (records::USER
+        | records::VHOST
+        | records::PERMISSIONS
+        | records::TOPIC_PERMISSIONS
+        | records::POLICY
+        | records::OPERATOR_POLICY) => {
+            let mut names = Vec::new();
+            while !rest.is_empty() {
+                names.push(text(part(&mut rest)?)?);
+            }
+            Definition::Record(Record::read(kind, &names, value)?)
         }
         _ => return Err(BadDefinition),
     };

@@ -11,6 +11,7 @@ use leveret_protocol::amq::FieldTable;
 use leveret_protocol::content::Properties;
 
 use crate::exchange::{self, ExchangeType, Router};
+use crate::policy::Policies;
 use crate::queue::Queue;
 
 /// A name as a key: any bytes, cheap to copy.
@@ -20,6 +21,8 @@ pub type Name = Arc<[u8]>;
 pub struct Snapshot {
     pub exchanges: imbl::HashMap<Name, Arc<Exchange>>,
     pub queues: imbl::HashMap<Name, Arc<Queue>>,
+    /// Already applied to both.
+    pub policies: Policies,
 }
 
 /// What was declared of an exchange.
@@ -30,7 +33,7 @@ pub struct ExchangeSpec {
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: FieldTable,
-    /// Where messages go that match no binding.
+    /// Where messages go that match no binding, by its own argument.
     pub alternate: Option<Name>,
     /// x-recent-history: how many messages it keeps.
     pub history: Option<usize>,
@@ -40,6 +43,8 @@ pub struct ExchangeSpec {
 pub struct Exchange {
     pub spec: Arc<ExchangeSpec>,
     pub router: Router<Destination>,
+    /// Where messages go that match no binding, by argument or policy.
+    pub alternate: Option<Name>,
 }
 
 /// What a binding leads to.
@@ -124,7 +129,7 @@ impl Snapshot {
                     Destination::Exchange(name) => path.follow(self, name),
                 }
             });
-            if !matched && let Some(alternate) = &exchange.spec.alternate {
+            if !matched && let Some(alternate) = &exchange.alternate {
                 path.follow(self, alternate);
             }
         }

@@ -5,22 +5,16 @@ use super::*;
 impl TopologyOwner {
     pub(super) fn add_exchange(&mut self, spec: ExchangeSpec, router: Router<Destination>) {
         let name: Name = spec.name.as_bytes().into();
+        let alternate = alternate(&self.snapshot.policies, &spec);
         if let Some(length) = spec.history {
             self.histories.add(name.clone(), length);
         }
-        self.snapshot.exchanges.insert(name, Arc::new(Exchange { spec: Arc::new(spec), router }));
+        self.snapshot.exchanges.insert(name, Arc::new(Exchange { spec: Arc::new(spec), router, alternate }));
         self.changed = true;
     }
 
     pub(super) fn declare_exchange(&mut self, from: &Requester, declare: ExchangeDeclare) -> Result<(), AmqpError> {
-        let kind = ExchangeType::parse(&declare.kind);
-        if kind.is_none() && TYPES_NOT_YET.contains(&&*declare.kind) {
-            let text = format!("exchange type '{}' is not supported yet", declare.kind);
-            return Err(AmqpError::not_implemented(text));
-        }
-        let Some(kind) = kind else {
-            return Err(AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)));
-        };
+        exchange_type(&declare.kind)?;
         not_default(&declare.name)?;
         let described = names::exchange(&declare.name, &self.name);
         if let Ok(existing) = self.exchange(&declare.name) {
@@ -29,20 +23,30 @@ impl TopologyOwner {
             self.answer_as(durable, from, methods::exchange_declare_ok());
             return Ok(());
         }
+        let durable = self.new_exchange(&declare)?;
+        self.answer_as(durable, from, methods::exchange_declare_ok());
+        Ok(())
+    }
+
+    /// Creates an exchange; answers whether it is durable.
+    pub(super) fn new_exchange(&mut self, declare: &ExchangeDeclare) -> Result<bool, AmqpError> {
+        let kind = exchange_type(&declare.kind)?;
+        not_default(&declare.name)?;
+        let described = names::exchange(&declare.name, &self.name);
         if declare.name.starts_with("amq.") {
             let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", declare.name);
             return Err(AmqpError::access_refused(text));
         }
-        let (spec, router) = exchange_spec(&declare, kind, &described)?;
+        let (spec, router) = exchange_spec(declare, kind, &described)?;
         if spec.durable {
             self.entries.push(Entry::Op(Op::PutDefinition {
                 key: definition::exchange_key(&self.name, &declare.name),
-                value: definition::exchange_value(&declare),
+                value: definition::exchange_value(declare),
             }));
         }
-        self.answer_as(spec.durable, from, methods::exchange_declare_ok());
+        let durable = spec.durable;
         self.add_exchange(spec, router);
-        Ok(())
+        Ok(durable)
     }
 
     pub(super) fn check_exchange(&mut self, from: &Requester, name: &str) -> Result<(), AmqpError> {
@@ -96,6 +100,20 @@ impl TopologyOwner {
         }
         self.remove_bindings_to(DestinationKind::Exchange, name, doomed);
     }
+}
+
+/// The type of that name.
+///
+/// # Errors
+/// 406 for an unknown one; 540 for one of RabbitMQ's that is not here.
+pub fn exchange_type(kind: &str) -> Result<ExchangeType, AmqpError> {
+    ExchangeType::parse(kind).ok_or_else(|| {
+        if TYPES_NOT_YET.contains(&kind) {
+            AmqpError::not_implemented(format!("exchange type '{kind}' is not supported yet"))
+        } else {
+            AmqpError::precondition_failed(format!("unknown exchange type '{kind}'"))
+        }
+    })
 }
 
 pub(super) fn exchange_spec(

@@ -5,6 +5,8 @@
 
 mod binding;
 mod exchanges;
+mod import;
+mod policies;
 mod queues;
 mod recovery;
 
@@ -17,6 +19,8 @@ use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Entry, Gauge, Level, Op, Store};
 
 use self::exchanges::exchange_spec;
+pub use self::exchanges::exchange_type;
+use self::policies::{Declared, alternate};
 use self::queues::flags;
 use super::bindings::{Bindings, Bound};
 use super::command::*;
@@ -40,11 +44,13 @@ pub struct TopologyOwner {
     name: Arc<str>,
     snapshot: Snapshot,
     changed: bool,
+    /// The virtual host is no more.
+    deleted: bool,
     bindings: Bindings,
     /// Of the x-recent-history exchanges.
     histories: Histories,
     /// What each queue was declared with.
-    declared: HashMap<Name, QueueDeclare>,
+    declared: HashMap<Name, Declared>,
     /// Exclusive queues by the connection that owns them.
     exclusive: HashMap<u64, HashSet<Name>>,
     next_id: Arc<AtomicU64>,
@@ -88,6 +94,7 @@ impl TopologyOwner {
             name,
             snapshot: Snapshot::default(),
             changed: true,
+            deleted: false,
             bindings: Bindings::default(),
             histories: Histories::new(gauge.clone(), clock),
             declared: HashMap::new(),
@@ -143,7 +150,7 @@ impl TopologyOwner {
         }
     }
 
-    fn hand_out(&mut self) {
+    pub(super) fn hand_out(&mut self) {
         if !self.entries.is_empty() {
             self.store.submit(&mut self.entries);
         }
@@ -156,6 +163,12 @@ impl TopologyOwner {
     }
 
     fn apply(&mut self, command: TopologyCommand) {
+        if self.deleted
+            && let Some(from) = command.from()
+        {
+            let text = format!("vhost '{}' is deleted", self.name);
+            return self.replies.push((from.clone(), Reply::Error(AmqpError::connection_forced(text))));
+        }
         let (from, outcome) = match command {
             TopologyCommand::DeclareExchange { from, declare } => {
                 let outcome = self.declare_exchange(&from, declare);
@@ -193,6 +206,9 @@ impl TopologyOwner {
             }
             TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
+            TopologyCommand::SetPolicy { kind, policy, done } => return self.set_policy(kind, *policy, done),
+            TopologyCommand::ClearPolicy { kind, name, done } => return self.clear_policy(kind, &name, done),
+            TopologyCommand::DeleteAll { done } => return self.delete_all(done),
         };
         if let Err(error) = outcome {
             self.replies.push((from, Reply::Error(error)));

@@ -33,15 +33,14 @@ impl TopologyOwner {
             vhost: self.name.clone(),
             durable: true,
             auto_delete: declare.auto_delete,
-            settings,
+            settings: self.note_declared(declare.clone(), settings),
             next_sequence,
             messages,
             now: self.timers.now(),
         };
         let queue = Queue::new(origin, None, Some(mark), self.outside());
         let name: Name = declare.name.as_bytes().into();
-        self.snapshot.queues.insert(name.clone(), queue);
-        self.declared.insert(name, declare);
+        self.snapshot.queues.insert(name, queue);
         Ok(())
     }
 

@@ -1,0 +1,111 @@
+//! Whether the user may do what a method of the classes `queue` and `exchange` asks for. Refusals are 403, and come
+//! before the answer to whether the thing exists.
+
+use leveret_protocol::amq::{AMQPValue, FieldTable};
+
+use super::Connection;
+use super::dispatch::Done;
+use crate::access::rights::{Resource, Right};
+use crate::exchange::ExchangeType;
+use crate::queue::arguments;
+use crate::vhost::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare};
+use crate::vhost::topology::exchange_type;
+
+impl Connection {
+    /// A new exchange must also be readable if it has an alternate, and that one writable.
+    pub(super) fn may_declare_exchange(&mut self, declare: &ExchangeDeclare) -> Done {
+        // What RabbitMQ looks at before is looked at before here too.
+        exchange_type(&declare.kind)?;
+        if declare.name.is_empty() {
+            return Ok(());
+        }
+        let exchange = Resource::Exchange(&declare.name);
+        self.rights.check(Right::Configure, exchange)?;
+        let new = !self.vhost.snapshot().exchanges.contains_key(declare.name.as_bytes());
+        match long_string(&declare.arguments, "alternate-exchange") {
+            Some(alternate) if new && !declare.name.starts_with("amq.") => {
+                self.rights.check(Right::Read, exchange)?;
+                self.rights.check(Right::Write, Resource::Exchange(&alternate))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn may_check_exchange(&mut self, name: &str) -> Done {
+        // Refused for another reason by the topology.
+        if name.is_empty() { Ok(()) } else { self.rights.check_any(Resource::Exchange(name)) }
+    }
+
+    pub(super) fn may_delete_exchange(&mut self, name: &str) -> Done {
+        if name.is_empty() || name.starts_with("amq.") {
+            return Ok(());
+        }
+        self.rights.check(Right::Configure, Resource::Exchange(name))
+    }
+
+    /// A new queue must also be readable if it has a dead-letter exchange, and that one writable.
+    pub(super) fn may_declare_queue(&mut self, declare: &QueueDeclare) -> Done {
+        let queue = Resource::Queue(&declare.name);
+        if declare.passive {
+            return self.rights.check_any(queue);
+        }
+        self.rights.check(Right::Configure, queue)?;
+        let new = !self.vhost.snapshot().queues.contains_key(declare.name.as_bytes());
+        match long_string(&declare.arguments, "x-dead-letter-exchange") {
+            Some(exchange) if new => {
+                self.rights.check(Right::Read, queue)?;
+                self.rights.check(Right::Write, Resource::Exchange(&exchange))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bound or unbound: the destination is written to, the source read from, and with a topic exchange as source its
+    /// key too.
+    pub(super) fn may_bind(&mut self, binding: &BindingSpec) -> Done {
+        let destination = match binding.kind {
+            DestinationKind::Queue => Resource::Queue(&binding.destination),
+            DestinationKind::Exchange => Resource::Exchange(&binding.destination),
+        };
+        self.rights.check(Right::Write, destination)?;
+        let default = binding.kind == DestinationKind::Exchange && binding.destination.is_empty();
+        if binding.source.is_empty() || default {
+            return Ok(());
+        }
+        self.rights.check(Right::Read, Resource::Exchange(&binding.source))?;
+        let snapshot = self.vhost.snapshot();
+        let source = snapshot.exchanges.get(binding.source.as_bytes());
+        if source.is_some_and(|source| source.spec.kind == ExchangeType::Topic) {
+            self.rights.check_topic(Right::Read, &binding.source, &binding.key)?;
+        }
+        Ok(())
+    }
+
+    /// Inserts the virtual host's default type into a declaration that names none, or `classic` where that type does
+    /// not fit the flags.
+    pub(super) fn with_queue_type(&self, declare: &mut leveret_protocol::amq::queue::Declare) {
+        let metadata = self.vhost.metadata();
+        let Some(default) = metadata.default_queue_type.as_deref() else { return };
+        let own = long_string(&declare.arguments, QUEUE_TYPE);
+        let unsaid = own.as_deref().map_or_else(
+            || arguments::get(&declare.arguments, QUEUE_TYPE).is_none(),
+            |own| matches!(own, "" | "undefined"),
+        );
+        if declare.passive || !unsaid {
+            return;
+        }
+        let fits = declare.durable && !declare.exclusive && !declare.auto_delete;
+        let kind = if fits { default } else { "classic" };
+        declare.arguments.insert(crate::methods::short(QUEUE_TYPE), AMQPValue::LongString(kind.into()));
+    }
+}
+
+const QUEUE_TYPE: &str = "x-queue-type";
+
+/// The argument of that name, if it is what it has to be; what is not is refused later.
+fn long_string(arguments: &FieldTable, name: &str) -> Option<String> {
+    match arguments::get(arguments, name)? {
+        AMQPValue::LongString(text) => Some(leveret_protocol::error::text_of(text.as_bytes()).to_string()),
+        _ => None,
+    }
+}
