@@ -12,7 +12,9 @@
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
 //! * `pressure`: the gate that publishers stop at. `timers`: when queues look for what has expired.
 //! * `recovery`: from what storage held to virtual hosts that serve.
-//! * [`config`], `auth`, [`clock`], `names`, `methods`: what the rest is made with.
+//! * [`access`]: users and what they may do. [`policy`]: settings for objects by name. [`admin`]: how both are changed;
+//!   [`definitions`]: from a file.
+//! * [`config`], `auth`, `pattern`, [`clock`], `names`, `methods`: what the rest is made with.
 
 #![recursion_limit = "256"] // the persistent maps of a snapshot nest deeply
 
@@ -23,6 +25,7 @@ pub mod clock;
 mod command;
 pub mod config;
 mod connection;
+pub mod definitions;
 pub mod exchange;
 mod expiration;
 mod mailbox;
@@ -43,4 +46,5 @@ mod timers;
 mod vhost;
 
 pub use config::Config;
+pub use serde_json;
 pub use server::{Broker, BrokerError, StartError};

@@ -9,6 +9,7 @@ use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, Storage
 use crate::access::{Granted, State, TopicGranted};
 use crate::command::{QueueCommand, Segment, Token};
 use crate::policy::{Kind, Policy};
+use crate::queue::lifetimes::Lifetimes;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
 use crate::vhost::definition::{self, Definition, Returned};
 use crate::vhost::records::{Metadata, Record};
@@ -39,6 +40,7 @@ pub fn begin(recovered: Recovered, parts: &Parts) -> Result<Beginning, StorageEr
     let (mut access, mut fresh) = (State::default(), true);
     // What a clean stop has noted holds for this start only.
     let (mut returned, mut used) = (HashMap::new(), Vec::new());
+    let mut lifetimes = HashMap::new();
     for (key, value) in &recovered.definitions {
         match definition::decode(key, value) {
             Ok((vhost, Definition::Exchange(exchange))) => found.entry(vhost).or_default().exchanges.push(exchange),
@@ -50,6 +52,7 @@ pub fn begin(recovered: Recovered, parts: &Parts) -> Result<Beginning, StorageEr
                 used.push(Entry::Op(Op::DeleteDefinition { key: key.clone() }));
                 returned.insert(queue, entries);
             }
+            Ok((_, Definition::Lifetimes(queue, changes))) => drop(lifetimes.insert(queue, changes)),
             Ok((vhost, Definition::Record(record))) => {
                 fresh = false;
                 record_found(vhost, record, &mut access, &mut found);
@@ -71,10 +74,10 @@ pub fn begin(recovered: Recovered, parts: &Parts) -> Result<Beginning, StorageEr
     let mut vhosts = HashMap::new();
     for (name, found) in found {
         let vhost = VHost::new(Arc::from(&*name), parts.clone());
-        fill(&vhost, found, &mut messages, returned.as_ref())?;
+        fill(&vhost, found, &mut messages, &mut lifetimes, returned.as_ref())?;
         vhosts.insert(name, vhost);
     }
-    drop_orphans(messages, &parts.store);
+    drop_orphans(messages, lifetimes, &parts.store);
     Ok(Beginning { vhosts, access, fresh })
 }
 
@@ -123,6 +126,7 @@ fn fill(
     vhost: &VHost,
     mut found: Found,
     messages: &mut HashMap<u64, RecoveredQueue>,
+    lifetimes: &mut HashMap<u64, Lifetimes>,
     returned: Option<&HashMap<u64, Vec<Returned>>>,
 ) -> Result<(), StorageError> {
     vhost.describe(found.metadata);
@@ -141,6 +145,7 @@ fn fill(
                 queue,
                 next_sequence,
                 segments(stored, returned.map(|noted| noted.get(&id).map_or(&[][..], Vec::as_slice))),
+                lifetimes.remove(&id).unwrap_or_default(),
             )?;
         }
         found.bindings.sort_by_key(|(order, _)| *order);
@@ -194,8 +199,9 @@ fn segments(stored: RecoveredQueue, noted: Option<&[Returned]>) -> Vec<Segment> 
 }
 
 /// Messages whose queue no definition names: a kill came in the middle of the queue's deletion.
-fn drop_orphans(left: HashMap<u64, RecoveredQueue>, store: &Store<Token>) {
+fn drop_orphans(left: HashMap<u64, RecoveredQueue>, lifetimes: HashMap<u64, Lifetimes>, store: &Store<Token>) {
     let mut entries: Vec<Entry<Token>> = left.into_keys().map(|queue| Entry::Op(Op::DropQueue { queue })).collect();
+    entries.extend(lifetimes.into_iter().filter_map(|(queue, changes)| changes.delete(queue)).map(Entry::Op));
     if !entries.is_empty() {
         store.submit(&mut entries);
     }

@@ -20,8 +20,9 @@ use crate::access::Access;
 use crate::admin::{AdminError, Administered, Change, Control, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
-use crate::config::{Config, ConfigError, StorageKind};
+use crate::config::{Config, ConfigError, ConfiguredPolicy, StorageKind};
 use crate::connection;
+use crate::definitions::{Definitions, DefinitionsError, Imported};
 use crate::mailbox::Mailbox;
 use crate::pressure::Pressure;
 use crate::recovery;
@@ -45,6 +46,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Definitions(#[from] DefinitionsError),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -108,6 +111,10 @@ impl Control for Inside {
     fn administered(&self) -> Administered {
         self.0.administered()
     }
+
+    fn import(&self, definitions: &Definitions) -> (Imported, Stored) {
+        (self.0.import(definitions), self.0.stored())
+    }
 }
 
 /// How far the end has come.
@@ -158,6 +165,9 @@ impl Builder {
     pub async fn start(self) -> Result<Broker, StartError> {
         let Builder { config, clock, gauge, opened } = self;
         config.validate()?;
+        let policies = config.policies()?;
+        let file = config.definitions.as_path();
+        let definitions = if file.as_os_str().is_empty() { None } else { Some(Definitions::read(file)?) };
         // Ports first: one in use must leave the data untouched. Nobody can connect before `listen`.
         let sockets = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let (backend, recovered) = match opened {
@@ -195,9 +205,7 @@ impl Builder {
             next_peer: AtomicU64::new(1),
         });
         shared.access.publish(beginning.access);
-        if beginning.fresh {
-            shared.first_start();
-        }
+        prepare(&shared, beginning.fresh, definitions, policies);
         let tidying = tokio::spawn(tidy(shared.clone()));
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
@@ -289,6 +297,36 @@ impl Drop for Broker {
             }
             running
         });
+    }
+}
+
+/// Makes what the configuration asks for, before anybody can connect.
+fn prepare(shared: &Shared, fresh: bool, definitions: Option<Definitions>, policies: Vec<ConfiguredPolicy>) {
+    // As RabbitMQ has it: whoever gives definitions gives users and virtual hosts with them.
+    if fresh && definitions.is_none() {
+        shared.first_start();
+    }
+    if let Some(definitions) = definitions {
+        let imported = shared.import(&definitions);
+        for left in &imported.ignored {
+            tracing::info!("definitions: {} is ignored: {}", left.item, left.reason);
+        }
+        for left in &imported.refused {
+            let reason = left.reason.to_string().replace('\n', "; ");
+            tracing::warn!("definitions: {} is left out: {reason}", left.item);
+        }
+        let (applied, left) = (imported.applied, imported.refused.len());
+        tracing::info!("definitions: {applied} items applied, {left} left out");
+    }
+    for ConfiguredPolicy { kind, vhost, name, policy } in policies {
+        let vhost = vhost.unwrap_or_else(|| shared.config.default_vhost.clone());
+        let shown = format!("policy '{name}' in vhost '{vhost}'");
+        if let Err(error) = shared.change(Change::SetPolicy { kind, vhost, name, policy }) {
+            tracing::warn!("configuration: {shown} is left out: {error}");
+        }
+    }
+    if shared.access.state().users.is_empty() {
+        tracing::warn!("there is no user: nobody can log in");
     }
 }
 

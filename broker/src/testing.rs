@@ -81,6 +81,7 @@ pub fn origin(name: &str, durable: bool) -> Origin {
         settings: Settings::default(),
         next_sequence: 1,
         messages: Vec::new(),
+        lifetimes: Default::default(),
         now: 0,
     }
 }

@@ -4,6 +4,7 @@
 
 mod channel;
 mod consume;
+mod definitions;
 mod done;
 mod durable;
 mod dying;
@@ -13,6 +14,9 @@ mod exchange_types;
 mod frames;
 mod handshake;
 mod matching;
+mod own;
+mod permissions;
+mod policy;
 mod pressure;
 mod publish;
 mod queue;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{AdminError, Change, Metadata, Secret};
 use crate::Broker;
 use crate::access::{Permissions, TopicPermissions, User};
+use crate::definitions::{Definitions, Imported};
 use crate::policy::{Kind, Policy};
 
 /// All that administrators have set.
@@ -50,6 +51,16 @@ pub struct PolicyOf {
 impl Broker {
     async fn change(&self, change: Change) -> Result<(), AdminError> {
         self.control.change(change)?.await.map_err(|_| AdminError::Ended)
+    }
+
+    /// Applies definitions: everything that can be applied is, and on disk; what cannot is reported.
+    ///
+    /// # Errors
+    /// [`AdminError::Ended`].
+    pub async fn import(&self, definitions: &Definitions) -> Result<Imported, AdminError> {
+        let (imported, stored) = self.control.import(definitions);
+        stored.await.map_err(|_| AdminError::Ended)?;
+        Ok(imported)
     }
 
     /// Users, virtual hosts, permissions and policies as they now are.

@@ -16,6 +16,7 @@ pub use self::api::{Administered, PermissionsOf, PolicyOf, TopicPermissionsOf, V
 use crate::access::password::{HashError, PasswordHash};
 use crate::access::{Granted, Permissions, Place, State, TopicGranted, TopicPermissions, User};
 use crate::command::{ConnectionEvent, Token, Whose};
+use crate::definitions::{Definitions, Imported};
 use crate::pattern::PatternError;
 use crate::policy::{Kind, Policy, PolicyError};
 use crate::server::Shared;
@@ -123,6 +124,8 @@ pub trait Control: Send + Sync {
     fn note_returned(&self);
     fn change(&self, change: Change) -> Result<Stored, AdminError>;
     fn administered(&self) -> Administered;
+    /// Comes with what tells when all of it is on disk.
+    fn import(&self, definitions: &Definitions) -> (Imported, Stored);
 }
 
 /// Entries for storage that belong to one change.
@@ -396,6 +399,11 @@ impl Shared {
             vhost.touch();
         }
         self.submit(entries)
+    }
+
+    /// Comes when everything so far is on disk.
+    pub fn stored(&self) -> Stored {
+        self.submit(Entries::default())
     }
 
     fn submit(&self, Entries(mut entries): Entries) -> Stored {

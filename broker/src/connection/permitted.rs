@@ -1,13 +1,13 @@
 //! Whether the user may do what a method of the classes `queue` and `exchange` asks for. Refusals are 403, and come
 //! before the answer to whether the thing exists.
 
-use leveret_protocol::amq::{AMQPValue, FieldTable};
+use leveret_protocol::amq::{AMQPValue, FieldTable, queue};
 
 use super::Connection;
 use super::dispatch::Done;
 use crate::access::rights::{Resource, Right};
 use crate::exchange::ExchangeType;
-use crate::queue::arguments;
+use crate::queue::arguments::{self, Flags};
 use crate::vhost::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare};
 use crate::vhost::topology::exchange_type;
 
@@ -81,26 +81,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Inserts the virtual host's default type into a declaration that names none, or `classic` where that type does
-    /// not fit the flags.
-    pub(super) fn with_queue_type(&self, declare: &mut leveret_protocol::amq::queue::Declare) {
+    /// A queue that is declared without a type gets its virtual host's default one.
+    pub(super) fn with_queue_type(&self, declare: &mut queue::Declare) {
         let metadata = self.vhost.metadata();
         let Some(default) = metadata.default_queue_type.as_deref() else { return };
-        let own = long_string(&declare.arguments, QUEUE_TYPE);
-        let unsaid = own.as_deref().map_or_else(
-            || arguments::get(&declare.arguments, QUEUE_TYPE).is_none(),
-            |own| matches!(own, "" | "undefined"),
-        );
-        if declare.passive || !unsaid {
-            return;
+        if !declare.passive {
+            let queue::Declare { durable, exclusive, auto_delete, .. } = *declare;
+            let flags = Flags { durable, exclusive, auto_delete };
+            arguments::insert_default_type(&mut declare.arguments, default, flags);
         }
-        let fits = declare.durable && !declare.exclusive && !declare.auto_delete;
-        let kind = if fits { default } else { "classic" };
-        declare.arguments.insert(crate::methods::short(QUEUE_TYPE), AMQPValue::LongString(kind.into()));
     }
 }
-
-const QUEUE_TYPE: &str = "x-queue-type";
 
 /// The argument of that name, if it is what it has to be; what is not is refused later.
 fn long_string(arguments: &FieldTable, name: &str) -> Option<String> {

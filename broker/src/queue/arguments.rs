@@ -99,6 +99,26 @@ pub struct Flags {
     pub auto_delete: bool,
 }
 
+const QUEUE_TYPE: &str = "x-queue-type";
+
+/// Gives a declaration the type `kind`, unless it names one.
+pub fn insert_type(arguments: &mut FieldTable, kind: &str) {
+    let said = match get(arguments, QUEUE_TYPE) {
+        Some(AMQPValue::LongString(own)) => !matches!(own.as_bytes(), b"" | b"undefined"),
+        other => other.is_some(),
+    };
+    if !said {
+        arguments.insert(crate::methods::short(QUEUE_TYPE), AMQPValue::LongString(kind.into()));
+    }
+}
+
+/// Gives a declaration the `default` type of its virtual host, unless it names one, or `classic` where that type does
+/// not fit the flags.
+pub fn insert_default_type(arguments: &mut FieldTable, default: &str, flags: Flags) {
+    let fits = flags.durable && !flags.exclusive && !flags.auto_delete;
+    insert_type(arguments, if fits { default } else { "classic" });
+}
+
 /// Reads and checks a new queue's arguments. `described` is the queue as reply texts show it.
 ///
 /// # Errors

@@ -181,10 +181,13 @@ impl QueueState {
     /// Takes in messages from storage, with the deadlines they had.
     pub(super) fn recover(&mut self, mut segment: Segment) {
         loop {
-            let expires = self.deadline(&segment.run.block, segment.run.from);
-            let same = (segment.run.from + 1..segment.run.to)
-                .take_while(|index| self.deadline(&segment.run.block, *index) == expires)
-                .count() as u32
+            let deadline = |index: u32| {
+                let sequence = segment.first + u64::from(index - segment.run.from);
+                self.deadline(&segment.run.block, index, sequence)
+            };
+            let expires = deadline(segment.run.from);
+            let same = (segment.run.from + 1..segment.run.to).take_while(|index| deadline(*index) == expires).count()
+                as u32
                 + 1;
             self.timed |= expires != Segment::NEVER;
             if same == segment.count() {
@@ -197,10 +200,12 @@ impl QueueState {
         }
     }
 
-    fn deadline(&self, block: &Block, index: u32) -> u64 {
+    fn deadline(&self, block: &Block, index: u32, sequence: u64) -> u64 {
         let meta = message::meta(block, index);
         let own = if meta.expires() { expiration_of(block, index) } else { None };
-        let ttl = [self.settings.message_ttl, own].into_iter().flatten().min();
+        // What held when it came: a policy may have changed since.
+        let ttl = self.lifetimes.at(sequence, self.settings.message_ttl);
+        let ttl = [ttl, own].into_iter().flatten().min();
         ttl.map_or(Segment::NEVER, |ttl| meta.published() + ttl)
     }
 }

@@ -5,6 +5,7 @@ mod consumers;
 mod effects;
 pub mod equivalence;
 mod intake;
+pub mod lifetimes;
 mod ready;
 mod state;
 #[cfg(test)]

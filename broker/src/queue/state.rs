@@ -12,6 +12,7 @@ use super::Queue;
 use super::arguments::Settings;
 use super::consumers::Consumers;
 use super::effects::Effects;
+use super::lifetimes::Lifetimes;
 use super::ready::Ready;
 use crate::command::{
     ConnectionEvent, ConsumerKey, Delivery, NewConsumer, QueueCommand, Reply, Requester, Segment, Token,
@@ -34,6 +35,7 @@ pub struct QueueState {
     consumers: Consumers,
     pub(super) next_sequence: u64,
     pub(super) dead: bool,
+    pub(super) lifetimes: Lifetimes,
     /// Some message has a time to live.
     pub(super) timed: bool,
     /// When somebody last used the queue, for its lease.
@@ -54,6 +56,8 @@ pub struct Origin {
     pub next_sequence: u64,
     /// Recovered messages, in order.
     pub messages: Vec<Segment>,
+    /// How the time to live has changed.
+    pub lifetimes: Lifetimes,
     /// Milliseconds since the Unix epoch.
     pub now: u64,
 }
@@ -72,6 +76,7 @@ impl QueueState {
             consumers: Consumers::new(settings.single_active, settings.quorum),
             settings,
             next_sequence: origin.next_sequence,
+            lifetimes: origin.lifetimes,
             dead: false,
             timed: false,
             last_used: origin.now,
@@ -111,7 +116,7 @@ impl QueueState {
             QueueCommand::Purge { from } => self.purge(from, fx),
             QueueCommand::Status { from, stored, .. } => self.status(from, stored, now, fx),
             QueueCommand::Delete { from, if_unused, if_empty } => self.delete(from, if_unused, if_empty, fx),
-            QueueCommand::Configure(settings) => self.configure(*settings, now),
+            QueueCommand::Configure(settings) => self.configure(*settings, now, fx),
             QueueCommand::Kill => self.die(fx),
             QueueCommand::Tick => {
                 self.armed = Segment::NEVER;
@@ -304,9 +309,14 @@ impl QueueState {
 
     /// Other settings, by a policy. What is over a new limit goes at the end of the turn; messages that are here keep
     /// the deadlines they have.
-    fn configure(&mut self, settings: Settings, now: u64) {
+    fn configure(&mut self, settings: Settings, now: u64, fx: &mut Effects) {
         if settings.expires != self.settings.expires {
             self.last_used = now;
+        }
+        let ttls = (self.settings.message_ttl, settings.message_ttl);
+        if self.durable && ttls.0 != ttls.1 {
+            self.lifetimes.change(self.next_sequence, ttls);
+            fx.storage.push(Entry::Op(self.lifetimes.put(self.id)));
         }
         self.ready.count_bytes(settings.max_bytes.is_some());
         if let Some(queue) = self.queue.upgrade() {
@@ -339,6 +349,7 @@ impl QueueState {
         self.give_out(fx);
         if self.durable {
             fx.storage.push(Entry::Op(Op::DropQueue { queue: self.id }));
+            fx.storage.extend(self.lifetimes.delete(self.id).map(Entry::Op));
         }
     }
 

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare};
 use super::records::{self, Record};
+use crate::queue::lifetimes::Lifetimes;
 
 /// A definition that cannot be read back.
 #[derive(Debug, Error)]
@@ -32,6 +33,8 @@ pub enum Definition {
     Returned(u64, Vec<Returned>),
     Exchange(ExchangeDeclare),
     Queue(u64, QueueDeclare),
+    /// How the time to live of the queue with this id has changed.
+    Lifetimes(u64, Lifetimes),
     /// With its place among the bindings of its source, where that matters.
     Binding(Option<u64>, BindingSpec),
     /// What an administrator has set. A user belongs to no virtual host.
@@ -42,6 +45,7 @@ const EXCHANGE: u8 = b'x';
 const QUEUE: u8 = b'q';
 const BINDING: u8 = b'b';
 const RETURNED: u8 = b'r';
+const LIFETIMES: u8 = b'l';
 
 pub type Key = Box<[u8]>;
 pub type Value = Box<[u8]>;
@@ -82,6 +86,10 @@ pub fn binding_value(order: Option<u64>) -> Value {
 
 pub fn returned_key(queue: u64) -> Key {
     key(RETURNED, &[b"", &queue.to_be_bytes()])
+}
+
+pub fn lifetimes_key(queue: u64) -> Key {
+    key(LIFETIMES, &[b"", &queue.to_be_bytes()])
 }
 
 pub fn returned_value(returned: &[Returned]) -> Value {
@@ -169,6 +177,10 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
         RETURNED => {
             let id = part(&mut rest)?.try_into().map_err(|_| BadDefinition)?;
             Definition::Returned(u64::from_be_bytes(id), returned(value)?)
+        }
+        LIFETIMES => {
+            let id = part(&mut rest)?.try_into().map_err(|_| BadDefinition)?;
+            Definition::Lifetimes(u64::from_be_bytes(id), Lifetimes::read(value).ok_or(BadDefinition)?)
         }
         kind @ (records::USER
         | records::VHOST

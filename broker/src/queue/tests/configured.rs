@@ -104,3 +104,30 @@ fn a_publish_that_is_under_way_is_answered_when_the_queue_no_longer_refuses() {
     queue.turn([configure(Settings::default()), publish]);
     assert!(matches!(client.next(), Some(ConnectionEvent::Confirm { first: 1, count: 1, refused: false, .. })));
 }
+
+#[test]
+fn after_a_restart_a_message_has_the_deadline_of_the_time_to_live_that_held_when_it_came() {
+    let mut queue = Driven::new();
+    queue.turn([publish([1], true)]);
+    queue.stored();
+    queue.turn([configure(Settings { message_ttl: Some(1000), ..Settings::default() })]);
+    let stored = queue.stored.pop().expect("the change is stored");
+    let Entry::Op(Op::PutDefinition { value, .. }) = stored else { panic!("{}", word(&stored)) };
+    let lifetimes = crate::queue::lifetimes::Lifetimes::read(&value).expect("what was stored");
+    let again = |sequence: u64| Segment {
+        first: sequence,
+        run: testing::run([sequence]),
+        persistent: true,
+        redelivered: false,
+        returns: 0,
+        expires: Segment::NEVER,
+    };
+    let mut queue = Driven::with(|origin| {
+        origin.settings.message_ttl = Some(1000);
+        origin.lifetimes = lifetimes;
+        origin.messages = vec![again(1), again(2)];
+        origin.next_sequence = 3;
+    });
+    let deadlines: Vec<u64> = queue.state.ready.iter_mut().map(|segment| segment.expires).collect();
+    assert_eq!(deadlines, [Segment::NEVER, 1000], "published at 0");
+}

@@ -32,6 +32,7 @@ use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
 use crate::queue::arguments::{self, Flags, Settings};
+use crate::queue::lifetimes::Lifetimes;
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
 use crate::{methods, names};
@@ -61,6 +62,7 @@ pub struct TopologyOwner {
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
     told: Vec<(Arc<Queue>, QueueCommand)>,
+    done: Vec<Entry<Token>>,
 }
 
 impl Owner for TopologyOwner {
@@ -83,6 +85,7 @@ impl Owner for TopologyOwner {
         self.entries.clear();
         self.replies.clear();
         self.told.clear();
+        self.done.clear();
     }
 }
 
@@ -106,6 +109,7 @@ impl TopologyOwner {
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
+            done: Vec::new(),
         };
         owner.predeclare();
         owner
@@ -159,6 +163,9 @@ impl TopologyOwner {
         }
         for (queue, command) in std::mem::take(&mut self.told) {
             queue.push(command);
+        }
+        if !self.done.is_empty() {
+            self.store.submit(&mut self.done);
         }
     }
 

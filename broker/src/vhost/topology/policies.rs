@@ -21,7 +21,7 @@ impl TopologyOwner {
         self.entries.push(Entry::Op(Op::PutDefinition { key, value: record.value() }));
         self.snapshot.policies.set(kind, policy);
         self.apply_policies();
-        self.entries.push(Entry::Notify(Level::Synced, Token::Done(done)));
+        self.done.push(Entry::Notify(Level::Synced, Token::Done(done)));
     }
 
     pub(super) fn clear_policy(&mut self, kind: Kind, name: &str, done: Done) {
@@ -30,7 +30,7 @@ impl TopologyOwner {
         if self.snapshot.policies.clear(kind, name) {
             self.apply_policies();
         }
-        self.entries.push(Entry::Notify(Level::Synced, Token::Done(done)));
+        self.done.push(Entry::Notify(Level::Synced, Token::Done(done)));
     }
 
     /// Brings back policies, before the objects that they may apply to.
@@ -106,7 +106,7 @@ impl TopologyOwner {
         self.deleted = true;
         let key = records::vhost_key(&self.name);
         self.entries.push(Entry::Op(Op::DeleteDefinition { key }));
-        self.entries.push(Entry::Notify(Level::Synced, Token::Done(done)));
+        self.done.push(Entry::Notify(Level::Synced, Token::Done(done)));
     }
 }
 

@@ -69,6 +69,7 @@ impl TopologyOwner {
             settings: self.note_declared(declare.clone(), own),
             next_sequence: 1,
             messages: Vec::new(),
+            lifetimes: Lifetimes::default(),
             now: self.timers.now(),
         };
         let queue = Queue::new(origin, exclusive_to, mark, self.outside());

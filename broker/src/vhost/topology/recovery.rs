@@ -20,6 +20,7 @@ impl TopologyOwner {
         declare: QueueDeclare,
         next_sequence: u64,
         messages: Vec<Segment>,
+        lifetimes: Lifetimes,
     ) -> Result<(), leveret_storage::StorageError> {
         let described = names::queue(&declare.name, &self.name);
         let settings = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
@@ -34,8 +35,9 @@ impl TopologyOwner {
             durable: true,
             auto_delete: declare.auto_delete,
             settings: self.note_declared(declare.clone(), settings),
-            next_sequence,
+            next_sequence: next_sequence.max(lifetimes.next()),
             messages,
+            lifetimes,
             now: self.timers.now(),
         };
         let queue = Queue::new(origin, None, Some(mark), self.outside());
