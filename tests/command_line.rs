@@ -250,6 +250,19 @@ fn the_default_user_password_and_vhost_are_those_it_is_given() {
 }
 
 #[test]
+fn a_default_user_who_is_not_that_of_the_first_start_is_worth_a_warning() {
+    let dir = empty_dir();
+    let warning = "the default user is made at the first start only";
+    let warns = |password: &str| {
+        let running = Running::start(leveret(&dir, ANY_PORT).args(["--default-pass", password]));
+        running.log.iter().any(|line| line.contains(warning))
+    };
+    assert!(!warns("first"));
+    assert!(!warns("first"));
+    assert!(warns("second"));
+}
+
+#[test]
 fn rabbitmqs_variables_for_user_password_and_vhost_are_understood() {
     let dir = empty_dir();
     let variables =

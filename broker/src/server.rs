@@ -65,12 +65,12 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     pub pressure: Arc<Pressure>,
     /// Who may do what.
-    pub access: Arc<Access>,
-    pub vhosts: ArcSwap<HashMap<Box<str>, Arc<VHost>>>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) vhosts: ArcSwap<HashMap<Box<str>, Arc<VHost>>>,
     /// What further virtual hosts are made with.
-    pub parts: Parts,
+    pub(crate) parts: Parts,
     /// Held by who changes users, virtual hosts or permissions.
-    pub administration: Mutex<()>,
+    pub(crate) administration: Mutex<()>,
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
     next_peer: AtomicU64,
@@ -318,6 +318,9 @@ fn prepare(shared: &Shared, fresh: bool, definitions: Option<Definitions>, polic
         let (applied, left) = (imported.applied, imported.refused.len());
         tracing::info!("definitions: {applied} items applied, {left} left out");
     }
+    if !fresh {
+        look_at_default_user(shared);
+    }
     for ConfiguredPolicy { kind, vhost, name, policy } in policies {
         let vhost = vhost.unwrap_or_else(|| shared.config.default_vhost.clone());
         let shown = format!("policy '{name}' in vhost '{vhost}'");
@@ -327,6 +330,21 @@ fn prepare(shared: &Shared, fresh: bool, definitions: Option<Definitions>, polic
     }
     if shared.access.state().users.is_empty() {
         tracing::warn!("there is no user: nobody can log in");
+    }
+}
+
+/// Warns of a default user who was configured and is not the one that the first start has made.
+fn look_at_default_user(shared: &Shared) {
+    let (config, usual) = (&shared.config, Config::default());
+    let configured = config.default_user != usual.default_user || config.default_pass != usual.default_pass;
+    let state = shared.access.state();
+    let known = state.users.get(&*config.default_user);
+    if configured && !known.is_some_and(|user| user.password.accepts(config.default_pass.as_bytes())) {
+        let user = &config.default_user;
+        tracing::warn!(
+            user,
+            "the default user is made at the first start only; this one, or this password, is not known"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use amq_protocol::protocol::{basic, exchange, queue};
 use leveret::serde_json::{Value, json};
+use leveret_suite::durable::{declare, publish_confirmed};
 use leveret_suite::{Content, Login, Peer, Server, say};
 use tempfile::TempDir;
 
@@ -197,6 +198,25 @@ fn objects_that_exist_are_left_as_they_are_and_nothing_is_deleted() {
     let ok: basic::GetOk = admin.ask(1, say::get("jobs.mail"));
     assert_eq!(ok.message_count, 0);
     assert_eq!(admin.expect_content(1).text(), "kept");
+}
+
+#[test]
+fn a_message_that_came_before_a_policys_ttl_does_not_expire_after_a_restart() {
+    let ttl = json!({"policies": [{"vhost": "/", "name": "ttl", "pattern": "^q$", "definition": {"message-ttl": 1}}]});
+    let (directory, path) = file(&ttl);
+    let data = directory.path().join("data");
+    let data = data.to_str().expect("a path in UTF-8");
+    let mut server = Server::start_with(&["--data-dir", data]);
+    let mut peer = server.peer();
+    declare(&mut peer, "q");
+    publish_confirmed(&mut peer, "q", &["old"]);
+    server.stop();
+    let mut server = Server::start_with(&["--data-dir", data, "--definitions", &path]);
+    let mut peer = server.peer();
+    publish_confirmed(&mut peer, "q", &["new"]);
+    server.kill9();
+    let server = Server::start_with(&["--data-dir", data]);
+    server.peer().expect_contents(1, "q", &["old"]);
 }
 
 #[test]

@@ -58,6 +58,7 @@ fn a_new_limit_in_bytes_counts_what_is_there() {
     let mut peer = own.peer();
     declare(&mut peer, "q", &[]);
     peer.publish_all(1, "q", &["12345", "1234", "123"]);
+    peer.expect_counts(1, "q", (3, 0));
     own.policy("bytes", json!({"pattern": "^q$", "definition": {"max-length-bytes": 7}}));
     peer.expect_contents(1, "q", &["1234", "123"]);
 }
@@ -148,6 +149,7 @@ fn a_new_message_ttl_is_for_messages_that_arrive_from_now_on() {
     declare(&mut peer, "q", &[]);
     declare(&mut peer, "young", &[]);
     peer.publish_all(1, "q", &["old"]);
+    peer.expect_counts(1, "q", (1, 0));
     own.policy("ttl", json!({"pattern": "", "apply-to": "queues", "definition": {"message-ttl": 50}}));
     peer.publish_all(1, "young", &["new"]);
     peer.expect_counts(1, "young", (1, 0));

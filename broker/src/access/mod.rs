@@ -4,7 +4,7 @@
 //! remember what was granted for as long as the picture stands.
 
 pub mod password;
-pub mod rights;
+pub(crate) mod rights;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -59,7 +59,7 @@ pub struct TopicPermissions {
 }
 
 /// [`Permissions`], ready to be searched with; None matches nothing.
-pub struct Granted {
+pub(crate) struct Granted {
     pub given: Permissions,
     configure: Option<Pattern>,
     write: Option<Pattern>,
@@ -67,7 +67,7 @@ pub struct Granted {
 }
 
 /// [`TopicPermissions`] of one user in one virtual host.
-pub struct TopicGranted {
+pub(crate) struct TopicGranted {
     pub given: TopicPermissions,
     write: Option<Pattern>,
     read: Option<Pattern>,
@@ -98,11 +98,11 @@ impl TopicGranted {
 }
 
 /// User and virtual host.
-pub type Place = (Box<str>, Box<str>);
+pub(crate) type Place = (Box<str>, Box<str>);
 
 /// The picture. Cheap to copy but for what is changed.
 #[derive(Clone, Default)]
-pub struct State {
+pub(crate) struct State {
     pub users: Arc<BTreeMap<Box<str>, Arc<User>>>,
     pub permissions: Arc<BTreeMap<Place, Arc<Granted>>>,
     /// By exchange.
@@ -110,7 +110,7 @@ pub struct State {
 }
 
 /// Topic permissions by the name of their exchange.
-pub type Topics = Arc<BTreeMap<Box<str>, Arc<TopicGranted>>>;
+pub(crate) type Topics = Arc<BTreeMap<Box<str>, Arc<TopicGranted>>>;
 
 impl State {
     /// The permissions of `user` in `vhost`; without them the user may not even open it.
@@ -134,7 +134,7 @@ impl State {
 
 /// The picture, and how often it has changed.
 #[derive(Default)]
-pub struct Access {
+pub(crate) struct Access {
     state: ArcSwap<State>,
     generation: AtomicU64,
 }

@@ -37,7 +37,7 @@ pub enum Secret {
 }
 
 /// One change.
-pub enum Change {
+pub(crate) enum Change {
     /// Adds a virtual host, or describes an existing one anew.
     SetVHost {
         name: String,
@@ -115,11 +115,11 @@ pub enum AdminError {
 }
 
 /// Comes when a change is on disk; fails when it never will be.
-pub type Stored = oneshot::Receiver<()>;
+pub(crate) type Stored = oneshot::Receiver<()>;
 
 /// What a [`crate::Broker`] asks of its parts. A trait, since naming them would make users' compilers walk through
 /// the snapshots' deeply nested types.
-pub trait Control: Send + Sync {
+pub(crate) trait Control: Send + Sync {
     /// Lets every queue note exactly what was redelivered.
     fn note_returned(&self);
     fn change(&self, change: Change) -> Result<Stored, AdminError>;
@@ -147,7 +147,7 @@ impl Shared {
     ///
     /// # Errors
     /// What is wrong with it; then nothing has changed.
-    pub fn change(&self, change: Change) -> Result<Stored, AdminError> {
+    pub(crate) fn change(&self, change: Change) -> Result<Stored, AdminError> {
         // One at a time: each takes the picture, changes a copy, and puts that in its place.
         let _alone = self.administration.lock().unwrap_or_else(PoisonError::into_inner);
         match change {
@@ -169,7 +169,7 @@ impl Shared {
     }
 
     /// Makes the configured user and virtual host, as RabbitMQ does when a node starts for the first time.
-    pub fn first_start(&self) {
+    pub(crate) fn first_start(&self) {
         let (name, vhost) = (&*self.config.default_user, &*self.config.default_vhost);
         let password = PasswordHash::of(&self.config.default_pass);
         let user = User { name: name.into(), password, tags: vec!["administrator".into()] };
@@ -190,7 +190,7 @@ impl Shared {
     }
 
     /// All that has been set.
-    pub fn administered(&self) -> Administered {
+    pub(crate) fn administered(&self) -> Administered {
         let state = self.access.state();
         let vhosts = self.vhosts.load();
         let mut all = Administered {
@@ -402,7 +402,7 @@ impl Shared {
     }
 
     /// Comes when everything so far is on disk.
-    pub fn stored(&self) -> Stored {
+    pub(crate) fn stored(&self) -> Stored {
         self.submit(Entries::default())
     }
 
