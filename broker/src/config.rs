@@ -26,7 +26,7 @@ pub use machine::memory_available;
 pub use policies::{ConfiguredPolicy, PolicyTableError};
 pub use size::ByteSize;
 pub use validate::InvalidSetting;
-pub use value::{DEFAULT_PORT, InvalidValue, LogFormat, Password, Scalar, StorageKind, Value};
+pub use value::{DEFAULT_PORT, Durability, InvalidValue, LogFormat, Password, Scalar, StorageKind, Value};
 
 /// The smallest frame_max, in bytes, that a client may ask for in connection.tune-ok: old clients ask for this one.
 pub const FRAME_MIN: u32 = 4096;
@@ -165,6 +165,18 @@ settings! {
     /// limit if that is less. At the limit the broker stops reading from connections that publish and sends them
     /// connection.blocked, if they understand it; consumers go on, since their acks free memory.
     memory_limit: ByteSize = default_memory_limit(), [value_name = "SIZE"];
+
+    /// Free disk below which publishers wait and are told so. Default: 50MB; 0: never
+    ///
+    /// In bytes, or as 50MB (10^6), 1GiB (2^30). As at the memory limit, consumers go on. It is the data directory's
+    /// file system that counts; with storage in memory, none does.
+    disk_free_limit: ByteSize = ByteSize::new(50_000_000), [value_name = "SIZE"];
+
+    /// What confirms promise: sync (the data is on the device) or os (the operating system has it). Default: sync
+    ///
+    /// With os, what was confirmed survives the broker's death, kill -9 included, but not a power cut or a crash of the
+    /// machine: as RabbitMQ's classic queues since 4.0.
+    durability: Durability = Durability::Sync, [value_name = "LEVEL"];
 
     /// Largest body of a message. Default: 16MiB; at most 512MiB
     ///

@@ -10,7 +10,7 @@
 //! * [`exchange`]: routing tables, pure.
 //! * `command`: what owners say to each other. `mailbox`: how.
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
-//! * `pressure`: the gate that publishers stop at. `timers`: when queues look for what has expired.
+//! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at. `timers`: when queues look for what has expired.
 //! * `recovery`: from what storage held to virtual hosts that serve.
 //! * [`access`]: users and what they may do. [`policy`]: settings for objects by name. [`admin`]: how both are changed;
 //!   [`definitions`]: from a file.
@@ -33,6 +33,7 @@ mod message;
 mod methods;
 mod names;
 mod outbox;
+mod paging;
 mod pattern;
 pub mod policy;
 mod pressure;

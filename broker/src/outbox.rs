@@ -166,10 +166,10 @@ impl Outbox {
     /// Adds messages that are done; neighbours become one range.
     pub fn settle(&mut self, queue: &Arc<Queue>, consumer: Option<ConsumerKey>, segment: &Segment) {
         let pending = self.pending(queue);
-        if let Some(Pending::Command(QueueCommand::Settle { consumer: same, first, count, persistent })) =
+        if let Some(Pending::Command(QueueCommand::Settle { consumer: same, first, count, persistent, spilled })) =
             pending.last_mut()
             && *same == consumer
-            && *persistent == segment.persistent
+            && (*persistent, *spilled) == (segment.persistent, segment.spilled)
             && *first + u64::from(*count) == segment.first
         {
             *count += segment.count();
@@ -180,6 +180,7 @@ impl Outbox {
             first: segment.first,
             count: segment.count(),
             persistent: segment.persistent,
+            spilled: segment.spilled,
         }));
     }
 

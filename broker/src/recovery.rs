@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store};
+use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store, Stored};
 
 use crate::access::{Granted, State, TopicGranted};
-use crate::command::{QueueCommand, Segment, Token};
+use crate::command::{Content, QueueCommand, Segment, Token};
+use crate::message::Meta;
 use crate::policy::{Kind, Policy};
 use crate::queue::lifetimes::Lifetimes;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
@@ -171,10 +172,17 @@ fn segments(stored: RecoveredQueue, noted: Option<&[Returned]>) -> Vec<Segment> 
     let mut returned = noted.map_or_else(|| vec![marked], <[Returned]>::to_vec);
     returned.sort_by_key(|entry| entry.first);
     let mut segments = Vec::new();
-    for (first, run) in stored.runs {
-        let persistent = true;
-        let expires = Segment::NEVER;
-        let mut rest = Segment { first, run, persistent, redelivered: false, returns: 0, expires };
+    for Stored { first, count, bytes, any } in stored.stored {
+        let mut rest = Segment {
+            first,
+            content: Content::Away { count, bytes: bytes.min(u64::from(u32::MAX)) as u32 },
+            persistent: true,
+            spilled: false,
+            redelivered: false,
+            level: 0,
+            returns: 0,
+            expires: if Meta(any).expires() { Segment::UNDATED } else { Segment::NEVER },
+        };
         for entry in &returned {
             let end = entry.first + entry.count;
             if entry.first > rest.last() || end <= rest.first {
@@ -209,18 +217,11 @@ fn drop_orphans(left: HashMap<u64, RecoveredQueue>, lifetimes: HashMap<u64, Life
 
 #[cfg(test)]
 mod tests {
-    use leveret_storage::Run;
-
     use super::*;
-    use crate::message::{BlockBuilder, Meta};
 
     fn stored(delivered_through: u64) -> RecoveredQueue {
-        let mut builder = BlockBuilder::default();
-        for _ in 0..10 {
-            builder.add(b"message", Meta::new(2, 7));
-        }
-        let run = Run { block: builder.finish(&Arc::default()), from: 0, to: 10 };
-        RecoveredQueue { queue: 1, delivered_through, runs: vec![(5, run)], next_sequence: 15 }
+        let stored = vec![Stored { first: 5, count: 10, bytes: 1000, any: 0 }];
+        RecoveredQueue { queue: 1, delivered_through, stored, next_sequence: 15 }
     }
 
     fn redelivered(segments: &[Segment]) -> Vec<(u64, u32)> {

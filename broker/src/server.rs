@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use leveret_protocol::AmqpError;
 use leveret_storage::{
-    Backend, Entry, Gauge, Op, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
+    Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_disk, open_memory,
 };
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -20,11 +20,12 @@ use crate::access::Access;
 use crate::admin::{AdminError, Administered, Change, Control, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
-use crate::config::{Config, ConfigError, ConfiguredPolicy, StorageKind};
+use crate::config::{Config, ConfigError, ConfiguredPolicy, Durability, StorageKind};
 use crate::connection;
 use crate::definitions::{Definitions, DefinitionsError, Imported};
 use crate::mailbox::Mailbox;
-use crate::pressure::Pressure;
+use crate::paging::Paging;
+use crate::pressure::{FreeDisk, Pressure, free_disk};
 use crate::recovery;
 use crate::tidy::WORTH_WHILE;
 use crate::timers::Timers;
@@ -71,6 +72,7 @@ pub struct Shared {
     pub(crate) parts: Parts,
     /// Held by who changes users, virtual hosts or permissions.
     pub(crate) administration: Mutex<()>,
+    pub paging: Arc<Paging>,
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
     next_peer: AtomicU64,
@@ -136,8 +138,8 @@ pub struct Broker {
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
-    /// Timers and tidying: they end with the broker.
-    tasks: [JoinHandle<()>; 2],
+    /// Timers, tidying and the watch over the disk: they end with the broker.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// A broker to be started with other parts than the usual ones.
@@ -146,6 +148,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     gauge: Arc<Gauge>,
     opened: Option<(Box<dyn Backend>, Recovered)>,
+    free_disk: Option<FreeDisk>,
 }
 
 impl Builder {
@@ -161,9 +164,15 @@ impl Builder {
         self
     }
 
+    /// Free disk, in bytes, as `free` says: else the data directory's file system is asked.
+    pub fn free_disk(mut self, free: impl Fn() -> std::io::Result<u64> + Send + Sync + 'static) -> Builder {
+        self.free_disk = Some(Arc::new(free));
+        self
+    }
+
     /// Starts the broker on the current tokio runtime (multi-thread).
     pub async fn start(self) -> Result<Broker, StartError> {
-        let Builder { config, clock, gauge, opened } = self;
+        let Builder { config, clock, gauge, opened, free_disk } = self;
         config.validate()?;
         let policies = config.policies()?;
         let file = config.definitions.as_path();
@@ -172,29 +181,32 @@ impl Builder {
         let sockets = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let (backend, recovered) = match opened {
             Some(opened) => opened,
-            None => open(&config, &gauge)?,
+            None => open(&config)?,
         };
         let (stop, stopping) = watch::channel(Stop::Running);
         let failed = stop.clone();
         let store = Store::start(
             backend,
-            StoreOptions::default(),
+            StoreOptions { synced: level(config.durability), ..StoreOptions::default() },
             |tokens: &mut Vec<Token>| tokens.drain(..).for_each(Token::complete),
             move |error| drop(failed.send(Stop::Failed(Arc::new(error)))),
         )?;
         let timers = Timers::new(clock.clone());
+        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
+        let paging = Paging::new(store.reader(), gauge.clone(), limit);
         let parts = Parts {
             next_id: Arc::default(),
             store: store.clone(),
             gauge: gauge.clone(),
             timers: timers.clone(),
             clock: clock.clone(),
+            paging: paging.clone(),
         };
         let beginning = recovery::begin(recovered, &parts)?;
         let ticking = tokio::spawn(timers.run());
-        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             pressure: Pressure::new(gauge, limit, clock.clone()),
+            paging,
             config,
             clock,
             access: Arc::default(),
@@ -207,6 +219,7 @@ impl Builder {
         shared.access.publish(beginning.access);
         prepare(&shared, beginning.fresh, definitions, policies);
         let tidying = tokio::spawn(tidy(shared.clone()));
+        let watching = watch_disk(&shared, free_disk);
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (socket, address) in sockets {
@@ -221,7 +234,7 @@ impl Builder {
             store,
             stop,
             listeners: Mutex::new(listeners),
-            tasks: [ticking, tidying],
+            tasks: [ticking, tidying].into_iter().chain(watching).collect(),
         })
     }
 }
@@ -234,7 +247,13 @@ impl Broker {
 
     /// A broker whose clock or store is given by the caller.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, clock: Arc::new(SystemClock::default()), gauge: Arc::default(), opened: None }
+        Builder {
+            config,
+            clock: Arc::new(SystemClock::default()),
+            gauge: Arc::default(),
+            opened: None,
+            free_disk: None,
+        }
     }
 
     /// Where it listens, in the order of the configuration; port 0 has become the port that was found.
@@ -358,11 +377,26 @@ fn bind(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
     bind().map_err(|source| StartError::Listen { address, source })
 }
 
-fn open(config: &Config, gauge: &Arc<Gauge>) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+fn open(config: &Config) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     match config.storage {
         StorageKind::Memory => open_memory(),
-        StorageKind::Sled => open_sled(&config.data_dir, gauge),
+        StorageKind::Sled => open_disk(&config.data_dir),
     }
+}
+
+fn level(durability: Durability) -> Level {
+    match durability {
+        Durability::Sync => Level::Synced,
+        Durability::Os => Level::Written,
+    }
+}
+
+/// Keeps an eye on free disk, where there is a limit and a disk.
+fn watch_disk(shared: &Shared, free: Option<FreeDisk>) -> Option<JoinHandle<()>> {
+    let limit = shared.config.disk_free_limit.bytes();
+    let on_disk = || (shared.config.storage == StorageKind::Sled).then(|| free_disk(shared.config.data_dir.clone()));
+    let free = free.or_else(on_disk).filter(|_| limit > 0)?;
+    Some(tokio::spawn(shared.pressure.clone().watch_disk(limit, free)))
 }
 
 /// Accepts connections until the broker stops, and sees them through to their end.

@@ -11,6 +11,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
 use crate::mailbox::Mailbox;
 use crate::message::{BlockBuilder, Meta};
+use crate::paging::Paging;
 use crate::queue::arguments::Settings;
 use crate::queue::{Origin, Outside, Queue};
 use crate::timers::Timers;
@@ -59,7 +60,7 @@ pub fn numbers(run: &Run) -> Vec<u64> {
 
 /// The numbers of a segment.
 pub fn numbers_of(segment: &Segment) -> Vec<u64> {
-    numbers(&segment.run)
+    numbers(segment.here().expect("messages in memory"))
 }
 
 /// A store that keeps nothing and reaches every level at once.
@@ -99,7 +100,13 @@ fn timers() -> Arc<Timers> {
 /// A queue in no virtual host.
 pub fn queue(name: &str, durable: bool, store: &Store<Token>) -> Arc<Queue> {
     let origin = origin(name, durable);
-    let outside = Outside { store: store.clone(), vhost: Weak::new(), timers: timers(), gauge: Arc::default() };
+    let outside = Outside {
+        store: store.clone(),
+        vhost: Weak::new(),
+        timers: timers(),
+        gauge: Arc::default(),
+        paging: Paging::none(),
+    };
     Queue::new(origin, None, None, outside)
 }
 
@@ -111,6 +118,7 @@ pub fn vhost(store: &Store<Token>) -> Arc<VHost> {
         gauge: Arc::default(),
         timers: timers(),
         clock: clock(),
+        paging: Paging::none(),
     };
     VHost::new("/".into(), parts)
 }

@@ -304,6 +304,15 @@ pub enum StorageKind {
     Memory,
 }
 
+/// What a confirm, or the answer to a durable declaration, promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// The data is on the device: it survives a power cut.
+    Sync,
+    /// The operating system has the data: it survives the broker's death, not a power cut.
+    Os,
+}
+
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -313,4 +322,4 @@ pub enum LogFormat {
     Json,
 }
 
-choices!(StorageKind, LogFormat);
+choices!(StorageKind, Durability, LogFormat);

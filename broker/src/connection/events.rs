@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use leveret_protocol::deliver;
+use leveret_storage::Run;
 
 use super::channel::{Request, State, Wait};
 use super::transaction::Committed;
@@ -41,6 +42,7 @@ impl Connection {
             ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
             ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
             ConnectionEvent::Tidy => {
+                self.let_go();
                 let channels = self.channels.iter_mut();
                 let held = channels.flat_map(|channel| channel.unacked.iter_mut().map(|entry| &mut entry.segment));
                 crate::tidy::tidy(held, &self.shared.pressure.gauge);
@@ -62,6 +64,21 @@ impl Connection {
             // Its end is under way.
             ConnectionEvent::Forced { .. } => {}
             ConnectionEvent::Close { .. } => {}
+        }
+    }
+
+    /// Lets go of the content of unacked messages that storage has, where memory runs short.
+    fn let_go(&mut self) {
+        if !self.shared.paging.is_high() {
+            return;
+        }
+        for channel in self.channels.iter_mut() {
+            for Outstanding { queue, segment, .. } in channel.unacked.iter_mut() {
+                let stored = segment.spilled || (queue.durable && segment.persistent);
+                if stored && segment.here().is_some() && queue.stores(segment.first, segment.count()) {
+                    segment.send_away();
+                }
+            }
         }
     }
 
@@ -117,9 +134,11 @@ impl Connection {
         };
         let mut tag = self.channels.get(number).map_or(0, |channel| channel.last_tag);
         let (mut count, mut bytes) = (0, 0);
-        let block = &segment.run.block;
+        let Some(Run { block, from, to }) = segment.here() else {
+            return (segment.count(), 0);
+        };
         let returns = if consumer.queue.keeps_all { segment.returns } else { 0 };
-        for index in segment.run.from..segment.run.to {
+        for index in *from..*to {
             tag += 1;
             let content = message::content_counting(block, index, returns);
             deliver::deliver(
@@ -241,8 +260,10 @@ impl Connection {
         let Some(channel) = self.channels.get_key(key) else {
             return;
         };
-        let tag = channel.tag();
-        let (block, index) = (&segment.run.block, segment.run.from);
+        let Some(Run { block, from, .. }) = segment.here() else {
+            return;
+        };
+        let (tag, index) = (channel.tag(), *from);
         let returns = if queue.keeps_all { segment.returns } else { 0 };
         let (address, content) = (message::address(block, index), message::content_counting(block, index, returns));
         let redelivered = segment.redelivered;

@@ -162,13 +162,13 @@ impl Connection {
         deliver::returned(&mut self.output, number, code, text, address, content, self.frame_max);
     }
 
-    /// Stops reading while memory is short, and says so.
+    /// Stops reading while an alarm is raised, and says so.
     pub(super) fn look_at_pressure(&mut self) {
         if self.shared.pressure.is_shut() && !self.parked {
             self.parked = true;
             if self.capabilities.connection_blocked {
                 self.told_blocked = true;
-                self.send(0, &methods::connection_blocked("low on memory"));
+                self.send(0, &methods::connection_blocked(self.shared.pressure.reason()));
             }
         }
     }

@@ -22,6 +22,10 @@ impl Lifetimes {
         found.map_or(now, |(_, ttl)| *ttl)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// It was the first one until now, and is the second one for messages from `next` on.
     pub fn change(&mut self, next: u64, (before, after): (Option<u64>, Option<u64>)) {
         if self.0.is_empty() {

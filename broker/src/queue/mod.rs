@@ -6,6 +6,7 @@ mod effects;
 pub mod equivalence;
 mod intake;
 pub mod lifetimes;
+mod paged;
 mod ready;
 mod state;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use self::state::Origin;
 use self::state::QueueState;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
+use crate::paging::Paging;
 use crate::timers::Timers;
 use crate::vhost::VHost;
 
@@ -38,6 +40,7 @@ pub struct Queue {
     /// The connection that alone may use it.
     pub exclusive_to: Option<u64>,
     turn: Arc<Turn<QueueOwner>>,
+    paging: Arc<Paging>,
 }
 
 /// What a queue's owner reaches beyond itself.
@@ -47,6 +50,7 @@ pub struct Outside {
     pub vhost: Weak<VHost>,
     pub timers: Arc<Timers>,
     pub gauge: Arc<Gauge>,
+    pub paging: Arc<Paging>,
 }
 
 impl Queue {
@@ -58,6 +62,7 @@ impl Queue {
             keeps_all: origin.settings.quorum,
             refuses: AtomicBool::new(origin.settings.overflow != Overflow::DropHead),
             exclusive_to,
+            paging: outside.paging.clone(),
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
                 state: QueueState::new(origin, queue.clone()),
@@ -89,6 +94,16 @@ impl Queue {
     /// The queue has got these settings.
     fn configured(&self, settings: &Settings) {
         self.refuses.store(settings.overflow != Overflow::DropHead, Ordering::Release);
+    }
+
+    /// Lets the queue know, from a thread that must not run it, that storage has what it was given.
+    pub fn spill_soon(self: Arc<Queue>) {
+        self.paging.spill_soon(Arc::downgrade(&self));
+    }
+
+    /// Storage can give back these messages of it.
+    pub fn stores(&self, first: u64, count: u32) -> bool {
+        self.paging.holds(self.id, first, count)
     }
 
     /// Tells the queue one thing.
@@ -134,6 +149,9 @@ impl Owner for QueueOwner {
             self.state.apply(command, now, &mut self.effects);
         }
         self.state.deliver(now, &mut self.effects);
+        if self.outside.paging.is_high() {
+            self.state.spill(&self.outside.paging, &mut self.effects);
+        }
         while self.hand_out(now) {
             // Somebody was gone: what was meant for them goes to others.
             self.state.deliver(now, &mut self.effects);
@@ -151,6 +169,7 @@ impl QueueOwner {
     /// True when some delivery came back.
     fn hand_out(&mut self, now: u64) -> bool {
         let effects = &mut self.effects;
+        self.state.read_ahead(self.outside.paging.ahead(), effects);
         // Before anybody sees them: a kill right after this must find them marked as delivered.
         if let (Some(sequence), Some(mark)) = (effects.delivered_through.take(), &self.mark)
             && let Err(error) = mark.delivered_through(sequence)
@@ -180,6 +199,9 @@ impl QueueOwner {
         }
         if let Some(moment) = effects.tick.take() {
             self.outside.timers.at(moment, self.queue.clone());
+        }
+        for (first, count) in effects.loads.drain(..) {
+            self.outside.paging.load(self.queue.clone(), first, count);
         }
         if std::mem::take(&mut effects.tidy) {
             self.state.tidy(&self.outside.gauge);

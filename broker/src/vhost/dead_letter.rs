@@ -9,13 +9,13 @@ use leveret_protocol::amq::{AMQPValue, FieldArray, FieldTable, LongString, short
 use leveret_protocol::content::{self, Edits, Properties};
 use leveret_protocol::table::{Table, Value};
 use leveret_protocol::{Message, message};
-use leveret_storage::{Entry, Gauge, Op, Store};
+use leveret_storage::{Entry, Gauge, Op, Run, Store};
 
 use super::VHost;
 use super::history::FurtherKeys;
 use super::snapshot::Found;
 use crate::clock::Clock;
-use crate::command::{QueueCommand, Release, Segment, Token};
+use crate::command::{QueueCommand, Release, Token};
 use crate::mailbox::Owner;
 use crate::message::{Meta, meta};
 use crate::outbox::{Body, Outbox};
@@ -51,7 +51,9 @@ pub struct DeadLetter {
     pub stored: bool,
     pub to: Arc<DeadLetterTo>,
     pub reason: Reason,
-    pub segment: Segment,
+    /// Sequence number of the first message.
+    pub first: u64,
+    pub run: Run,
 }
 
 pub struct DeadLetterOwner {
@@ -89,12 +91,12 @@ impl DeadLetterOwner {
 
     fn publish(&mut self, vhost: &VHost, letter: &DeadLetter) {
         let release = letter.stored.then(|| {
-            let (queue, first, count) = (letter.id, letter.segment.first, letter.segment.count().into());
+            let (queue, first, count) = (letter.id, letter.first, letter.run.count().into());
             let entries = Mutex::new(vec![Entry::Op(Op::Remove { queue, first, count })]);
             Arc::new(Release { store: self.store.clone(), entries })
         });
         let mut targets: Vec<Arc<Queue>> = Vec::new();
-        let run = &letter.segment.run;
+        let run = &letter.run;
         for index in run.from..run.to {
             let (bytes, meta) = (run.block.bytes(index), meta(&run.block, index));
             self.publish_one(vhost, letter, bytes, meta, &mut targets);

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::command::Token;
 use crate::mailbox::Turn;
 use crate::outbox::Outbox;
+use crate::paging::Paging;
 use crate::timers::Timers;
 
 pub struct VHost {
@@ -48,6 +49,7 @@ pub struct Parts {
     pub gauge: Arc<Gauge>,
     pub timers: Arc<Timers>,
     pub clock: Arc<dyn Clock>,
+    pub paging: Arc<Paging>,
 }
 
 impl VHost {

@@ -12,7 +12,7 @@ use std::thread;
 use leveret_storage::conformance::{Model, insert};
 use leveret_storage::{Entry, Level, Op, Store, StoreOptions};
 
-use crate::support::{SledPlace, open};
+use crate::support::{DiskPlace, open};
 
 const CHILD: &str = "LEVERET_STORAGE_KILL_CHILD";
 const TEST: &str = "kill::what_was_promised_survives_sigkill_at_any_instant";
@@ -111,7 +111,7 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
     if let Some(dir) = env::var_os(CHILD) {
         return work(dir.as_ref());
     }
-    let place = SledPlace::new();
+    let place = DiskPlace::new();
     let mut knowledge = Knowledge::default();
     let mut completed = 0;
     for round in 0..ROUNDS {
@@ -120,7 +120,7 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
         let (backend, recovered) = open(&place.dir()).unwrap();
         assert!(!recovered.clean, "round {round}: the child was killed");
         assert_eq!(recovered.quarantined, [], "round {round}");
-        let found = Model::of(&recovered);
+        let found = Model::of(&recovered, &*backend);
         for (queue, messages) in &found.queues {
             for (sequence, content) in messages {
                 assert_eq!(Some(content), expected(*queue, *sequence).as_ref(), "queue {queue}, message {sequence}");
@@ -192,7 +192,7 @@ fn work(dir: &Path) {
         thread::spawn(move || {
             let found = recovered.lock().unwrap().iter_mut().find(|q| q.queue == queue).map(std::mem::take);
             let found = found.unwrap_or_default();
-            let held = found.runs.iter().flat_map(|(first, run)| *first..first + u64::from(run.count()));
+            let held = found.stored.iter().flat_map(|s| s.first..s.first + u64::from(s.count));
             serve(&store, queue, held.collect(), found.next_sequence.max(1));
         })
     });

@@ -115,12 +115,9 @@ fn after_a_restart_a_message_has_the_deadline_of_the_time_to_live_that_held_when
     let Entry::Op(Op::PutDefinition { value, .. }) = stored else { panic!("{}", word(&stored)) };
     let lifetimes = crate::queue::lifetimes::Lifetimes::read(&value).expect("what was stored");
     let again = |sequence: u64| Segment {
-        first: sequence,
-        run: testing::run([sequence]),
         persistent: true,
-        redelivered: false,
-        returns: 0,
-        expires: Segment::NEVER,
+        expires: Segment::UNDATED,
+        ..Segment::new(sequence, testing::run([sequence]))
     };
     let mut queue = Driven::with(|origin| {
         origin.settings.message_ttl = Some(1000);

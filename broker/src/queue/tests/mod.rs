@@ -5,6 +5,7 @@ mod delivery;
 mod durable;
 mod endings;
 mod model;
+mod paging;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -38,6 +39,10 @@ struct Driven {
     returned: Vec<Returned>,
     /// Something came back, be it an answer.
     came_back: bool,
+    /// What was asked back from storage: first sequence number and count.
+    loads: Vec<(u64, u32)>,
+    /// The messages of each dead letter.
+    dead_letters: Vec<Vec<u64>>,
 }
 
 /// A delivery that came back.
@@ -71,6 +76,8 @@ impl Driven {
             delivered_through: 0,
             returned: Vec::new(),
             came_back: false,
+            loads: Vec::new(),
+            dead_letters: Vec::new(),
         }
     }
 
@@ -87,11 +94,14 @@ impl Driven {
 
     /// True when something came back.
     fn hand_out(&mut self) -> bool {
+        self.state.read_ahead(64, &mut self.effects);
         let effects = std::mem::take(&mut self.effects);
         if let Some(sequence) = effects.delivered_through {
             self.delivered_through = self.delivered_through.max(sequence);
         }
         self.stored.extend(effects.storage);
+        self.loads.extend(effects.loads);
+        self.dead_letters.extend(effects.dead_letters.iter().map(|letter| testing::numbers(&letter.run)));
         let mut returned = Vec::new();
         for (peer, mut events) in effects.events {
             if !peer.mailbox.append(&mut events) {
@@ -155,6 +165,7 @@ fn ack(consumer: ConsumerKey, segment: &Segment) -> QueueCommand {
         first: segment.first,
         count: segment.count(),
         persistent: segment.persistent,
+        spilled: segment.spilled,
     }
 }
 
@@ -175,6 +186,7 @@ fn word(entry: &Entry<Token>) -> String {
         }
         Entry::Notify(level, Token::Reply { .. }) => format!("{level:?}: reply"),
         Entry::Notify(level, Token::Done(_)) => format!("{level:?}: done"),
+        Entry::Notify(level, Token::Spill(_)) => format!("{level:?}: spill"),
     }
 }
 

@@ -31,6 +31,7 @@ use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
+use crate::paging::Paging;
 use crate::queue::arguments::{self, Flags, Settings};
 use crate::queue::lifetimes::Lifetimes;
 use crate::queue::{Origin, Outside, Queue, equivalence};
@@ -58,6 +59,7 @@ pub struct TopologyOwner {
     store: Store<Token>,
     timers: Arc<Timers>,
     gauge: Arc<Gauge>,
+    paging: Arc<Paging>,
     // What follows from a turn, in the order in which it is handed out.
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
@@ -91,7 +93,7 @@ impl Owner for TopologyOwner {
 
 impl TopologyOwner {
     pub fn new(name: Arc<str>, vhost: Weak<VHost>, parts: Parts) -> TopologyOwner {
-        let Parts { next_id, store, gauge, timers, clock } = parts;
+        let Parts { next_id, store, gauge, timers, clock, paging } = parts;
         let mut owner = TopologyOwner {
             vhost,
             name,
@@ -106,6 +108,7 @@ impl TopologyOwner {
             store,
             timers,
             gauge,
+            paging,
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
@@ -229,6 +232,7 @@ impl TopologyOwner {
             vhost: self.vhost.clone(),
             timers: self.timers.clone(),
             gauge: self.gauge.clone(),
+            paging: self.paging.clone(),
         }
     }
 

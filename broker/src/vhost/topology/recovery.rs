@@ -23,10 +23,18 @@ impl TopologyOwner {
         lifetimes: Lifetimes,
     ) -> Result<(), leveret_storage::StorageError> {
         let described = names::queue(&declare.name, &self.name);
-        let settings = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
+        let own = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
             tracing::error!(queue = &*declare.name, "arguments are left out: {}", error.reply_text());
             Settings::default()
         });
+        let settings = self.note_declared(declare.clone(), own);
+        let mut messages = messages;
+        if settings.message_ttl.is_some() || !lifetimes.is_empty() {
+            messages.iter_mut().for_each(|segment| segment.expires = Segment::UNDATED);
+        }
+        if settings.needs_content() {
+            messages = self.paging.fetch(id, messages)?;
+        }
         let mark = self.store.mark(id)?;
         let origin = Origin {
             id,
@@ -34,7 +42,7 @@ impl TopologyOwner {
             vhost: self.name.clone(),
             durable: true,
             auto_delete: declare.auto_delete,
-            settings: self.note_declared(declare.clone(), settings),
+            settings,
             next_sequence: next_sequence.max(lifetimes.next()),
             messages,
             lifetimes,
