@@ -188,6 +188,15 @@ settings! {
     /// A client may choose another. One that stays silent for more than two intervals is dropped.
     heartbeat: u16 = 60, [value_name = "SECONDS"];
 
+    /// Longest time a delivery may wait for its acknowledgement, in milliseconds; 0: for ever. Default: 0
+    ///
+    /// Then the channel is closed with 406, and its deliveries go back to their queues. A queue's argument
+    /// x-consumer-timeout goes over it. RabbitMQ's default is 1800000, half an hour, which ends long jobs.
+    consumer_timeout: u64 = 0, [value_name = "MILLISECONDS"];
+
+    /// How often a channel's deliveries are looked at for that, in milliseconds. Default: 60000
+    channel_tick_interval: u64 = 60_000, [value_name = "MILLISECONDS"];
+
     /// Largest frame offered to clients, in bytes. Default: 131072; at least 8192
     ///
     /// A client may ask for less, down to 4096. Larger bodies are cut into several frames; a larger limit makes a

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Weak};
 
-use leveret_storage::{Gauge, Reader, StorageError};
+use leveret_storage::{Gauge, Reader, Run, StorageError, Stored};
 use tokio::runtime::Handle;
 
 use crate::command::{QueueCommand, Segment};
@@ -67,6 +67,16 @@ impl Paging {
             segment.materialise(&runs, &mut fetched);
         }
         Ok(fetched)
+    }
+
+    /// Reads everything back that is stored under an id, at start. What could not be read is left out.
+    pub fn fetch_all(&self, queue: u64, stored: &[Stored]) -> Result<Vec<(u64, Run)>, StorageError> {
+        let Some(reader) = &self.reader else { return Ok(Vec::new()) };
+        let mut runs = Vec::new();
+        for Stored { first, count, .. } in stored {
+            runs.append(&mut reader.read(queue, *first, *count, &self.gauge)?);
+        }
+        Ok(runs)
     }
 
     /// Reads messages back and gives them to the queue.

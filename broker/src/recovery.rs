@@ -29,7 +29,7 @@ pub struct Beginning {
 struct Found {
     metadata: Metadata,
     policies: Vec<(Kind, Policy)>,
-    exchanges: Vec<ExchangeDeclare>,
+    exchanges: Vec<(Option<u64>, ExchangeDeclare)>,
     queues: Vec<(u64, QueueDeclare)>,
     bindings: Vec<(Option<u64>, BindingSpec)>,
 }
@@ -44,7 +44,9 @@ pub fn begin(recovered: Recovered, parts: &Parts) -> Result<Beginning, StorageEr
     let mut lifetimes = HashMap::new();
     for (key, value) in &recovered.definitions {
         match definition::decode(key, value) {
-            Ok((vhost, Definition::Exchange(exchange))) => found.entry(vhost).or_default().exchanges.push(exchange),
+            Ok((vhost, Definition::Exchange(id, exchange))) => {
+                found.entry(vhost).or_default().exchanges.push((id, exchange))
+            }
             Ok((vhost, Definition::Queue(id, queue))) => found.entry(vhost).or_default().queues.push((id, queue)),
             Ok((vhost, Definition::Binding(order, binding))) => {
                 found.entry(vhost).or_default().bindings.push((order, binding))
@@ -62,9 +64,10 @@ pub fn begin(recovered: Recovered, parts: &Parts) -> Result<Beginning, StorageEr
         }
     }
     let named = found.values().flat_map(|found| &found.queues).map(|(id, _)| *id).max().unwrap_or(0);
+    let delayed = found.values().flat_map(|found| &found.exchanges).filter_map(|(id, _)| *id).max().unwrap_or(0);
     let ordered = found.values().flat_map(|found| &found.bindings).filter_map(|(order, _)| *order).max().unwrap_or(0);
     let stored = recovered.queues.iter().map(|queue| queue.queue).max().unwrap_or(0);
-    parts.next_id.store(named.max(stored).max(ordered) + 1, Ordering::Relaxed);
+    parts.next_id.store(named.max(stored).max(ordered).max(delayed) + 1, Ordering::Relaxed);
     let mut messages: HashMap<u64, RecoveredQueue> =
         recovered.queues.into_iter().map(|queue| (queue.queue, queue)).collect();
     let exact = recovered.clean && returned.contains_key(&0);
@@ -133,10 +136,9 @@ fn fill(
     vhost.describe(found.metadata);
     vhost.recover(|topology| {
         topology.recover_policies(found.policies);
-        for exchange in &found.exchanges {
-            if let Err(error) = topology.recover_exchange(exchange) {
-                tracing::error!(exchange = &*exchange.name, "left out: {}", error.reply_text());
-            }
+        for (id, exchange) in &found.exchanges {
+            let stored = id.and_then(|id| messages.remove(&id)).unwrap_or_default();
+            topology.recover_exchange(*id, exchange, stored)?;
         }
         for (id, queue) in found.queues {
             let stored = messages.remove(&id).unwrap_or_default();
@@ -161,6 +163,9 @@ fn fill(
     // Leases begin, and what expired meanwhile goes.
     for queue in vhost.snapshot().queues.values() {
         queue.push(QueueCommand::Tick);
+    }
+    for delayed in vhost.delayed() {
+        delayed.start();
     }
     Ok(())
 }

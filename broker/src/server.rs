@@ -23,6 +23,7 @@ use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
 use crate::config::{Config, ConfigError, ConfiguredPolicy, Durability, StorageKind};
 use crate::connection;
 use crate::definitions::{Definitions, DefinitionsError, Imported};
+use crate::delayed::DelayedCommand;
 use crate::mailbox::Mailbox;
 use crate::paging::Paging;
 use crate::pressure::{FreeDisk, Pressure, free_disk};
@@ -100,6 +101,7 @@ impl Control for Inside {
     /// Once nobody is connected any more.
     fn note_returned(&self) {
         for vhost in self.0.vhosts.load().values() {
+            vhost.delayed().iter().for_each(|delayed| delayed.stop());
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::NoteReturned);
             }
@@ -455,6 +457,7 @@ async fn tidy(shared: Arc<Shared>) {
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::Tidy);
             }
+            vhost.delayed().iter().for_each(|delayed| delayed.push(DelayedCommand::Tidy));
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::access::rights::Rights;
 use crate::access::{Access, Granted, Permissions, State};
 use crate::clock::{Clock, ManualClock};
 use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
+use crate::delayed::Delayed;
 use crate::mailbox::Mailbox;
 use crate::message::{BlockBuilder, Meta};
 use crate::paging::Paging;
@@ -108,6 +109,13 @@ pub fn queue(name: &str, durable: bool, store: &Store<Token>) -> Arc<Queue> {
         paging: Paging::none(),
     };
     Queue::new(origin, None, None, outside)
+}
+
+/// What an exchange in no virtual host holds back.
+pub fn delayed(exchange: &str, durable: bool) -> Arc<Delayed> {
+    let (vhost, gauge, paging) = (Weak::new(), Arc::default(), Paging::none());
+    let outside = Outside { store: store(), vhost, timers: timers(), gauge, paging };
+    Delayed::new(1, exchange.into(), durable, outside)
 }
 
 /// The virtual host `/` with nothing declared in it.

@@ -22,12 +22,18 @@ type Held<'a> = (u64, &'a mut Run);
 
 /// Copies survivors out of blocks that nobody else holds.
 pub fn tidy<'a>(segments: impl Iterator<Item = &'a mut Segment>, gauge: &Arc<Gauge>) {
-    let mut sparse: HashMap<*const Block, Vec<Held<'_>>> = HashMap::new();
-    for segment in segments {
+    let here = |segment: &'a mut Segment| {
         let first = segment.first;
-        if let Some(run) = segment.here_mut()
-            && run.count() * 4 < run.block.count()
-        {
+        segment.here_mut().map(|run| (first, run))
+    };
+    tidy_runs(segments.filter_map(here), gauge);
+}
+
+/// The same for runs in memory.
+pub fn tidy_runs<'a>(runs: impl Iterator<Item = Held<'a>>, gauge: &Arc<Gauge>) {
+    let mut sparse: HashMap<*const Block, Vec<Held<'_>>> = HashMap::new();
+    for (first, run) in runs {
+        if run.count() * 4 < run.block.count() {
             sparse.entry(Arc::as_ptr(&run.block)).or_default().push((first, run));
         }
     }

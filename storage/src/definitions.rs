@@ -43,6 +43,8 @@ pub(crate) struct Definitions {
     /// The file `db`, opened by ourselves: see the module.
     file: File,
     path: PathBuf,
+    /// The format under which it was made.
+    pub version: u32,
     /// Under how many keys each definition lies.
     chunks: HashMap<Bytes, u32>,
     /// Something was written since the last sync.
@@ -58,11 +60,11 @@ pub(crate) struct Held {
 }
 
 impl Definitions {
-    /// Opens the database; `made` says that it may have to be made first. Nothing of it is read yet.
+    /// Opens the database. Nothing of it is read yet.
     pub fn open(directory: &Directory, notes: &mut Vec<Note>) -> Result<Definitions, StorageError> {
-        let (db, file) = open_database(directory, notes)?;
+        let (db, file, version) = open_database(directory, notes)?;
         let path = directory.path().to_owned();
-        Ok(Definitions { db, file, path, chunks: HashMap::new(), dirty: false })
+        Ok(Definitions { db, file, path, version, chunks: HashMap::new(), dirty: false })
     }
 
     /// Reads everything and moves what is damaged out of the way. Messages of format 1 are handed to `found`.
@@ -149,10 +151,17 @@ impl Definitions {
                 out.delete(key.map_err(|e| failure("read", &self.path, e))?);
             }
             if out.0.is_empty() {
-                return Ok(());
+                break;
             }
             self.write(out)?;
         }
+        if self.version != FORMAT_VERSION {
+            let mut out = Changes::default();
+            out.put(FORMAT_KEY, keys::seal(FORMAT_KEY, FORMAT_VERSION.to_be_bytes().to_vec()));
+            self.write(out)?;
+            self.version = FORMAT_VERSION;
+        }
+        Ok(())
     }
 }
 
@@ -206,7 +215,7 @@ impl RawStore {
     /// As [`open_disk`](crate::open_disk).
     pub fn open(dir: &Path) -> Result<RawStore, StorageError> {
         let (directory, _) = Directory::open(dir)?;
-        let (db, _) = open_database(&directory, &mut Vec::new())?;
+        let (db, ..) = open_database(&directory, &mut Vec::new())?;
         Ok(RawStore { db, directory })
     }
 
@@ -268,7 +277,7 @@ pub(crate) fn create(directory: &Directory, notes: &mut Vec<Note>) -> Result<boo
     Ok(true)
 }
 
-fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::Db, File), StorageError> {
+fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::Db, File, u32), StorageError> {
     let path = directory.database();
     let name = path.join("db");
     if !name.exists() {
@@ -284,11 +293,11 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
             (Err(error), _) => return Err(error),
         }
     };
-    check_version(&db, directory.path())?;
+    let version = check_version(&db, directory.path())?;
     let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // Opening may have written a new snapshot and removed the old one.
     sync_directory(&path)?;
-    Ok((db, file))
+    Ok((db, file, version))
 }
 
 /// sled's own lock may still be held by the threads of a database just dropped in this process.
@@ -319,7 +328,7 @@ fn newest_snapshot(database: &Path) -> Option<PathBuf> {
 }
 
 /// The database says itself what is in it, for it may have been moved.
-fn check_version(db: &sled::Db, path: &Path) -> Result<(), StorageError> {
+fn check_version(db: &sled::Db, path: &Path) -> Result<u32, StorageError> {
     let value = db.get(FORMAT_KEY).map_err(|e| failure("read", path, e))?;
     let value = value.ok_or_else(|| StorageError::corrupt(path, "its database has no format version"))?;
     let version = keys::unseal(FORMAT_KEY, &value)
@@ -328,7 +337,7 @@ fn check_version(db: &sled::Db, path: &Path) -> Result<(), StorageError> {
         .ok_or_else(|| StorageError::corrupt(path, "its format version is damaged"))?;
     // Definitions lie as they did in format 1.
     if version == 1 || version == FORMAT_VERSION {
-        return Ok(());
+        return Ok(version);
     }
     Err(StorageError::UnknownFormat { path: path.to_owned(), found: format!("database version {version}").into() })
 }

@@ -11,40 +11,71 @@ use crate::directory::{self, Directory};
 use crate::error::StorageError;
 use crate::keys::FORMAT_VERSION;
 use crate::load;
-use crate::log::{Log, Places};
+use crate::log::{Left, Log, Places};
 use crate::marks::Marks;
+
+/// Sizes of the log. The defaults are meant for everybody but tests.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskOptions {
+    /// Bytes above which a segment is full. A batch that is larger gets a segment of its own.
+    pub segment_bytes: u64,
+    /// Bytes that each series of segments may take beyond twice what lives in it, before it is cleaned.
+    pub spare_bytes: u64,
+}
+
+impl Default for DiskOptions {
+    fn default() -> DiskOptions {
+        DiskOptions { segment_bytes: 32 << 20, spare_bytes: 96 << 20 }
+    }
+}
 
 /// Opens the store in `dir`, or makes one. Definitions are read; of messages only where they lie.
 ///
 /// # Errors
 /// `Locked`, `UnknownFormat` (nothing was touched in either case), `Corrupt`, `Full`, `Io`.
 pub fn open_disk(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+    open_disk_with(dir, &DiskOptions::default())
+}
+
+/// [`open_disk`] with other sizes.
+///
+/// # Errors
+/// As [`open_disk`].
+pub fn open_disk_with(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     // sled panics on some kinds of damage, when opening and when reading.
-    let opened = panic::catch_unwind(AssertUnwindSafe(|| open(dir)));
+    let opened = panic::catch_unwind(AssertUnwindSafe(|| open(dir, options)));
     opened.unwrap_or_else(|_| Err(StorageError::corrupt(dir, "sled panicked when reading it")))
 }
 
-fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     let start = Instant::now();
     let (directory, found) = Directory::open(dir)?;
     let mut notes = Vec::new();
     let mut recovered = Recovered::default();
     let created = found.format.is_none() && definitions::create(&directory, &mut notes)?;
     let mut definitions = Definitions::open(&directory, &mut notes)?;
-    let places =
-        Places { kept: directory.messages(), spilled: directory.spill(), quarantine: directory.quarantine_place() };
+    let places = Places {
+        kept: directory.messages(),
+        spilled: directory.spill(),
+        quarantine: directory.quarantine_place(),
+        options: *options,
+    };
     let marks_lost = !directory.delivered().exists();
     let marks = Marks::open(&directory.delivered())?;
     let safe = found.clean || found.same_boot;
     match found.format {
-        None => drop(Log::create(&places)?),
+        // Its creation was cut short, or `FORMAT` has been lost: then the rest is not taken for nothing.
+        None if definitions.version == FORMAT_VERSION && places.kept.is_dir() => {}
+        None if definitions.version == FORMAT_VERSION => drop(Log::create(&places)?),
         Some(FORMAT_VERSION) if !places.kept.is_dir() => {
             return Err(StorageError::corrupt(directory.path(), "its messages are missing"));
         }
         Some(FORMAT_VERSION) => {}
-        Some(_) => {
+        _ => {
             let messages = migrate(&mut definitions, &places, &mut recovered)?;
-            notes.push(Note::Migrated { messages });
+            if messages > 0 || found.format.is_some() {
+                notes.push(Note::Migrated { messages });
+            }
         }
     }
     if found.format != Some(FORMAT_VERSION) {
@@ -53,7 +84,7 @@ fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     }
     definitions.forget_messages()?;
     let held = definitions.load(&mut |_, _| Ok(()))?;
-    let opened = Log::open(&places, !safe)?;
+    let opened = Log::open(&places, Left { clean: found.clean, power_cut: !safe })?;
     recovered.definitions = held.definitions;
     recovered.quarantined.extend(held.quarantined);
     recovered.quarantined.extend(opened.quarantined);

@@ -15,7 +15,7 @@ pub const DIFFERS_FROM_3_10: &[(&str, &str)] = &[
     ("a_body_longer_than_announced_is_501", "it doesn't notice"),
     ("an_announced_body_above_512_mib_is_501_on_sight_of_the_header", "it doesn't notice"),
     ("close_requeues_what_was_fetched_with_get_before_close_ok", "what was only fetched may come back a moment later"),
-    ("an_argument_of_a_later_issue_is_540_and_named", "it has them all"),
+    ("a_queue_type_of_a_later_issue_is_540_and_named", "it has streams"),
     ("an_unknown_type_is_refused", "it closes the connection with 503"),
     ("the_type_is_checked_before_the_name", "it closes the connection with 503"),
     ("many_topic_hashes_are_matched_in_reasonable_time", "it tries every combination, and goes on for years"),

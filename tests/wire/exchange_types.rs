@@ -469,13 +469,6 @@ fn unknown_arguments_are_no_reason_to_refuse_and_none_but_alternate_exchange_is_
 }
 
 #[test]
-fn the_type_that_is_still_missing_is_540() {
-    let arguments = [("x-delayed-type", text("direct"))];
-    let text = "NOT_IMPLEMENTED - exchange type 'x-delayed-message' is not supported yet";
-    peer().fails(1, declare(&unique("late"), "x-delayed-message", &arguments), 540, text);
-}
-
-#[test]
 fn durable_exchanges_of_these_types_survive_a_restart_with_their_arguments() {
     if Server::is_given() {
         return;

@@ -4,7 +4,9 @@
 
 mod channel;
 mod consume;
+mod consumer_timeout;
 mod definitions;
+mod delayed;
 mod done;
 mod durable;
 mod dying;

@@ -1,6 +1,7 @@
 //! What other owners say: deliveries, answers, confirms.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use leveret_protocol::deliver;
 use leveret_storage::Run;
@@ -18,6 +19,7 @@ impl Connection {
     pub(super) fn take_events(&mut self) -> bool {
         self.peer.mailbox.take(&mut self.taken);
         self.inbox.extend(self.taken.drain(..));
+        self.moment = None;
         let mut progress = false;
         while self.output.len() - self.written <= OUTPUT_LIMIT {
             let Some(event) = self.inbox.pop_front() else {
@@ -103,6 +105,7 @@ impl Connection {
             let sent = segment.split_front(count);
             std::mem::replace(&mut segment, sent)
         });
+        let at = if no_ack { Duration::ZERO } else { self.delivering() };
         if let Some(channel) = self.channels.get_key(channel) {
             let first_tag = channel.last_tag + 1;
             channel.last_tag += u64::from(count);
@@ -116,6 +119,7 @@ impl Connection {
                     queue: queue.clone(),
                     segment,
                     counted: true,
+                    at,
                 });
             }
         }
@@ -257,6 +261,7 @@ impl Connection {
     }
 
     fn got(&mut self, key: ChannelKey, queue: Arc<Queue>, segment: Segment, left: u32, no_ack: bool) {
+        let at = if no_ack { Duration::ZERO } else { self.delivering() };
         let Some(channel) = self.channels.get_key(key) else {
             return;
         };
@@ -269,7 +274,7 @@ impl Connection {
         let redelivered = segment.redelivered;
         deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, &content, self.frame_max);
         if !no_ack {
-            channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false });
+            channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false, at });
         } else if segment.persistent {
             channel.settled_in(&queue);
         }

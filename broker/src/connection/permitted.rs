@@ -6,16 +6,15 @@ use leveret_protocol::amq::{AMQPValue, FieldTable, queue};
 use super::Connection;
 use super::dispatch::Done;
 use crate::access::rights::{Resource, Right};
-use crate::exchange::ExchangeType;
 use crate::queue::arguments::{self, Flags};
 use crate::vhost::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare};
-use crate::vhost::topology::exchange_type;
+use crate::vhost::topology::check_type;
 
 impl Connection {
     /// A new exchange must also be readable if it has an alternate, and that one writable.
     pub(super) fn may_declare_exchange(&mut self, declare: &ExchangeDeclare) -> Done {
         // What RabbitMQ looks at before is looked at before here too.
-        exchange_type(&declare.kind)?;
+        check_type(&declare.kind)?;
         if declare.name.is_empty() {
             return Ok(());
         }
@@ -75,7 +74,7 @@ impl Connection {
         self.rights.check(Right::Read, Resource::Exchange(&binding.source))?;
         let snapshot = self.vhost.snapshot();
         let source = snapshot.exchanges.get(binding.source.as_bytes());
-        if source.is_some_and(|source| source.spec.kind == ExchangeType::Topic) {
+        if source.is_some_and(|source| source.spec.is_topic()) {
             self.rights.check_topic(Right::Read, &binding.source, &binding.key)?;
         }
         Ok(())

@@ -99,9 +99,13 @@ impl Connection {
 
     /// Adds a planned publish to the turn, or to the channel's transaction.
     fn place(&mut self, plan: Plan, message: Body<'_>) -> Done {
+        let delayed = self.routes.delayed(plan.route);
+        // BCC's keys are wanted once more when it is due.
+        let whole = (!delayed.is_empty() && plan.change.hidden).then(|| plan.change.but_for_hiding(message.bytes()));
+        let whole = whole.transpose()?;
         let message = plan.change.made_to(message)?;
         self.answer_requesters(&plan, &message);
-        let queues = self.routes.queues(plan.route);
+        let (queues, delayed) = (self.routes.queues(plan.route), self.routes.delayed(plan.route));
         let (histories, further) = self.routes.histories(plan.route);
         let Some(channel) = self.channels.get(plan.number) else { return Ok(()) };
         let confirm = channel.next_publish().map(|next| {
@@ -125,7 +129,11 @@ impl Connection {
         let unroutable = plan.mandatory && queues.is_empty() && self.routes.replies(plan.route).is_none();
         let returned = unroutable.then(|| message.bytes().to_vec());
         let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
-        let answers = outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
+        let mut answers = 0;
+        for hold in delayed {
+            answers += outbox.hold(hold, whole.as_deref().unwrap_or(message.bytes()), plan.meta, confirm);
+        }
+        answers += outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
         channel.published(answers);
         if channel.confirms.is_some() {
             note(&mut self.confirming, plan.number);
@@ -209,6 +217,12 @@ struct Change {
 }
 
 impl Change {
+    /// The message as it is held back: with the change, but for the BCC header, which stays.
+    fn but_for_hiding(&self, message: &[u8]) -> Result<Vec<u8>, AmqpError> {
+        let change = Change { hidden: false, reply_to: self.reply_to.clone() };
+        Ok(change.made_to(Body::Borrowed(message))?.bytes().to_vec())
+    }
+
     /// The message with the change, all else byte for byte.
     fn made_to<'a>(&self, message: Body<'a>) -> Result<Body<'a>, AmqpError> {
         if !self.hidden && self.reply_to.is_none() {

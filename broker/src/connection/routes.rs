@@ -9,13 +9,12 @@ use leveret_protocol::hot::Publish;
 use leveret_protocol::table::{Table, Value};
 
 use crate::access::rights::{Resource, Right, Rights};
-use crate::exchange::ExchangeType;
 use crate::names;
 use crate::queue::Queue;
 use crate::vhost::VHost;
 use crate::vhost::history::FurtherKeys;
 use crate::vhost::replies::ReplyTo;
-use crate::vhost::snapshot::{Exchange, Found, Snapshot};
+use crate::vhost::snapshot::{Exchange, Found, Hold, Snapshot};
 
 /// Addresses remembered per connection; the cache starts anew beyond.
 const CAPACITY: usize = 4096;
@@ -56,6 +55,15 @@ impl Routes {
             // Such routes are not remembered.
             Route::Known(_) => (&[], &self.further),
             Route::Passing => (&self.passing.histories, &self.further),
+        }
+    }
+
+    /// The exchanges that hold the message back.
+    pub fn delayed(&self, route: Route) -> &[Hold] {
+        match route {
+            // Such routes are not remembered.
+            Route::Known(_) => &[],
+            Route::Passing => &self.passing.delayed,
         }
     }
 
@@ -123,7 +131,7 @@ impl Routes {
         let name = leveret_protocol::error::text_of(publish.exchange);
         let snapshot = vhost.snapshot();
         let exchange = snapshot.exchanges.get(publish.exchange);
-        if exchange.is_none_or(|exchange| exchange.spec.kind != ExchangeType::Topic) {
+        if exchange.is_none_or(|exchange| !exchange.spec.is_topic()) {
             return Ok(());
         }
         let mut keys = vec![publish.routing_key];

@@ -63,7 +63,7 @@ pub struct Settings {
     pub single_active: bool,
     /// Returns after which a message is given up; None: no limit.
     pub delivery_limit: Option<u32>,
-    /// Milliseconds that a delivery may stay unacknowledged.
+    /// Milliseconds that a delivery may wait for its acknowledgement, 0: for ever; None: as long as the server says.
     pub consumer_timeout: Option<u64>,
 }
 
@@ -165,7 +165,7 @@ pub fn parse(arguments: &FieldTable, flags: Flags, described: &str) -> Result<Se
         max_priority: args.max_priority()?,
         single_active: args.flag("x-single-active-consumer")?,
         delivery_limit: args.delivery_limit(quorum)?,
-        consumer_timeout: None,
+        consumer_timeout: args.consumer_timeout(quorum)?,
     })
 }
 
@@ -273,6 +273,15 @@ impl Args<'_> {
         })
     }
 
+    /// A classic queue takes a negative number for none.
+    fn consumer_timeout(&self, quorum: bool) -> Result<Option<u64>, AmqpError> {
+        const NAME: &str = "x-consumer-timeout";
+        match self.integer(NAME)? {
+            Some(..0) if !quorum => Ok(None),
+            _ => self.number(NAME, 0, i64::MAX),
+        }
+    }
+
     /// Arguments that are checked and mean nothing on one node.
     fn check_without_effect(&self) -> Result<(), AmqpError> {
         const LOCATOR: &str = "x-queue-leader-locator";
@@ -293,10 +302,6 @@ impl Args<'_> {
         match self.text("x-dead-letter-strategy")?.as_deref() {
             None | Some(b"at-most-once" | b"at-least-once") => {}
             Some(_) => return Err(self.invalid("x-dead-letter-strategy", "invalid_dlx_strategy")),
-        }
-        if get(self.arguments, "x-consumer-timeout").is_some() {
-            let text = "queue argument 'x-consumer-timeout' is not supported yet";
-            return Err(AmqpError::not_implemented(text));
         }
         Ok(())
     }

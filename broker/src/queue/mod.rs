@@ -12,7 +12,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use leveret_storage::{Entry, Gauge, Mark, Store};
@@ -24,7 +24,7 @@ use self::state::QueueState;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
 use crate::paging::Paging;
-use crate::timers::Timers;
+use crate::timers::{Ticked, Timers};
 use crate::vhost::VHost;
 
 /// A queue as everybody but its owner knows it.
@@ -39,9 +39,14 @@ pub struct Queue {
     refuses: AtomicBool,
     /// The connection that alone may use it.
     pub exclusive_to: Option<u64>,
+    /// See [`Queue::consumer_timeout`].
+    consumer_timeout: AtomicU64,
     turn: Arc<Turn<QueueOwner>>,
     paging: Arc<Paging>,
 }
+
+/// A consumer timeout of which the queue says nothing.
+const NOT_SET: u64 = u64::MAX;
 
 /// What a queue's owner reaches beyond itself.
 #[derive(Clone)]
@@ -62,9 +67,11 @@ impl Queue {
             keeps_all: origin.settings.quorum,
             refuses: AtomicBool::new(origin.settings.overflow != Overflow::DropHead),
             exclusive_to,
+            consumer_timeout: AtomicU64::new(origin.settings.consumer_timeout.unwrap_or(NOT_SET)),
             paging: outside.paging.clone(),
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
+                id: origin.id,
                 state: QueueState::new(origin, queue.clone()),
                 effects: Effects::default(),
                 mark,
@@ -94,6 +101,17 @@ impl Queue {
     /// The queue has got these settings.
     fn configured(&self, settings: &Settings) {
         self.refuses.store(settings.overflow != Overflow::DropHead, Ordering::Release);
+        self.set_consumer_timeout(settings.consumer_timeout);
+    }
+
+    /// Milliseconds that a delivery may wait for its acknowledgement, 0: for ever; None: as long as the server says.
+    pub fn consumer_timeout(&self) -> Option<u64> {
+        Some(self.consumer_timeout.load(Ordering::Relaxed)).filter(|timeout| *timeout != NOT_SET)
+    }
+
+    /// Settings have changed: holds for what is outstanding too, from the next time that a channel looks.
+    fn set_consumer_timeout(&self, timeout: Option<u64>) {
+        self.consumer_timeout.store(timeout.unwrap_or(NOT_SET), Ordering::Relaxed);
     }
 
     /// Lets the queue know, from a thread that must not run it, that storage has what it was given.
@@ -127,9 +145,17 @@ impl Queue {
     }
 }
 
+impl Ticked for Queue {
+    fn tick(&self) {
+        self.push(QueueCommand::Tick);
+    }
+}
+
 /// The state with the way out for its effects.
 struct QueueOwner {
     queue: Weak<Queue>,
+    /// Of the queue.
+    id: u64,
     state: QueueState,
     effects: Effects,
     /// Remembers across a kill how far a durable queue has been delivered.
@@ -198,7 +224,7 @@ impl QueueOwner {
             }
         }
         if let Some(moment) = effects.tick.take() {
-            self.outside.timers.at(moment, self.queue.clone());
+            self.outside.timers.at(moment, self.id, self.queue.clone());
         }
         for (first, count) in effects.loads.drain(..) {
             self.outside.paging.load(self.queue.clone(), first, count);

@@ -1,7 +1,6 @@
 //! The owner of messages on their way from the queue that gave them up to where its dead-letter exchange leads.
 //!
-//! One per virtual host, run in turns. It never waits for a target: what it publishes goes to the targets' mailboxes,
-//! and what a durable source has to forget is told to storage behind the last target's insertion.
+//! One per virtual host, run in turns.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -9,17 +8,15 @@ use leveret_protocol::amq::{AMQPValue, FieldArray, FieldTable, LongString, short
 use leveret_protocol::content::{self, Edits, Properties};
 use leveret_protocol::table::{Table, Value};
 use leveret_protocol::{Message, message};
-use leveret_storage::{Entry, Gauge, Op, Run, Store};
+use leveret_storage::{Entry, Op, Run, Store};
 
 use super::VHost;
-use super::history::FurtherKeys;
+use super::publisher::Publisher;
 use super::snapshot::Found;
 use crate::clock::Clock;
-use crate::command::{QueueCommand, Release, Token};
+use crate::command::{Release, Token};
 use crate::mailbox::Owner;
-use crate::message::{Meta, meta};
-use crate::outbox::{Body, Outbox};
-use crate::queue::Queue;
+use crate::message::{Meta, meta, routing_keys};
 use crate::queue::arguments::DeadLetterTo;
 
 /// Why a queue gives a message up.
@@ -59,9 +56,8 @@ pub struct DeadLetter {
 pub struct DeadLetterOwner {
     pub vhost: Weak<VHost>,
     pub store: Store<Token>,
-    pub gauge: Arc<Gauge>,
     pub clock: Arc<dyn Clock>,
-    pub outbox: Outbox,
+    pub publisher: Publisher,
 }
 
 impl Owner for DeadLetterOwner {
@@ -72,58 +68,37 @@ impl Owner for DeadLetterOwner {
         for letter in letters.drain(..) {
             self.publish(&vhost, &letter);
         }
-        self.flush(&vhost);
+        self.publisher.flush(&vhost);
     }
 
     fn fail(&mut self) {
         tracing::error!("dead-lettering failed; what is stored comes back with the next start");
-        self.outbox = Outbox::default();
+        self.publisher.clear();
     }
 }
 
 impl DeadLetterOwner {
-    fn flush(&mut self, vhost: &VHost) {
-        self.outbox.flush(&self.gauge, |_| {});
-        if self.outbox.has_histories() {
-            vhost.append(&mut self.outbox.take_histories(&self.gauge));
-        }
-    }
-
     fn publish(&mut self, vhost: &VHost, letter: &DeadLetter) {
         let release = letter.stored.then(|| {
             let (queue, first, count) = (letter.id, letter.first, letter.run.count().into());
             let entries = Mutex::new(vec![Entry::Op(Op::Remove { queue, first, count })]);
             Arc::new(Release { store: self.store.clone(), entries })
         });
-        let mut targets: Vec<Arc<Queue>> = Vec::new();
         let run = &letter.run;
         for index in run.from..run.to {
             let (bytes, meta) = (run.block.bytes(index), meta(&run.block, index));
-            self.publish_one(vhost, letter, bytes, meta, &mut targets);
-            if self.outbox.is_large() {
-                self.flush(vhost);
-            }
+            self.publish_one(vhost, letter, bytes, meta);
         }
-        if let Some(release) = release {
-            for queue in &targets {
-                self.outbox.push(queue, QueueCommand::Release(release.clone()));
-            }
-        }
+        self.publisher.release(release);
     }
 
-    fn publish_one(
-        &mut self,
-        vhost: &VHost,
-        letter: &DeadLetter,
-        bytes: &[u8],
-        meta: Meta,
-        targets: &mut Vec<Arc<Queue>>,
-    ) {
+    fn publish_one(&mut self, vhost: &VHost, letter: &DeadLetter, bytes: &[u8], meta: Meta) {
         let snapshot = vhost.snapshot();
         let Some(exchange) = snapshot.exchanges.get(&*letter.to.exchange) else { return };
         let Some(message) = Message::parse(bytes) else { return };
         let Ok(properties) = message.content_header().parse() else { return };
-        let keys = routing_keys(&message, &properties);
+        // BCC was taken out when it was published.
+        let keys = routing_keys(&message, &properties, &["CC"]);
         let now = self.clock.wall();
         let deaths = Deaths::of(&properties, meta).with(letter, &message, &properties, &keys, now / 1000);
         let Ok(header) = deaths.edit(&message, &properties, meta, letter) else { return };
@@ -136,38 +111,14 @@ impl DeadLetterOwner {
         let Ok(properties) = edited.parse() else { return };
         snapshot.route(exchange, &onward, &properties, &mut found);
         found.queues.retain(|queue| !deaths.cycles_to(&queue.name, letter.reason));
-        if found.queues.is_empty() && found.histories.is_empty() {
-            return;
-        }
         let address = message::address(&letter.to.exchange, onward[0]);
         let dead = message.rebuild(&address, &header);
         let meta = Meta::new(address.len(), now)
             .with_persistent(meta.is_persistent())
             .with_priority(meta.priority())
             .with_dead_lettered();
-        let further: FurtherKeys = onward[1..].iter().map(|key| (*key).into()).collect();
-        for exchange in &found.histories {
-            self.outbox.remember(exchange, &dead, meta, &further);
-        }
-        self.outbox.publish(Body::Owned(dead), meta, None, &found.queues, None);
-        for queue in found.queues {
-            if !targets.iter().any(|other| other.id == queue.id) {
-                targets.push(queue);
-            }
-        }
+        self.publisher.publish(vhost, &found, dead, meta, None, &onward[1..]);
     }
-}
-
-/// The keys that a message was published with: its routing key and those in CC (BCC was taken out then).
-fn routing_keys<'a>(message: &Message<'a>, properties: &Properties<'a>) -> Vec<&'a [u8]> {
-    let mut keys = vec![message.routing_key];
-    if let Some(Value::Array(copies)) = properties.headers.and_then(|headers| headers.get(b"CC")) {
-        keys.extend(copies.iter().filter_map(|value| match value {
-            Value::LongStr(key) => Some(key),
-            _ => None,
-        }));
-    }
-    keys
 }
 
 /// The x-death header: one entry per queue and reason, the most recent event first.

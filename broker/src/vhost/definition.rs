@@ -31,7 +31,8 @@ pub enum Definition {
     /// Which messages of the queue with this id were redelivered when the broker was stopped; id 0: every queue was
     /// asked, so that one without an entry has none.
     Returned(u64, Vec<Returned>),
-    Exchange(ExchangeDeclare),
+    /// With its id in storage, if it holds messages back.
+    Exchange(Option<u64>, ExchangeDeclare),
     Queue(u64, QueueDeclare),
     /// How the time to live of the queue with this id has changed.
     Lifetimes(u64, Lifetimes),
@@ -46,6 +47,11 @@ const QUEUE: u8 = b'q';
 const BINDING: u8 = b'b';
 const RETURNED: u8 = b'r';
 const LIFETIMES: u8 = b'l';
+
+// Flags of an exchange.
+const AUTO_DELETE: u8 = 1;
+const INTERNAL: u8 = 2;
+const HAS_ID: u8 = 4;
 
 pub type Key = Box<[u8]>;
 pub type Value = Box<[u8]>;
@@ -113,8 +119,11 @@ fn returned(value: &[u8]) -> Result<Vec<Returned>, BadDefinition> {
     Ok(entries.iter().map(entry).collect())
 }
 
-pub fn exchange_value(declare: &ExchangeDeclare) -> Value {
-    let mut value = vec![u8::from(declare.auto_delete) | u8::from(declare.internal) << 1];
+/// `id`: of what it holds back, for exchanges that do.
+pub fn exchange_value(id: Option<u64>, declare: &ExchangeDeclare) -> Value {
+    let flags = [(declare.auto_delete, AUTO_DELETE), (declare.internal, INTERNAL), (id.is_some(), HAS_ID)];
+    let mut value = vec![flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()];
+    value.extend(id.iter().flat_map(|id| id.to_be_bytes()));
     value.extend_from_slice(&(declare.kind.len() as u32).to_be_bytes());
     value.extend_from_slice(declare.kind.as_bytes());
     value.extend_from_slice(&encode_table(&declare.arguments));
@@ -136,14 +145,20 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
         EXCHANGE => {
             let name = text(part(&mut rest)?)?;
             let (flags, mut value) = value.split_first().ok_or(BadDefinition)?;
-            Definition::Exchange(ExchangeDeclare {
+            let mut id = None;
+            if flags & HAS_ID != 0 {
+                let (octets, rest) = value.split_first_chunk().ok_or(BadDefinition)?;
+                (id, value) = (Some(u64::from_be_bytes(*octets)), rest);
+            }
+            let declare = ExchangeDeclare {
                 name,
                 kind: text(part(&mut value)?)?,
                 durable: true,
-                auto_delete: flags & 1 != 0,
-                internal: flags & 2 != 0,
+                auto_delete: flags & AUTO_DELETE != 0,
+                internal: flags & INTERNAL != 0,
                 arguments: table(value)?,
-            })
+            };
+            Definition::Exchange(id, declare)
         }
         QUEUE => {
             let name = text(part(&mut rest)?)?;
@@ -212,4 +227,42 @@ fn text(bytes: &[u8]) -> Result<Box<str>, BadDefinition> {
 
 fn table(bytes: &[u8]) -> Result<FieldTable, BadDefinition> {
     decode_table(bytes).map_err(|_| BadDefinition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declare() -> ExchangeDeclare {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-delayed-type".into(), leveret_protocol::amq::AMQPValue::LongString("topic".into()));
+        let (name, kind) = ("x".into(), "x-delayed-message".into());
+        ExchangeDeclare { name, kind, durable: true, auto_delete: true, internal: false, arguments }
+    }
+
+    fn read(value: &[u8]) -> (Option<u64>, ExchangeDeclare) {
+        match decode(&exchange_key("/", "x"), value) {
+            Ok((_, Definition::Exchange(id, declare))) => (id, declare),
+            _ => panic!("an exchange"),
+        }
+    }
+
+    #[test]
+    fn an_exchange_comes_back_with_the_id_of_what_it_holds_back_if_it_has_one() {
+        for id in [None, Some(0x0102_0304_0506_0708)] {
+            let (found, read) = read(&exchange_value(id, &declare()));
+            assert_eq!(found, id);
+            assert_eq!(
+                (&*read.name, &*read.kind, read.auto_delete, read.internal),
+                ("x", "x-delayed-message", true, false)
+            );
+            assert_eq!(read.arguments, declare().arguments);
+        }
+    }
+
+    #[test]
+    fn exchanges_written_before_there_were_ids_are_read() {
+        let (id, declare) = read(b"\x03\0\0\0\x06fanout\0\0\0\0");
+        assert_eq!((id, &*declare.kind, declare.auto_delete, declare.internal), (None, "fanout", true, true));
+    }
 }

@@ -5,6 +5,7 @@ pub mod command;
 pub mod dead_letter;
 pub mod definition;
 pub mod history;
+pub mod publisher;
 pub mod records;
 pub mod replies;
 pub mod snapshot;
@@ -18,14 +19,15 @@ use leveret_storage::{Gauge, Store};
 
 use self::command::TopologyCommand;
 use self::dead_letter::{DeadLetter, DeadLetterOwner};
+use self::publisher::Publisher;
 use self::records::Metadata;
 use self::replies::Replies;
 use self::snapshot::Snapshot;
 use self::topology::TopologyOwner;
 use crate::clock::Clock;
 use crate::command::Token;
+use crate::delayed::Delayed;
 use crate::mailbox::Turn;
-use crate::outbox::Outbox;
 use crate::paging::Paging;
 use crate::timers::Timers;
 
@@ -43,7 +45,7 @@ pub struct VHost {
 /// What a virtual host is made with.
 #[derive(Clone)]
 pub struct Parts {
-    /// Numbers queues, broker-wide.
+    /// Numbers what has messages in storage, broker-wide.
     pub next_id: Arc<AtomicU64>,
     pub store: Store<Token>,
     pub gauge: Arc<Gauge>,
@@ -59,9 +61,8 @@ impl VHost {
             let dead_letters = DeadLetterOwner {
                 vhost: vhost.clone(),
                 store: parts.store.clone(),
-                gauge: parts.gauge.clone(),
                 clock: parts.clock.clone(),
-                outbox: Outbox::default(),
+                publisher: Publisher::new(parts.gauge.clone()),
             };
             let owner = TopologyOwner::new(name.clone(), vhost.clone(), parts);
             VHost {
@@ -126,6 +127,11 @@ impl VHost {
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What its x-delayed-message exchanges hold back.
+    pub fn delayed(&self) -> Vec<Arc<Delayed>> {
+        self.snapshot().exchanges.values().filter_map(|exchange| exchange.spec.delayed.clone()).collect()
     }
 
     /// Takes over what queues have given up.

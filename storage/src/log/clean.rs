@@ -9,11 +9,10 @@ use super::read::Wanted;
 use super::space::{Kind, Series};
 use super::{Log, scan, segment};
 use crate::block::{Gauge, Run};
+use crate::disk::DiskOptions;
 use crate::error::{IoContext, StorageError};
 use crate::sequences::Sequences;
 
-/// Bytes that a series may take beyond twice what lives in it.
-const ALLOWANCE: u64 = 96 << 20;
 /// Bytes that may be copied for each byte written.
 const PER_BYTE: u64 = 2;
 /// Bytes that may be copied at once, when there was much to earn.
@@ -38,8 +37,8 @@ impl Cleaning {
     }
 }
 
-fn is_due(series: &Series) -> bool {
-    series.total > 2 * series.live + ALLOWANCE
+fn is_due(series: &Series, options: &DiskOptions) -> bool {
+    series.total > 2 * series.live + options.spare_bytes
 }
 
 impl Log {
@@ -66,7 +65,8 @@ impl Log {
         let state = self.shared.state();
         Ok(Kind::ALL.into_iter().any(|kind| {
             let series = state.series(kind);
-            is_due(series) && series.oldest().is_some_and(|(id, _)| Some(id) != self.tails[kind as usize].head_id())
+            let tail = &self.tails[kind as usize];
+            is_due(series, &tail.options) && series.oldest().is_some_and(|(id, _)| Some(id) != tail.head_id())
         }))
     }
 
@@ -75,7 +75,7 @@ impl Log {
             let oldest = {
                 let state = self.shared.state();
                 let series = state.series(kind);
-                series.oldest().filter(|_| is_due(series))
+                series.oldest().filter(|_| is_due(series, &self.tails[kind as usize].options))
             };
             // One of which nothing lives goes with the next sync.
             let Some((oldest, true)) = oldest else { return Ok(()) };

@@ -161,3 +161,62 @@ pub(crate) enum Piece<'a> {
     Lengths(Range<usize>),
     Bytes(&'a [u8]),
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(stretches: Vec<(u64, u32)>) -> Packed {
+        Packed { sequences: Sequences::new(stretches), lengths: 7, bytes: 300, any: 1 << 60 | 5, crc: 0xdead_beef }
+    }
+
+    #[test]
+    fn heads_are_read_as_they_were_written() {
+        let mut bytes = Vec::new();
+        let (row, gaps) = (record(vec![(5, 1000)]), record(vec![(1, 2), (9, 1), (u64::MAX - 9, 3)]));
+        put_dropped(&mut bytes, 3);
+        put_insert(&mut bytes, u64::MAX, &row);
+        put_removed(&mut bytes, 1, &[(7, 1), (1, u64::MAX)]);
+        put_insert(&mut bytes, 1, &gaps);
+        let heads = [
+            Head::Dropped { queue: 3 },
+            Head::Insert { queue: u64::MAX, record: row },
+            Head::Removed { queue: 1, ranges: vec![(7, 1), (1, u64::MAX)] },
+            Head::Insert { queue: 1, record: gaps },
+        ];
+        assert_eq!(parse_heads(&bytes).unwrap(), heads);
+        assert_eq!(parse_heads(&bytes[..bytes.len() - 1]), None);
+    }
+
+    #[test]
+    fn a_header_with_a_flipped_bit_is_none() {
+        let header = Header { nonce: 1, sequence: 2, synced: 1, heads: 4, bodies: 5, heads_crc: 6 };
+        let bytes = header.encode();
+        assert_eq!(Header::decode(&bytes), Some(header));
+        for bit in 0..HEADER * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&flipped), None, "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), lengths: u32, count: u32) {
+            if let Some(heads) = parse_heads(&bytes) {
+                // Whatever was accepted can be used.
+                for head in heads {
+                    if let Head::Insert { record, .. } = head {
+                        prop_assert!(record.sequences.first() <= record.sequences.last());
+                    }
+                }
+            }
+            Header::decode(&bytes);
+            if let Some(spans) = parse_body(&bytes, lengths % 90, count % 90) {
+                prop_assert!(spans.iter().all(|span| (span.start + span.len) as usize <= bytes.len()));
+            }
+        }
+    }
+}

@@ -217,3 +217,68 @@ impl Index {
         near.find(|entry| entry.segment == segment && entry.offset == offset)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of these stretches in a segment.
+    fn entry(segment: u32, stretches: &[(u64, u32)]) -> Entry {
+        let sequences = Sequences::new(stretches.to_vec());
+        let bytes = sequences.count() * 90;
+        Entry::new(Packed { sequences, lengths: bytes / 9, bytes, any: 0, crc: 0 }, segment, 0)
+    }
+
+    fn index(entries: &[(u32, &[(u64, u32)])]) -> Index {
+        let mut index = Index::default();
+        entries.iter().for_each(|(segment, stretches)| index.add(1, entry(*segment, stretches), |_, _| {}));
+        index
+    }
+
+    /// (segment, first, count) of what is there, ascending.
+    fn live(index: &Index, first: u64, end: u64) -> Vec<(u32, u64, u32)> {
+        let mut found = Vec::new();
+        for entry in index.queue(1).into_iter().flat_map(|records| records.in_range(first, end)) {
+            entry.each_live(first, end, |first, count, _| found.push((entry.segment, first, count)));
+        }
+        found.sort_unstable_by_key(|stretch| stretch.1);
+        found
+    }
+
+    #[test]
+    fn a_range_finds_and_takes_what_it_reaches_and_no_more() {
+        let mut index = index(&[(1, &[(10, 5)]), (1, &[(20, 5)]), (2, &[(30, 5)])]);
+        assert_eq!(live(&index, 14, 31), [(1, 14, 1), (1, 20, 5), (2, 30, 1)]);
+        let mut freed = Vec::new();
+        index.remove(1, 14, 31, |segment, bytes| freed.push((segment, bytes)));
+        assert_eq!(freed, [(1, 100), (1, 500), (2, 100)]);
+        assert_eq!(live(&index, 0, u64::MAX), [(1, 10, 4), (2, 31, 4)]);
+        index.remove(1, 14, 31, |segment, bytes| panic!("{bytes} bytes of segment {segment} go twice"));
+        index.remove(1, 0, u64::MAX, |_, _| {});
+        assert!(index.queue(1).is_none());
+    }
+
+    #[test]
+    fn what_lies_in_the_gaps_of_a_record_is_found() {
+        let index = index(&[(1, &[(10, 2), (40, 2)]), (2, &[(15, 3)]), (3, &[(30, 1), (38, 1)])]);
+        assert_eq!(live(&index, 41, 42), [(1, 41, 1)]);
+        assert_eq!(live(&index, 16, 39), [(2, 16, 2), (3, 30, 1), (3, 38, 1)]);
+    }
+
+    #[test]
+    fn a_record_takes_over_what_older_ones_have_in_common_with_it() {
+        let mut index = index(&[(1, &[(10, 10)]), (1, &[(20, 10)])]);
+        let mut freed = 0;
+        index.add(1, entry(2, &[(10, 3), (18, 4)]), |segment, bytes| {
+            assert_eq!(segment, 1);
+            freed += bytes;
+        });
+        assert_eq!(freed, 700);
+        assert_eq!(live(&index, 0, u64::MAX), [(2, 10, 3), (1, 13, 5), (2, 18, 4), (1, 22, 8)]);
+        // Keys have moved, and everything is still found and removed.
+        index.add(1, entry(3, &[(12, 2)]), |_, _| {});
+        assert_eq!(live(&index, 17, 19), [(1, 17, 1), (2, 18, 1)]);
+        index.remove(1, 11, 29, |_, _| {});
+        assert_eq!(live(&index, 0, u64::MAX), [(2, 10, 1), (1, 29, 1)]);
+    }
+}

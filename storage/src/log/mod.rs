@@ -26,12 +26,13 @@ use std::sync::atomic::Ordering;
 
 use crate::backend::{Batch, Reader};
 use crate::directory::create_directory;
+use crate::disk::DiskOptions;
 use crate::error::StorageError;
 use index::Entry;
 use pack::{Frame, Scratch};
 use space::{Kind, Series, Shared};
 
-pub(crate) use open::Places;
+pub(crate) use open::{Left, Places};
 
 /// The writer's side: only its thread calls.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ pub(crate) struct Log {
 struct Tail {
     kind: Kind,
     dir: PathBuf,
+    options: DiskOptions,
     /// The segment that is appended to; made when first needed.
     head: Option<segment::Open>,
     next_id: u32,
@@ -65,8 +67,8 @@ struct Written {
 }
 
 impl Tail {
-    fn new(kind: Kind, dir: PathBuf) -> Tail {
-        Tail { kind, dir, head: None, next_id: 1, sequence: 0, synced: 0 }
+    fn new(kind: Kind, dir: PathBuf, options: DiskOptions) -> Tail {
+        Tail { kind, dir, options, head: None, next_id: 1, sequence: 0, synced: 0 }
     }
 
     fn head_id(&self) -> Option<u32> {
@@ -75,7 +77,8 @@ impl Tail {
 
     /// Appends a frame; after an error nothing of it is there.
     fn append(&mut self, frame: &Frame<'_>, shared: &Shared) -> Result<Written, StorageError> {
-        if self.head.as_ref().is_some_and(|head| head.is_full_for(frame.len())) {
+        let most = self.options.segment_bytes;
+        if self.head.as_ref().is_some_and(|head| head.is_full_for(frame.len(), most)) {
             self.seal()?;
         }
         let head = match &mut self.head {
@@ -102,7 +105,7 @@ impl Tail {
         if let Some(head) = self.head.take()
             && self.kind == Kind::Kept
         {
-            head.seal(&self.dir);
+            head.seal(&self.dir)?;
         }
         Ok(())
     }

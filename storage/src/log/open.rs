@@ -16,9 +16,10 @@ use super::space::{Kind, Series, Shared};
 use super::{Log, Tail};
 use crate::backend::{Batch, Note, Quarantined, RecoveredQueue, Stored};
 use crate::directory::{create_directory, sync_directory};
+use crate::disk::DiskOptions;
 use crate::error::{IoContext, StorageError};
 
-/// Where a log lies.
+/// Where a log lies, and its sizes.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     /// The segments of what is kept.
@@ -27,6 +28,17 @@ pub(crate) struct Places {
     pub spilled: PathBuf,
     /// For what is damaged.
     pub quarantine: PathBuf,
+    pub options: DiskOptions,
+}
+
+/// How its last user ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Left {
+    /// It was closed.
+    pub clean: bool,
+    /// The machine went down: frames that were never synced may be damaged. They and all after them were not promised,
+    /// and go.
+    pub power_cut: bool,
 }
 
 /// What an opened log held.
@@ -47,13 +59,13 @@ impl Log {
         Ok(Opening::new(places)?.log())
     }
 
-    /// The log as it was left. After a `power_cut` frames that were never synced may be damaged: they and all after
-    /// them were not promised, and go.
-    pub fn open(places: &Places, power_cut: bool) -> Result<Opened, StorageError> {
+    /// The log as it was left.
+    pub fn open(places: &Places, left: Left) -> Result<Opened, StorageError> {
         let mut opening = Opening::new(places)?;
+        opening.left = left;
         let ids = segment::list(&places.kept)?;
         for &id in &ids {
-            opening.segment(id, ids.last() == Some(&id), power_cut)?;
+            opening.segment(id, ids.last() == Some(&id))?;
         }
         opening.give_up_damaged();
         let (quarantined, notes) = (std::mem::take(&mut opening.quarantined), std::mem::take(&mut opening.notes));
@@ -67,6 +79,7 @@ impl Log {
 
 struct Opening {
     shared: Arc<Shared>,
+    left: Left,
     kept: Tail,
     spilled: Tail,
     /// Records whose bodies are damaged: (queue, record).
@@ -79,11 +92,12 @@ impl Opening {
     fn new(places: &Places) -> Result<Opening, StorageError> {
         // What was spilled belonged to the process that is gone.
         remove_all(&places.spilled)?;
-        let Places { kept, spilled, quarantine } = places.clone();
+        let Places { kept, spilled, quarantine, options } = places.clone();
         Ok(Opening {
             shared: Arc::new(Shared::new(kept.clone(), spilled.clone(), quarantine)),
-            kept: Tail::new(Kind::Kept, kept),
-            spilled: Tail::new(Kind::Spilled, spilled),
+            left: Left::default(),
+            kept: Tail::new(Kind::Kept, kept, options),
+            spilled: Tail::new(Kind::Spilled, spilled, options),
             damaged: Vec::new(),
             quarantined: Vec::new(),
             notes: Vec::new(),
@@ -94,7 +108,8 @@ impl Opening {
         Log::new(self.shared, [self.kept, self.spilled])
     }
 
-    fn segment(&mut self, id: u32, last: bool, power_cut: bool) -> Result<(), StorageError> {
+    fn segment(&mut self, id: u32, last: bool) -> Result<(), StorageError> {
+        let power_cut = self.left.power_cut;
         let path = segment::path(&self.kept.dir, id);
         let file = File::open(&path).context("open", &path)?;
         let len = file.metadata().context("read", &path)?.len();
@@ -108,13 +123,18 @@ impl Opening {
             return self.unreadable(id, len);
         }
         if last && power_cut {
-            self.cut_unsynced(&mut scanned);
+            cut_unsynced(&mut scanned);
+        }
+        if last && !self.left.clean && scanned.padded {
+            cut_unfinished(&mut scanned);
         }
         let mut sidecar = Sidecar::new(scanned.nonce);
         scanned.frames.iter().for_each(|frame| sidecar.push(frame.bodies(), &frame.raw_heads));
         let mut holes = std::mem::take(&mut scanned.holes);
         let torn = scanned.cut_short || power_cut;
-        if scanned.end < len && last && torn {
+        if scanned.end < len && scanned.room {
+            // It was made for frames that never came.
+        } else if scanned.end < len && last && torn {
             self.notes.push(Note::TailCut { file: path.clone(), bytes: len - scanned.end });
         } else if scanned.end < len {
             holes.push(Hole { from: scanned.end, to: len, sequence: 0 });
@@ -136,7 +156,7 @@ impl Opening {
             (self.kept.sequence, self.kept.synced) = (sequence, sequence);
         } else {
             // Its sidecar leaves out what is damaged, which is not met again.
-            head.seal(&self.kept.dir);
+            head.seal(&self.kept.dir)?;
         }
         Ok(())
     }
@@ -155,19 +175,6 @@ impl Opening {
         sync_directory(&self.shared.quarantine)?;
         self.quarantined.push(Quarantined::Stretch { file: path, offset: 0, bytes: len });
         Ok(())
-    }
-
-    /// After a power cut the device may have kept any part of what was not synced. The first frame that is not whole
-    /// ends the log, if none behind it says that it was synced.
-    fn cut_unsynced(&mut self, scanned: &mut Scanned) {
-        let synced = scanned.frames.iter().map(|frame| frame.header.synced).max().unwrap_or(0);
-        let holes = scanned.holes.iter().filter(|hole| hole.sequence > synced).map(|hole| hole.from);
-        let bad = scanned.frames.iter().filter(|f| !f.bad.is_empty() && f.header.sequence > synced).map(|f| f.offset);
-        if let Some(end) = holes.chain(bad).min() {
-            scanned.frames.retain(|frame| frame.offset < end);
-            scanned.holes.retain(|hole| hole.from < end);
-            scanned.end = end;
-        }
     }
 
     fn replay_scanned(&mut self, id: u32, len: u64, scanned: Scanned, frames: Vec<(u64, Vec<Head>)>) {
@@ -241,6 +248,35 @@ impl Opening {
         let file = segment::path(&self.kept.dir, id);
         self.quarantined.push(Quarantined::Stretch { file, offset: hole.from, bytes });
     }
+}
+
+/// After a power cut the device may have kept any part of what was not synced. The first frame that is not whole
+/// ends the log, if none behind it says that it was synced.
+fn cut_unsynced(scanned: &mut Scanned) {
+    let synced = scanned.frames.iter().map(|frame| frame.header.synced).max().unwrap_or(0);
+    let holes = scanned.holes.iter().filter(|hole| hole.sequence > synced).map(|hole| hole.from);
+    let bad = scanned.frames.iter().filter(|f| !f.bad.is_empty() && f.header.sequence > synced).map(|f| f.offset);
+    if let Some(end) = holes.chain(bad).min() {
+        cut(scanned, end);
+    }
+}
+
+/// A kill may cut a frame short in the room made for it: then it is the last, and what of it is missing is zeros.
+fn cut_unfinished(scanned: &mut Scanned) {
+    let hole = scanned.holes.last().filter(|hole| hole.to == scanned.end).map(|hole| hole.from);
+    let bad = scanned.frames.last().filter(|frame| !frame.bad.is_empty()).map(|frame| frame.offset);
+    scanned.cut_short |= !scanned.room;
+    if let Some(end) = hole.or(bad) {
+        cut(scanned, end);
+        scanned.cut_short = true;
+    }
+}
+
+fn cut(scanned: &mut Scanned, end: u64) {
+    scanned.frames.retain(|frame| frame.offset < end);
+    scanned.holes.retain(|hole| hole.from < end);
+    scanned.end = end;
+    scanned.room = false;
 }
 
 fn nonce(file: &File) -> Option<u64> {

@@ -61,6 +61,10 @@ pub(crate) struct Scanned {
     pub end: u64,
     /// The bytes behind `end` are the beginning of a frame whose rest was never written.
     pub cut_short: bool,
+    /// The file ends in zeros: room for frames to come.
+    pub padded: bool,
+    /// Nothing but zeros stands behind `end`.
+    pub room: bool,
 }
 
 /// Reads a file of `len` bytes; with the bodies, if `verify`.
@@ -98,11 +102,25 @@ pub(crate) fn scan(file: &File, len: u64, verify: bool) -> io::Result<Scanned> {
                 // Of a frame that a kill has cut short, the header is good or is not all there.
                 let cut = len - at < HEADER as u64 || read_header(&mut input, at, nonce)?.is_some();
                 out.cut_short = cut;
+                (out.padded, out.room) = zeros(&mut input, at)?;
             }
         }
         at = next;
     }
     Ok(out)
+}
+
+/// Whether the file ends in zeros, from `at` on at the latest, and whether they are all that follows `at`.
+fn zeros(input: &mut Window<'_>, mut at: u64) -> io::Result<(bool, bool)> {
+    let (mut all, mut last) = (true, false);
+    while at < input.len {
+        let part = (input.len - at).min(AHEAD as u64);
+        let bytes = input.get(at, part as usize)?;
+        all &= bytes.iter().all(|byte| *byte == 0);
+        last = bytes.iter().rev().take(16).all(|byte| *byte == 0);
+        at += part;
+    }
+    Ok((last, all))
 }
 
 /// The segment's nonce: from its header, or from the first frame if that is damaged.

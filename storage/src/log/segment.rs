@@ -9,6 +9,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Head};
@@ -17,10 +18,16 @@ use crate::bytes::{Input, put_varint};
 use crate::directory::sync_directory;
 use crate::error::{IoContext, StorageError};
 
-/// Bytes above which a segment is full. A frame that is larger gets a segment of its own.
-pub(crate) const SEGMENT_BYTES: u64 = 32 << 20;
 /// Bytes before a segment's first frame.
 pub(crate) const SEGMENT_HEADER: u64 = 20;
+
+/// A frame below this size is small.
+const SMALL: u64 = 16 << 10;
+/// After so many small frames in a row, room is made for more of them: to overwrite zeros is a quarter faster to sync
+/// than to append, for the file's length and its place on the device do not change.
+const SMALL_IN_A_ROW: u32 = 8;
+/// Bytes of zeros written ahead.
+const ROOM: u64 = 128 << 10;
 
 const MAGIC: &[u8; 8] = b"leveret2";
 const SIDECAR_MAGIC: &[u8; 8] = b"levindx2";
@@ -84,6 +91,11 @@ pub(crate) struct Open {
     pub nonce: u64,
     pub len: u64,
     pub path: PathBuf,
+    /// How far the file reaches: zeros follow `len`.
+    reach: u64,
+    small_in_a_row: u32,
+    /// It is synced now and then; if not, there is nothing to make faster.
+    durable: bool,
     file: File,
     sidecar: Sidecar,
 }
@@ -103,7 +115,8 @@ impl Open {
         if durable {
             sync_directory(dir)?;
         }
-        Ok(Open { id, nonce, len: SEGMENT_HEADER, path, file, sidecar: Sidecar::new(nonce) })
+        let (len, sidecar) = (SEGMENT_HEADER, Sidecar::new(nonce));
+        Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable, file, sidecar })
     }
 
     /// Goes on with a segment of which `len` bytes are good.
@@ -112,18 +125,19 @@ impl Open {
         let mut file = OpenOptions::new().write(true).open(&path).context("open", &path)?;
         file.set_len(len).context("cut", &path)?;
         file.seek(SeekFrom::Start(len)).context("open", &path)?;
-        Ok(Open { id, nonce, len, path, file, sidecar })
+        Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable: true, file, sidecar })
     }
 
-    /// Whether a frame of `len` bytes goes elsewhere.
-    pub fn is_full_for(&self, len: u64) -> bool {
-        self.len > SEGMENT_HEADER && self.len + len > SEGMENT_BYTES
+    /// Whether a frame of `len` bytes goes elsewhere, for the segment would have more than `most`.
+    pub fn is_full_for(&self, len: u64, most: u64) -> bool {
+        self.len > SEGMENT_HEADER && self.len + len > most
     }
 
     /// Appends a frame and says where its bodies begin. After an error nothing of it is there.
     pub fn append(&mut self, frame: &Frame<'_>, sequence: u64, synced: u64) -> Result<u64, StorageError> {
-        let written =
-            frame.with_slices(self.nonce, sequence, synced, |slices| write_all_vectored(&mut self.file, slices));
+        let written = self.make_room(frame.len()).and_then(|()| {
+            frame.with_slices(self.nonce, sequence, synced, |slices| write_all_vectored(&mut self.file, slices))
+        });
         if let Err(error) = written {
             self.cut(self.len)?;
             return Err(StorageError::io("write", &self.path, error));
@@ -131,7 +145,26 @@ impl Open {
         let bodies = self.len + (frame::HEADER + frame.heads().len()) as u64;
         self.sidecar.push(bodies, frame.heads());
         self.len += frame.len();
+        self.reach = self.reach.max(self.len);
         Ok(bodies)
+    }
+
+    /// Zeros for many small frames; none where a large one goes, which is known to be cut short by where the file ends.
+    fn make_room(&mut self, len: u64) -> io::Result<()> {
+        if len >= SMALL {
+            self.small_in_a_row = 0;
+            if self.reach > self.len {
+                self.file.set_len(self.len)?;
+                self.reach = self.len;
+            }
+            return Ok(());
+        }
+        self.small_in_a_row += 1;
+        if self.durable && self.small_in_a_row > SMALL_IN_A_ROW && self.len + len > self.reach {
+            self.file.write_all_at(&[0; ROOM as usize], self.len)?;
+            self.reach = self.len + ROOM;
+        }
+        Ok(())
     }
 
     /// Takes the last frame back, which began at `len`.
@@ -143,6 +176,7 @@ impl Open {
 
     fn cut(&mut self, len: u64) -> Result<(), StorageError> {
         self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len))).context("cut", &self.path)?;
+        self.reach = len;
         Ok(())
     }
 
@@ -151,8 +185,12 @@ impl Open {
     }
 
     /// Nothing more comes: writes the sidecar. The segment must be on the device.
-    pub fn seal(self, dir: &Path) {
+    pub fn seal(self, dir: &Path) -> Result<(), StorageError> {
+        if self.reach > self.len {
+            self.file.set_len(self.len).context("cut", &self.path)?;
+        }
         self.sidecar.write(dir, self.id, self.len);
+        Ok(())
     }
 }
 

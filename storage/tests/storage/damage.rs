@@ -1,4 +1,4 @@
-//! Damage: what is intact is kept, what is not is put aside and named.
+//! Damage to definitions, and to the directory as a whole: what is intact is kept, what is not is put aside and named.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,6 @@ use leveret_storage::definitions::RawStore;
 use leveret_storage::{Batch, Note, Op, Quarantined, StorageError};
 
 use crate::support::{DiskPlace, open};
-
-/// The keys as docs/storage.md describes them.
-fn key(kind: u8, queue: u64, first: u64, rest: &[u8]) -> Vec<u8> {
-    [&[kind], &queue.to_be_bytes()[..], &first.to_be_bytes(), rest].concat()
-}
 
 /// Changes what lies beneath a store that is not open.
 fn tamper(dir: &Path, change: impl FnOnce(&RawStore)) {
@@ -46,10 +41,6 @@ fn filled() -> DiskPlace {
         backend.commit(&Batch::fold(ops)).unwrap();
     }
     place
-}
-
-fn sequences(model: &Model, queue: u64) -> Vec<u64> {
-    model.queues.get(&queue).map(|m| m.keys().copied().collect()).unwrap_or_default()
 }
 
 #[test]
@@ -87,6 +78,16 @@ fn an_unreadable_index_snapshot_is_moved_aside_and_nothing_lost() {
 fn a_missing_database_is_not_taken_for_a_new_one() {
     let place = filled();
     fs::remove_dir_all(place.dir().join("db")).unwrap();
+    match open(&place.dir()) {
+        Ok(_) => panic!("the loss goes unnoticed"),
+        Err(error) => assert!(matches!(error, StorageError::Corrupt { .. }), "{error}"),
+    }
+}
+
+#[test]
+fn a_missing_log_is_not_taken_for_a_new_one() {
+    let place = filled();
+    fs::remove_dir_all(place.dir().join("messages")).unwrap();
     match open(&place.dir()) {
         Ok(_) => panic!("the loss goes unnoticed"),
         Err(error) => assert!(matches!(error, StorageError::Corrupt { .. }), "{error}"),

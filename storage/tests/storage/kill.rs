@@ -10,23 +10,19 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use leveret_storage::conformance::{Model, insert};
-use leveret_storage::{Entry, Level, Op, Store, StoreOptions};
+use leveret_storage::disk::{DiskOptions, open_disk_with};
+use leveret_storage::{Backend, Entry, Level, Op, Recovered, StorageError, Store, StoreOptions};
 
-use crate::support::{DiskPlace, open};
+use crate::support::{Dice, DiskPlace};
 
 const CHILD: &str = "LEVERET_STORAGE_KILL_CHILD";
 const TEST: &str = "kill::what_was_promised_survives_sigkill_at_any_instant";
 const ROUNDS: u64 = 15;
 const QUEUES: u64 = 3;
 
-/// A little generator of our own: the tests need no quality, only variety.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
+/// Small files, so that cleaning goes on all the time.
+fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+    open_disk_with(dir, &DiskOptions { segment_bytes: 128 << 10, spare_bytes: 256 << 10 })
 }
 
 /// (queue, first, count)

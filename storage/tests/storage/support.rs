@@ -105,3 +105,14 @@ pub fn synced(token: u32) -> Entry<u32> {
 pub fn written(token: u32) -> Entry<u32> {
     Entry::Notify(Level::Written, token)
 }
+
+/// A little generator of our own: the tests need no quality, only variety.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `sides`.
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}

@@ -20,6 +20,7 @@ fn delivered(first: u64, count: u64) -> Outstanding {
         queue: queue(),
         segment: Segment { persistent: false, ..Segment::new(first, testing::run(first..first + count)) },
         counted: false,
+        at: Duration::ZERO,
     }
 }
 

@@ -4,6 +4,7 @@ mod configured;
 mod delivery;
 mod durable;
 mod endings;
+mod life;
 mod model;
 mod paging;
 

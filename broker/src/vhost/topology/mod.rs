@@ -18,8 +18,8 @@ use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Entry, Gauge, Level, Op, Store};
 
+pub use self::exchanges::check_type;
 use self::exchanges::exchange_spec;
-pub use self::exchanges::exchange_type;
 use self::policies::{Declared, alternate};
 use self::queues::flags;
 use super::bindings::{Bindings, Bound};
@@ -29,6 +29,7 @@ use super::history::Histories;
 use super::snapshot::{Destination, Exchange, ExchangeSpec, Name, Snapshot};
 use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
+use crate::delayed::{Delayed, DelayedCommand};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
 use crate::paging::Paging;
@@ -37,9 +38,6 @@ use crate::queue::lifetimes::Lifetimes;
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
 use crate::{methods, names};
-
-/// Exchange types of RabbitMQ's plugins that are not here yet.
-const TYPES_NOT_YET: &[&str] = &["x-delayed-message"];
 
 pub struct TopologyOwner {
     pub vhost: Weak<VHost>,
@@ -65,6 +63,8 @@ pub struct TopologyOwner {
     replies: Vec<(Requester, Reply)>,
     told: Vec<(Arc<Queue>, QueueCommand)>,
     done: Vec<Entry<Token>>,
+    /// What exchanges held back that are gone.
+    dropped: Vec<Arc<Delayed>>,
 }
 
 impl Owner for TopologyOwner {
@@ -88,6 +88,7 @@ impl Owner for TopologyOwner {
         self.replies.clear();
         self.told.clear();
         self.done.clear();
+        self.dropped.clear();
     }
 }
 
@@ -113,6 +114,7 @@ impl TopologyOwner {
             replies: Vec::new(),
             told: Vec::new(),
             done: Vec::new(),
+            dropped: Vec::new(),
         };
         owner.predeclare();
         owner
@@ -138,6 +140,7 @@ impl TopologyOwner {
                 arguments: Default::default(),
                 alternate: None,
                 history: None,
+                delayed: None,
             };
             self.add_exchange(spec, Router::new(kind));
         }
@@ -166,6 +169,9 @@ impl TopologyOwner {
         }
         for (queue, command) in std::mem::take(&mut self.told) {
             queue.push(command);
+        }
+        for delayed in self.dropped.drain(..) {
+            delayed.push(DelayedCommand::Drop);
         }
         if !self.done.is_empty() {
             self.store.submit(&mut self.done);

@@ -1,14 +1,33 @@
 //! Durable exchanges, queues and bindings brought back at start.
 
+use leveret_storage::{RecoveredQueue, StorageError};
+
 use super::*;
 
 impl TopologyOwner {
-    /// Brings back a durable exchange.
-    pub fn recover_exchange(&mut self, declare: &ExchangeDeclare) -> Result<(), AmqpError> {
+    /// Brings back a durable exchange; with what was `stored` under its `id`, if it holds messages back.
+    pub fn recover_exchange(
+        &mut self,
+        id: Option<u64>,
+        declare: &ExchangeDeclare,
+        stored: RecoveredQueue,
+    ) -> Result<(), StorageError> {
         let described = names::exchange(&declare.name, &self.name);
-        let kind = ExchangeType::parse(&declare.kind)
-            .ok_or_else(|| AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)))?;
-        let (spec, router) = exchange_spec(declare, kind, &described)?;
+        let (mut spec, router) = match exchange_spec(declare, &described) {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::error!(exchange = &*declare.name, "left out: {}", error.reply_text());
+                return Ok(());
+            }
+        };
+        if &*declare.kind == ExchangeSpec::DELAYED {
+            let delayed = self.delayed(id, declare);
+            delayed.recover(self.paging.fetch_all(delayed.id, &stored.stored)?, stored.next_sequence);
+            if delayed.count() > 0 {
+                tracing::info!(exchange = &*declare.name, "recovered {} delayed messages", delayed.count());
+            }
+            spec.delayed = Some(delayed);
+        }
         self.add_exchange(spec, router);
         Ok(())
     }
@@ -21,7 +40,7 @@ impl TopologyOwner {
         next_sequence: u64,
         messages: Vec<Segment>,
         lifetimes: Lifetimes,
-    ) -> Result<(), leveret_storage::StorageError> {
+    ) -> Result<(), StorageError> {
         let described = names::queue(&declare.name, &self.name);
         let own = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
             tracing::error!(queue = &*declare.name, "arguments are left out: {}", error.reply_text());
