@@ -10,7 +10,7 @@ use super::channel::{Request, State, Wait};
 use super::transaction::Committed;
 use super::unacked::Outstanding;
 use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
-use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment};
+use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment, Whose};
 use crate::queue::Queue;
 use crate::{message, methods};
 
@@ -54,7 +54,17 @@ impl Connection {
                 self.deadline = Some(until);
                 self.close_when_settled();
             }
+            ConnectionEvent::Forced { whose, error } if matches!(self.phase, Phase::Running) => {
+                let concerned = match &whose {
+                    Whose::User(user) => **user == *self.rights.user(),
+                    Whose::VHost(vhost) => **vhost == *self.vhost.name,
+                };
+                if concerned {
+                    self.close(Some(error));
+                }
+            }
             // Its end is under way.
+            ConnectionEvent::Forced { .. } => {}
             ConnectionEvent::Close { .. } => {}
         }
     }
