@@ -18,6 +18,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use leveret::config::{Config, ConfigError, FILE_VARIABLE, Layered, PartialConfig, VARIABLE_PREFIX};
+use leveret::definitions::{Definitions, DefinitionsError};
 
 /// The exit code of a command line that cannot be understood; that of everything else that fails is 1.
 const EXIT_USAGE: u8 = 2;
@@ -79,6 +80,8 @@ struct Sources {
 enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Definitions(#[from] DefinitionsError),
     #[error("log_level: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("cannot write to the standard output: {0}")]
@@ -113,8 +116,12 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         None => serve(arguments.serve),
         Some(Command::Serve(arguments)) => serve(*arguments),
         Some(Command::CheckConfig(sources)) => {
-            for variable in sources.load()?.unknown_variables {
+            let Layered { config, unknown_variables } = sources.load()?;
+            for variable in unknown_variables {
                 complain(&unknown(&variable));
+            }
+            if !config.definitions.as_os_str().is_empty() {
+                Definitions::read(&config.definitions)?;
             }
             print("the configuration is valid\n".as_bytes())
         }

@@ -21,6 +21,7 @@ mod events;
 mod handshake;
 mod heartbeat;
 mod input;
+mod permitted;
 mod publishing;
 mod replying;
 mod routes;
@@ -46,6 +47,7 @@ use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
 use self::heartbeat::{Due, Heartbeat};
 use self::routes::Routes;
+use crate::access::rights::Rights;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
 use crate::delayed::Delayed;
@@ -102,7 +104,7 @@ pub struct Connection {
     peer: Arc<Peer>,
     vhost: Arc<VHost>,
     io: TcpStream,
-    user: Box<str>,
+    rights: Rights,
     frame_max: u32,
     channel_max: u16,
     capabilities: Capabilities,
@@ -140,6 +142,8 @@ pub struct Connection {
     confirming: Vec<u16>,
     /// Channels whose transactions have got messages that do not count as memory in use yet.
     transacting: Vec<u16>,
+    /// Channels whose consumers may have room again.
+    waking: Vec<u16>,
     heartbeat: Option<Heartbeat>,
     heartbeat_seconds: u16,
     received: u64,
@@ -182,11 +186,11 @@ impl Connection {
         Connection {
             heartbeat: Heartbeat::new(session.heartbeat, shared.clock.now()),
             heartbeat_seconds: session.heartbeat,
+            rights: Rights::new(shared.access.clone(), session.user, session.vhost.name.clone()),
             shared,
             peer,
             vhost: session.vhost,
             io,
-            user: session.user,
             frame_max: session.frame_max,
             channel_max: session.channel_max,
             capabilities: session.capabilities,
@@ -212,6 +216,7 @@ impl Connection {
             next_tick: None,
             confirming: Vec::new(),
             transacting: Vec::new(),
+            waking: Vec::new(),
             received: 0,
             sent: 0,
             deadline: None,
@@ -462,6 +467,10 @@ impl Connection {
             self.seal_transactions();
         }
         send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+        if !self.waking.is_empty() {
+            self.send_wakes();
+            send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+        }
     }
 }
 
