@@ -21,7 +21,9 @@ pub struct Client {
     /// Delivery tags that are not acked, oldest first.
     unacked: VecDeque<u64>,
     deliveries: u64,
+    /// The highest publish that is confirmed.
     confirmed: u64,
+    confirms_wanted: u64,
     answers: u64,
     auto: bool,
 }
@@ -39,6 +41,7 @@ impl Client {
             unacked: VecDeque::new(),
             deliveries: 0,
             confirmed: 0,
+            confirms_wanted: 0,
             answers: 0,
             auto: true,
         };
@@ -206,8 +209,9 @@ impl Client {
 
     /// Waits until so many more publishes are confirmed, all there are.
     pub fn receive_confirms(&mut self, count: u64) {
-        let until = (self.confirmed + 1).next_multiple_of(count.max(1));
-        while count > 0 && self.confirmed < until {
+        // Confirms may have come with what was read before.
+        self.confirms_wanted += count;
+        while self.confirmed < self.confirms_wanted {
             self.read();
         }
     }
