@@ -87,6 +87,8 @@ pub struct Channel {
     pub limit: Arc<ChannelLimit>,
     /// Consumers by tag: their serial numbers.
     pub tags: HashMap<Box<str>, u64>,
+    /// How often its consumers' queues were told of room.
+    pub woken: usize,
     /// The consumer of direct replies.
     pub replies: Option<ReplyConsumer>,
     pub last_queue: Option<Box<str>>,
@@ -95,6 +97,9 @@ pub struct Channel {
     /// Whole frames that wait until the outstanding request is answered. Bounded by the connection, which stops
     /// reading when all its channels together have more than a limit.
     pub deferred: Vec<u8>,
+    /// Tags of consumers whose queue has ended, to be told of behind the answer that is awaited: whoever deletes a
+    /// queue hears that it is deleted before it hears what that means.
+    pub bereft: Vec<Box<str>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -118,10 +123,12 @@ impl Channel {
             prefetch: 0,
             limit: Arc::default(),
             tags: HashMap::new(),
+            woken: 0,
             replies: None,
             last_queue: None,
             unstored: Vec::new(),
             deferred: Vec::new(),
+            bereft: Vec::new(),
         }
     }
 

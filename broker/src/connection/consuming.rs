@@ -197,14 +197,25 @@ impl Connection {
         }
     }
 
-    /// Lets the queues of a channel's consumers look for room again.
+    /// Has the queues of a channel's consumers look for room again, once they have heard of what was settled.
     fn wake_channel(&mut self, number: u16) {
-        let Some(channel) = self.channels.get(number) else {
-            return;
-        };
-        for serial in channel.tags.values() {
-            if let Some(consumer) = self.consumers.get(serial) {
-                self.outbox.push(&consumer.queue, QueueCommand::Wake);
+        if !self.waking.contains(&number) {
+            self.waking.push(number);
+        }
+    }
+
+    /// Tells the queues of the channels that have room again. Each time another one goes first: who looks first may
+    /// take all there is.
+    pub(super) fn send_wakes(&mut self) {
+        for number in std::mem::take(&mut self.waking) {
+            let Some(channel) = self.channels.get(number) else { continue };
+            let first = channel.woken.checked_rem(channel.tags.len()).unwrap_or(0);
+            channel.woken = channel.woken.wrapping_add(1);
+            let (last, rest) = (channel.tags.values().take(first), channel.tags.values().skip(first));
+            for serial in rest.chain(last) {
+                if let Some(consumer) = self.consumers.get(serial) {
+                    self.outbox.push(&consumer.queue, QueueCommand::Wake);
+                }
             }
         }
     }

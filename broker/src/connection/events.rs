@@ -184,9 +184,26 @@ impl Connection {
             return;
         };
         owner.tags.remove(&consumer.tag);
-        let open = matches!(owner.state, State::Open | State::Waiting(_));
-        if open && self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running) {
-            self.send(channel.number, &methods::cancel(&consumer.tag));
+        match owner.state {
+            State::Waiting(_) => owner.bereft.push(consumer.tag),
+            State::Open => self.send_cancel(channel.number, &consumer.tag),
+            State::Unopened | State::Releasing { .. } | State::Closed => {}
+        }
+    }
+
+    fn send_cancel(&mut self, number: u16, tag: &str) {
+        if self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running) {
+            self.send(number, &methods::cancel(tag));
+        }
+    }
+
+    /// Once the channel's answer is out: the cancels that have come meanwhile.
+    fn send_cancels(&mut self, key: ChannelKey) {
+        let Some(channel) = self.channels.get_key(key).filter(|channel| channel.is_open()) else {
+            return;
+        };
+        for tag in std::mem::take(&mut channel.bereft) {
+            self.send_cancel(key.number, &tag);
         }
     }
 
@@ -200,7 +217,10 @@ impl Connection {
             return;
         };
         match std::mem::replace(&mut channel.state, State::Open) {
-            State::Waiting(request) => self.answered(key, request, reply),
+            State::Waiting(request) => {
+                self.answered(key, request, reply);
+                self.send_cancels(key);
+            }
             ending @ (State::Releasing { .. } | State::Closed) => {
                 channel.state = ending;
                 self.answered_late(key, reply);
@@ -288,7 +308,8 @@ impl Connection {
             return;
         };
         let Some(confirms) = &mut channel.confirms else {
-            return self.commit_went_on(key, Committed::Publishes { count, refused });
+            self.commit_went_on(key, Committed::Publishes { count, refused });
+            return self.send_cancels(key);
         };
         confirms.answered(first, count, refused);
         if !self.confirming.contains(&key.number) {

@@ -142,6 +142,8 @@ pub struct Connection {
     confirming: Vec<u16>,
     /// Channels whose transactions have got messages that do not count as memory in use yet.
     transacting: Vec<u16>,
+    /// Channels whose consumers may have room again.
+    waking: Vec<u16>,
     heartbeat: Option<Heartbeat>,
     heartbeat_seconds: u16,
     received: u64,
@@ -214,6 +216,7 @@ impl Connection {
             next_tick: None,
             confirming: Vec::new(),
             transacting: Vec::new(),
+            waking: Vec::new(),
             received: 0,
             sent: 0,
             deadline: None,
@@ -222,7 +225,8 @@ impl Connection {
         }
     }
 
-    /// One turn of the task.
+    /// One turn of the task. Never inlined, so that `benches/instructions` can name it.
+    #[inline(never)]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             let mut progress = self.take_events();
@@ -463,6 +467,10 @@ impl Connection {
             self.seal_transactions();
         }
         send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+        if !self.waking.is_empty() {
+            self.send_wakes();
+            send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Consumer {
     waits_on_limit: bool,
     /// It stands in the ring: when its turn comes, its room is looked at.
     waiting: bool,
+    /// The queue's count of turns at its last one.
+    served: u64,
 }
 
 impl Consumer {
@@ -51,7 +53,7 @@ impl Consumer {
         if self.window.room() == 0 {
             self.window.starve();
         }
-        if self.limit.is_full() {
+        if self.limit.is_set() && self.own_room() > 0 {
             self.limit.starve();
         }
     }
@@ -87,6 +89,8 @@ pub struct Consumers {
     /// room is made.
     rings: BTreeMap<Reverse<i64>, VecDeque<u32>>,
     count: u32,
+    /// How often somebody has been served.
+    turns: u64,
     /// Single active consumer: only one is served, the others wait for its end.
     single: Option<Single>,
 }
@@ -140,6 +144,7 @@ impl Consumers {
             window: new.window,
             limit: new.limit,
             waiting: false,
+            served: 0,
         });
         self.count += 1;
         self.enter_ring(key.slot);
@@ -198,17 +203,25 @@ impl Consumers {
         }
     }
 
-    /// `count` messages of this consumer are no longer unacked.
+    /// `count` messages of this consumer are no longer unacked. Under a channel-wide limit that alone brings nobody
+    /// back into the ring: the channel wakes all its queues when there is room, so that all have the same chance.
     pub fn settled(&mut self, key: ConsumerKey, count: u32) {
         let Some(consumer) = self.get_mut(key) else { return };
+        let was_full = consumer.prefetch > 0 && consumer.unacked >= consumer.prefetch;
         consumer.unacked = consumer.unacked.saturating_sub(count);
-        self.enter_ring(key.slot);
+        if was_full || !consumer.limit.is_set() {
+            self.enter_ring(key.slot);
+        }
     }
 
-    /// Everybody who left the ring may have room again.
+    /// Everybody who left the ring may have room again: whoever was served longest ago goes first, or under a limit
+    /// that several share it would always be the same one.
     pub fn wake(&mut self) {
-        for slot in 0..self.slots.len() {
-            self.enter_ring(slot as u32);
+        let left = self.iter().filter(|consumer| !consumer.waiting);
+        let mut left: Vec<(u64, u32)> = left.map(|consumer| (consumer.served, consumer.key.slot)).collect();
+        left.sort_unstable();
+        for (_, slot) in left {
+            self.enter_ring(slot);
         }
     }
 
@@ -226,6 +239,8 @@ impl Consumers {
                 let Some(consumer) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
                 let room = consumer.room(if ring.is_empty() { all } else { 1 });
                 if room > 0 {
+                    self.turns += 1;
+                    consumer.served = self.turns;
                     ring.push_back(slot);
                     return Some((consumer.key, room));
                 }
