@@ -116,7 +116,7 @@ impl Connection {
         let Some(Wait::Consume { tag, queue, window }) = self.channels.get_key(key)?.late.take() else {
             return None;
         };
-        let record = Consumer { channel: key, key: consumer, queue: queue.clone(), tag, window };
+        let record = Consumer { channel: key, key: consumer, queue: queue.clone(), tag, window, last_tag: 0 };
         self.consumers.insert(consumer.serial, record);
         Some(queue)
     }

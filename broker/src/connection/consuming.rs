@@ -162,6 +162,21 @@ impl Connection {
 
     /// Lets `how` have its effect.
     pub(super) fn settle_all(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>, how: How) {
+        if self.channels.get(number).is_some_and(|channel| channel.limit.is_set()) {
+            // Whoever waits for room under the channel's limit is woken first: else the queue that these came from
+            // would be the first to look, and take it every time.
+            let taken: Vec<Outstanding> = taken.into_iter().collect();
+            let freed = taken.iter().filter(|one| one.counted).map(|one| one.segment.count()).sum();
+            self.free_channel_room(number, freed);
+            self.settle_each(number, taken, how);
+        } else {
+            let freed = self.settle_each(number, taken, how);
+            self.free_channel_room(number, freed);
+        }
+    }
+
+    /// Tells the queues; says how many places under the channel's limit the deliveries had.
+    fn settle_each(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>, how: How) -> u32 {
         let mut freed = 0;
         for Outstanding { queue, consumer, segment, counted, .. } in taken {
             freed += if counted { segment.count() } else { 0 };
@@ -177,7 +192,7 @@ impl Connection {
                 How::Requeued => self.outbox.push(&queue, QueueCommand::Requeue { consumer, segment, seen: true }),
             }
         }
-        self.free_channel_room(number, freed);
+        freed
     }
 
     /// Settled deliveries make room under the channel-wide limit.
@@ -194,15 +209,17 @@ impl Connection {
         }
     }
 
-    /// Lets the queues of a channel's consumers look for room again.
+    /// Lets the queues of a channel's consumers look for room again; first those that were served least recently, so
+    /// that under a small limit none is left behind.
     fn wake_channel(&mut self, number: u16) {
         let Some(channel) = self.channels.get(number) else {
             return;
         };
-        for serial in channel.tags.values() {
-            if let Some(consumer) = self.consumers.get(serial) {
-                self.outbox.push(&consumer.queue, QueueCommand::Wake);
-            }
+        let mut consumers: Vec<_> = channel.tags.values().filter_map(|serial| self.consumers.get(serial)).collect();
+        consumers.sort_unstable_by_key(|consumer| (consumer.last_tag, consumer.key.serial));
+        for consumer in consumers {
+            // Not by the outbox, which has an order of its own.
+            consumer.queue.push(QueueCommand::Wake);
         }
     }
 }

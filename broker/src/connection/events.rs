@@ -79,6 +79,9 @@ impl Connection {
         if let Some(channel) = self.channels.get_key(channel) {
             let first_tag = channel.last_tag + 1;
             channel.last_tag += u64::from(count);
+            if let Some(consumer) = self.consumers.get_mut(&key.serial) {
+                consumer.last_tag = channel.last_tag;
+            }
             if no_ack && segment.persistent {
                 channel.settled_in(&queue);
             }
@@ -228,7 +231,7 @@ impl Connection {
                 if let Some(channel) = self.channels.get_key(key) {
                     channel.tags.insert(tag.clone(), consumer.serial);
                 }
-                let record = Consumer { channel: key, key: consumer, queue, tag, window };
+                let record = Consumer { channel: key, key: consumer, queue, tag, window, last_tag: 0 };
                 self.consumers.insert(consumer.serial, record);
             }
             (Wait::Get { no_ack, .. }, Reply::Got { queue, segment, left, .. }) => {

@@ -92,6 +92,8 @@ struct Consumer {
     queue: Arc<Queue>,
     tag: Box<str>,
     window: Arc<Window>,
+    /// The delivery tag that it was given last; 0: none yet.
+    last_tag: u64,
 }
 
 pub struct Connection {

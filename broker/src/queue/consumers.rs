@@ -22,6 +22,8 @@ pub struct Consumer {
     waits_on_limit: bool,
     /// It stands in the ring: when its turn comes, its room is looked at.
     waiting: bool,
+    /// The number of the turn in which it was served last, or came.
+    served: u64,
 }
 
 impl Consumer {
@@ -83,9 +85,12 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 #[derive(Default)]
 pub struct Consumers {
     slots: Vec<Option<Consumer>>,
-    /// By falling priority, the slots in the order in which they are served; who has no room leaves its ring until
-    /// room is made.
+    /// By falling priority, the slots in the order in which they are served: who has waited longest comes first. Who
+    /// has no room leaves its ring until room is made, and comes back to where it would be, so that the one whose
+    /// acknowledgement has just made room for all does not take it for itself again and again.
     rings: BTreeMap<Reverse<i64>, VecDeque<u32>>,
+    /// Turns so far.
+    turns: u64,
     count: u32,
     /// Single active consumer: only one is served, the others wait for its end.
     single: Option<Single>,
@@ -140,8 +145,10 @@ impl Consumers {
             window: new.window,
             limit: new.limit,
             waiting: false,
+            served: self.turns,
         });
         self.count += 1;
+        self.turns += 1;
         self.enter_ring(key.slot);
         self.choose_active(Some(key));
         key
@@ -193,9 +200,14 @@ impl Consumers {
 
     fn enter_ring(&mut self, slot: u32) {
         let Some(consumer) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        if !std::mem::replace(&mut consumer.waiting, true) {
-            self.rings.entry(Reverse(consumer.priority)).or_default().push_back(slot);
+        if std::mem::replace(&mut consumer.waiting, true) {
+            return;
         }
+        let (priority, served) = (consumer.priority, consumer.served);
+        let ring = self.rings.entry(Reverse(priority)).or_default();
+        let before = |other: &u32| served_last(&self.slots, *other) < served;
+        let place = ring.iter().rposition(before).map_or(0, |last| last + 1);
+        ring.insert(place, slot);
     }
 
     /// `count` messages of this consumer are no longer unacked.
@@ -207,8 +219,12 @@ impl Consumers {
 
     /// Everybody who left the ring may have room again.
     pub fn wake(&mut self) {
-        for slot in 0..self.slots.len() {
-            self.enter_ring(slot as u32);
+        for consumer in self.slots.iter_mut().flatten().filter(|consumer| !consumer.waiting) {
+            consumer.waiting = true;
+            self.rings.entry(Reverse(consumer.priority)).or_default().push_back(consumer.key.slot);
+        }
+        for ring in self.rings.values_mut() {
+            ring.make_contiguous().sort_by_key(|slot| served_last(&self.slots, *slot));
         }
     }
 
@@ -226,6 +242,8 @@ impl Consumers {
                 let Some(consumer) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
                 let room = consumer.room(if ring.is_empty() { all } else { 1 });
                 if room > 0 {
+                    consumer.served = self.turns;
+                    self.turns += 1;
                     ring.push_back(slot);
                     return Some((consumer.key, room));
                 }
@@ -234,4 +252,8 @@ impl Consumers {
         }
         None
     }
+}
+
+fn served_last(slots: &[Option<Consumer>], slot: u32) -> u64 {
+    slots.get(slot as usize).and_then(Option::as_ref).map_or(0, |consumer| consumer.served)
 }
