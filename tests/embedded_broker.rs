@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use leveret::clock::ManualClock;
@@ -10,7 +11,7 @@ use leveret::server::Builder;
 use leveret::{Broker, BrokerError, StartError};
 use leveret_storage::faulty::{Fault, Faults, Step};
 use leveret_storage::{StorageError, open_memory};
-use leveret_suite::peer::kind;
+use leveret_suite::peer::{Heard, kind};
 use leveret_suite::{Content, Frame, Login, Peer, say};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -485,6 +486,37 @@ fn a_disk_that_hangs_slows_neither_consumers_nor_transient_messages() {
     faults.release(Step::Sync);
     let ack: basic::Ack = peer.expect(1);
     assert_eq!(ack.delivery_tag, 1, "the persistent one only now");
+}
+
+#[test]
+fn publishers_are_blocked_while_little_disk_is_free_and_consumers_go_on() {
+    let free = Arc::new(AtomicU64::new(50_000_000));
+    let seen = free.clone();
+    let broker =
+        Embedded::build(Config::in_memory(), |builder| builder.free_disk(move || Ok(seen.load(Ordering::Relaxed))));
+    let (mut publisher, mut consumer) = (broker.peer(), broker.peer());
+    consumer.ask::<queue::DeclareOk>(1, say::declare("q"));
+    publisher.publish(1, "", "q", b"before");
+    publisher.in_step(1);
+    free.store(49_999_999, Ordering::Relaxed);
+    // The alarm is noticed a little later: until then, publishes go through.
+    let blocked: connection::Blocked = loop {
+        publisher.publish(1, "", "q", b"meanwhile");
+        if let Heard::Frame(frame) = publisher.hear(Duration::from_millis(20))
+            && let Some(AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked))) = frame.method()
+        {
+            break blocked;
+        }
+    };
+    assert_eq!(blocked.reason.as_str(), "low on disk");
+    consumer.qos(1, 1, false);
+    consumer.consume(1, "q", "c");
+    let delivery = consumer.expect_delivery(1);
+    consumer.send(1, say::ack(delivery.delivery_tag));
+    consumer.expect_delivery(1);
+    free.store(50_000_000, Ordering::Relaxed);
+    publisher.expect::<connection::Unblocked>(0);
+    publisher.in_step(1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What owners say to each other.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use leveret_protocol::AmqpError;
@@ -10,6 +10,7 @@ use leveret_storage::{Block, Entry, Run, Store};
 
 use crate::mailbox::Mailbox;
 use crate::queue::Queue;
+use crate::queue::arguments::Settings;
 use crate::vhost::replies::ReplyTo;
 
 /// A connection as others know it.
@@ -41,27 +42,82 @@ impl Requester {
     }
 }
 
-/// A stretch of messages of one queue: message `run.from + i` has the sequence number `first + i`.
+/// Where the messages of a segment are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// In memory.
+    Here(Run),
+    /// In storage only: so many messages, which take about so many bytes there.
+    Away { count: u32, bytes: u32 },
+}
+
+/// A stretch of messages of one queue: message `i` of it has the sequence number `first + i`.
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub first: u64,
-    pub run: Run,
+    pub content: Content,
     /// All of them are persistent (else none is).
     pub persistent: bool,
+    /// They were given to storage for want of memory, though they need not outlive the broker.
+    pub spilled: bool,
     /// Somebody may have seen them before.
     pub redelivered: bool,
+    /// The level they wait on in a queue with priorities.
+    pub level: u8,
     /// How often they came back unsettled; only counted, and shown, by quorum queues.
     pub returns: u32,
-    /// When they expire, in milliseconds since the Unix epoch; [`Segment::NEVER`] otherwise.
+    /// When they expire, in milliseconds since the Unix epoch; otherwise [`Segment::NEVER`] or [`Segment::UNDATED`].
     pub expires: u64,
 }
 
 impl Segment {
     /// No time to live.
     pub const NEVER: u64 = u64::MAX;
+    /// They may have a time to live: their content tells, once it has been read from storage.
+    pub const UNDATED: u64 = 0;
+
+    /// Messages in memory, of whom nothing more is known.
+    pub fn new(first: u64, run: Run) -> Segment {
+        Segment {
+            first,
+            content: Content::Here(run),
+            persistent: false,
+            spilled: false,
+            redelivered: false,
+            level: 0,
+            returns: 0,
+            expires: Segment::NEVER,
+        }
+    }
+
+    /// The messages, if they are in memory.
+    pub fn here(&self) -> Option<&Run> {
+        match &self.content {
+            Content::Here(run) => Some(run),
+            Content::Away { .. } => None,
+        }
+    }
+
+    pub fn here_mut(&mut self) -> Option<&mut Run> {
+        match &mut self.content {
+            Content::Here(run) => Some(run),
+            Content::Away { .. } => None,
+        }
+    }
 
     pub fn count(&self) -> u32 {
-        self.run.count()
+        match &self.content {
+            Content::Here(run) => run.count(),
+            Content::Away { count, .. } => *count,
+        }
+    }
+
+    /// Bytes of the messages; an estimate for a part of what is away.
+    pub fn bytes(&self) -> usize {
+        match &self.content {
+            Content::Here(run) => run.bytes(),
+            Content::Away { bytes, .. } => *bytes as usize,
+        }
     }
 
     /// The last sequence number.
@@ -72,10 +128,43 @@ impl Segment {
     /// Takes the first `count` messages off.
     pub fn split_front(&mut self, count: u32) -> Segment {
         let mut front = self.clone();
-        front.run.to = front.run.from + count;
-        self.run.from += count;
+        match (&mut front.content, &mut self.content) {
+            (Content::Here(front), Content::Here(rest)) => {
+                front.to = front.from + count;
+                rest.from += count;
+            }
+            (Content::Away { count: taken, bytes: some }, Content::Away { count: left, bytes }) => {
+                *some = (u64::from(*bytes) * u64::from(count) / u64::from(*left)) as u32;
+                *taken = count;
+                *left -= count;
+                *bytes -= *some;
+            }
+            // One is a copy of the other.
+            _ => {}
+        }
         self.first += u64::from(count);
         front
+    }
+
+    /// Adds to `filled` those of the messages that are among `runs`, in memory; says how many are not.
+    pub fn materialise(&self, runs: &[(u64, Run)], filled: &mut Vec<Segment>) -> u64 {
+        let mut missing = u64::from(self.count());
+        for (first, run) in runs {
+            let from = self.first.max(*first);
+            let to = (self.last() + 1).min(first + u64::from(run.count()));
+            if from < to {
+                missing -= to - from;
+                let run = run.slice((from - first) as u32, (to - first) as u32);
+                filled.push(Segment { first: from, content: Content::Here(run), ..self.clone() });
+            }
+        }
+        missing
+    }
+
+    /// Lets go of the content, which storage has.
+    pub fn send_away(&mut self) {
+        let (count, bytes) = (self.count(), self.bytes().min(u32::MAX as usize) as u32);
+        self.content = Content::Away { count, bytes };
     }
 }
 
@@ -199,8 +288,18 @@ pub struct ConfirmTo {
 
 /// What the storage writer gives back when what stood before it has reached its level.
 pub enum Token {
-    Confirm { to: ConfirmTo, count: u32 },
-    Reply { to: Requester, reply: Reply },
+    Confirm {
+        to: ConfirmTo,
+        count: u32,
+    },
+    Reply {
+        to: Requester,
+        reply: Reply,
+    },
+    /// For a caller of the library.
+    Done(crate::vhost::command::Done),
+    /// The queue may let go of what it holds in memory.
+    Spill(Weak<Queue>),
 }
 
 impl Token {
@@ -216,6 +315,13 @@ impl Token {
                 });
             }
             Token::Reply { to, reply } => to.reply(reply),
+            // A caller who has stopped waiting need not know.
+            Token::Done(done) => drop(done.send(())),
+            Token::Spill(queue) => {
+                if let Some(queue) = queue.upgrade() {
+                    queue.spill_soon();
+                }
+            }
         }
     }
 }
@@ -249,8 +355,19 @@ pub enum ConnectionEvent {
         error: AmqpError,
         until: Duration,
     },
+    /// The broker ends the connection at once, if it is one of these.
+    Forced {
+        whose: Whose,
+        error: AmqpError,
+    },
     /// See [`crate::tidy`].
     Tidy,
+}
+
+/// Connections that have something in common.
+pub enum Whose {
+    User(Box<str>),
+    VHost(Box<str>),
 }
 
 /// Messages for a consumer.
@@ -305,6 +422,7 @@ pub enum QueueCommand {
         first: u64,
         count: u32,
         persistent: bool,
+        spilled: bool,
     },
     /// Messages that are refused for good: dead-lettered, or dropped.
     Reject {
@@ -343,12 +461,22 @@ pub enum QueueCommand {
         if_unused: bool,
         if_empty: bool,
     },
+    /// Its settings are others now, by a policy.
+    Configure(Box<Settings>),
     /// The topology has removed the queue.
     Kill,
     /// Something may have expired.
     Tick,
     /// See [`crate::tidy`].
     Tidy,
+    /// Storage has what was asked of it: what memory need not hold may be let go of.
+    Spill,
+    /// What storage has of the messages `first .. first + count`; what is missing could not be read.
+    Loaded {
+        first: u64,
+        count: u32,
+        runs: Vec<(u64, Run)>,
+    },
     /// The broker stops: note exactly what was redelivered.
     NoteReturned,
     /// A consumer's window or its channel's limit has room again.

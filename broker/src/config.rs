@@ -11,6 +11,7 @@
 //! * `validate`: what a value must be beyond its type.
 
 mod machine;
+mod policies;
 mod size;
 mod validate;
 mod value;
@@ -22,9 +23,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use machine::memory_available;
+pub use policies::{ConfiguredPolicy, PolicyTableError};
 pub use size::ByteSize;
 pub use validate::InvalidSetting;
-pub use value::{DEFAULT_PORT, InvalidValue, LogFormat, Password, Scalar, StorageKind, Value};
+pub use value::{DEFAULT_PORT, Durability, InvalidValue, LogFormat, Password, Scalar, StorageKind, Value};
 
 /// The smallest frame_max, in bytes, that a client may ask for in connection.tune-ok: old clients ask for this one.
 pub const FRAME_MIN: u32 = 4096;
@@ -47,11 +49,15 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq)]
         pub struct Config {
             $($(#[doc = $doc])* pub $name: $type,)*
+            /// Policies as the file writes them; [`Config::policies`] reads them.
+            pub policy: Vec<toml::Table>,
+            /// Operator policies, the same way.
+            pub operator_policy: Vec<toml::Table>,
         }
 
         impl Default for Config {
             fn default() -> Self {
-                Self { $($name: $default,)* }
+                Self { $($name: $default,)* policy: Vec::new(), operator_policy: Vec::new() }
             }
         }
 
@@ -65,12 +71,22 @@ macro_rules! settings {
                 #[arg(long, value_parser = <$type as Value>::parser(), $($arg)*)]
                 pub $name: Option<$type>,
             )*
+            /// Policies, in the file only: tables `[[policy]]`.
+            #[arg(skip)]
+            pub policy: Vec<toml::Table>,
+            /// Operator policies: tables `[[operator_policy]]`.
+            #[arg(skip)]
+            pub operator_policy: Vec<toml::Table>,
         }
 
         impl PartialConfig {
             /// This layer, and where it says nothing, the `lower` one.
             pub fn over(self, lower: Self) -> Self {
-                Self { $($name: self.$name.or(lower.$name),)* }
+                Self {
+                    $($name: self.$name.or(lower.$name),)*
+                    policy: either(self.policy, lower.policy),
+                    operator_policy: either(self.operator_policy, lower.operator_policy),
+                }
             }
 
             /// Sets the setting of that name from a text. `false`: there is none of that name.
@@ -88,7 +104,11 @@ macro_rules! settings {
             /// This layer over the defaults: everything that is not said is the default.
             pub fn complete(self) -> Config {
                 let default = Config::default();
-                Config { $($name: self.$name.unwrap_or(default.$name),)* }
+                Config {
+                    $($name: self.$name.unwrap_or(default.$name),)*
+                    policy: self.policy,
+                    operator_policy: self.operator_policy,
+                }
             }
         }
 
@@ -116,7 +136,7 @@ settings! {
     /// Where durable data is kept: sled (the data directory) or memory (gone with the broker). Default: sled
     storage: StorageKind = StorageKind::Sled, [value_name = "KIND"];
 
-    /// Name of the user created at start. Default: guest
+    /// Name of the user created at the first start. Default: guest
     default_user: String = "guest".to_owned(), [value_name = "NAME"];
 
     /// Password of that user. Default: guest
@@ -124,7 +144,7 @@ settings! {
     /// On the command line other users of the machine can see it; the environment and the file are better places.
     default_pass: Password = "guest".into(), [value_name = "PASSWORD"];
 
-    /// Virtual host created at start, open to that user. Default: /
+    /// Virtual host created at the first start, open to that user. Default: /
     default_vhost: String = "/".to_owned(), [value_name = "VHOST"];
 
     /// Users who may connect from the machine itself only; an empty list: nobody is held to that. Default: guest
@@ -132,12 +152,31 @@ settings! {
     /// Several are separated by commas or given one by one.
     loopback_users: Vec<String> = vec!["guest".to_owned()], [value_name = "NAMES", value_delimiter = ','];
 
+    /// Definitions in RabbitMQ's JSON format, applied at every start: virtual hosts, users, policies, queues, bindings
+    ///
+    /// What cannot be applied is in the log, the rest is applied; nothing is deleted. With a file, a broker that starts
+    /// for the first time makes no default user and no default virtual host. Relative to the directory the broker is
+    /// started in; an empty path: no file.
+    definitions: PathBuf = PathBuf::new(), [value_name = "FILE", value_hint = clap::ValueHint::FilePath];
+
     /// Memory for messages; at the limit, publishers wait and are told so. Default: 40 % of the memory there is
     ///
     /// In bytes, or as 300MB (10^6), 64MiB (2^20), 1GB. What there is: the machine's memory, or the control group's
     /// limit if that is less. At the limit the broker stops reading from connections that publish and sends them
     /// connection.blocked, if they understand it; consumers go on, since their acks free memory.
     memory_limit: ByteSize = default_memory_limit(), [value_name = "SIZE"];
+
+    /// Free disk below which publishers wait and are told so. Default: 50MB; 0: never
+    ///
+    /// In bytes, or as 50MB (10^6), 1GiB (2^30). As at the memory limit, consumers go on. It is the data directory's
+    /// file system that counts; with storage in memory, none does.
+    disk_free_limit: ByteSize = ByteSize::new(50_000_000), [value_name = "SIZE"];
+
+    /// What confirms promise: sync (the data is on the device) or os (the operating system has it). Default: sync
+    ///
+    /// With os, what was confirmed survives the broker's death, kill -9 included, but not a power cut or a crash of the
+    /// machine: as RabbitMQ's classic queues since 4.0.
+    durability: Durability = Durability::Sync, [value_name = "LEVEL"];
 
     /// Largest body of a message. Default: 16MiB; at most 512MiB
     ///
@@ -148,6 +187,15 @@ settings! {
     ///
     /// A client may choose another. One that stays silent for more than two intervals is dropped.
     heartbeat: u16 = 60, [value_name = "SECONDS"];
+
+    /// Longest time a delivery may wait for its acknowledgement, in milliseconds; 0: for ever. Default: 0
+    ///
+    /// Then the channel is closed with 406, and its deliveries go back to their queues. A queue's argument
+    /// x-consumer-timeout goes over it. RabbitMQ's default is 1800000, half an hour, which ends long jobs.
+    consumer_timeout: u64 = 0, [value_name = "MILLISECONDS"];
+
+    /// How often a channel's deliveries are looked at for that, in milliseconds. Default: 60000
+    channel_tick_interval: u64 = 60_000, [value_name = "MILLISECONDS"];
 
     /// Largest frame offered to clients, in bytes. Default: 131072; at least 8192
     ///
@@ -186,6 +234,11 @@ settings! {
     log_level: String = "info".to_owned(), [value_name = "LEVEL"];
 }
 
+/// The first list, or the second if that one is empty.
+fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
+    if first.is_empty() { second } else { first }
+}
+
 /// [`MEMORY_SHARE_PERCENT`] of the memory there is.
 fn default_memory_limit() -> ByteSize {
     memory_available()
@@ -203,6 +256,8 @@ pub enum ConfigError {
     Variable { variable: String, text: String, reason: InvalidValue },
     #[error("the environment variable {0} is not UTF-8")]
     NotUtf8(String),
+    #[error("{reason}")]
+    Policy { reason: PolicyTableError },
     #[error("{}: {reason}", setting)]
     Setting { setting: &'static str, reason: InvalidSetting },
 }
@@ -279,7 +334,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Setting`] for the first setting that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        validate::validate(self).map_err(|(setting, reason)| ConfigError::Setting { setting, reason })
+        validate::validate(self).map_err(|(setting, reason)| ConfigError::Setting { setting, reason })?;
+        self.policies().map(drop)
     }
 
     /// The configuration as the text of a file that gives the same one, except the password, which is not shown.
@@ -288,7 +344,7 @@ impl Config {
             Some(value) => format!("{name} = {value}\n"),
             None => format!("# {name} is set, and not shown\n"),
         };
-        self.entries().into_iter().map(line).collect()
+        self.entries().into_iter().map(line).chain([policies::shown(self)]).collect()
     }
 }
 

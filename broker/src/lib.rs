@@ -6,21 +6,29 @@
 //! * [`server`]: the broker's start and end, listeners.
 //! * `connection`: a task per client: frames in, deliveries and answers out. The only place that waits.
 //! * `queue`: the rules of a queue, a synchronous state machine run in turns by whoever brings it a batch.
+//! * `delayed`: what x-delayed-message exchanges hold back, run in the same way.
 //! * `vhost`: exchanges, queues and bindings; their one owner, and the snapshots that publishers route by.
 //! * [`exchange`]: routing tables, pure.
 //! * `command`: what owners say to each other. `mailbox`: how.
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
-//! * `pressure`: the gate that publishers stop at. `timers`: when queues look for what has expired.
+//! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at.
+//! * `timers`: when owners look for what is due.
 //! * `recovery`: from what storage held to virtual hosts that serve.
-//! * [`config`], `auth`, [`clock`], `names`, `methods`: what the rest is made with.
+//! * [`access`]: users and what they may do. [`policy`]: settings for objects by name. [`admin`]: how both are changed;
+//!   [`definitions`]: from a file.
+//! * [`config`], `auth`, `pattern`, [`clock`], `names`, `methods`: what the rest is made with.
 
 #![recursion_limit = "256"] // the persistent maps of a snapshot nest deeply
 
+pub mod access;
+pub mod admin;
 mod auth;
 pub mod clock;
 mod command;
 pub mod config;
 mod connection;
+pub mod definitions;
+mod delayed;
 pub mod exchange;
 mod expiration;
 mod mailbox;
@@ -28,6 +36,9 @@ mod message;
 mod methods;
 mod names;
 mod outbox;
+mod paging;
+mod pattern;
+pub mod policy;
 mod pressure;
 mod queue;
 mod recovery;
@@ -39,4 +50,5 @@ mod timers;
 mod vhost;
 
 pub use config::Config;
+pub use serde_json;
 pub use server::{Broker, BrokerError, StartError};

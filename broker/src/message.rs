@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use leveret_protocol::amq::AMQPValue;
 use leveret_protocol::content as content_header;
-use leveret_protocol::content::Edits;
+use leveret_protocol::content::{Edits, Properties};
+use leveret_protocol::table::Value;
 use leveret_protocol::{ADDRESS_GAP, Message};
 use leveret_storage::{Block, Gauge, Span};
 
@@ -22,7 +23,7 @@ use leveret_storage::{Block, Gauge, Span};
 /// | 11 | has an `expiration` property |
 /// | 12 | was dead-lettered: its x-death header is the broker's own |
 /// | 13–20 | priority |
-/// | 21–63 | when it was published, milliseconds since the Unix epoch |
+/// | 21–63 | when it was published, milliseconds since the Unix epoch; while it is held back, when it is due |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta(pub u64);
 
@@ -128,6 +129,20 @@ fn with_delivery_count(block: &Block, index: u32, count: u32) -> Option<Vec<u8>>
     let put = [("x-delivery-count", AMQPValue::LongLongInt(count.into()))];
     let edits = Edits { put: &put, ..Edits::default() };
     Some(message.rebuild(message.address, &content_header::edit(message.header, &edits).ok()?))
+}
+
+/// The keys that a message is routed by: that of its publish, then those in the headers `copies`.
+pub fn routing_keys<'a>(message: &Message<'a>, properties: &Properties<'a>, copies: &[&str]) -> Vec<&'a [u8]> {
+    let mut keys = vec![message.routing_key];
+    for name in copies {
+        if let Some(Value::Array(copies)) = properties.headers.and_then(|headers| headers.get(name)) {
+            keys.extend(copies.iter().filter_map(|value| match value {
+                Value::LongStr(key) => Some(key),
+                _ => None,
+            }));
+        }
+    }
+    keys
 }
 
 /// The block of a turn, while it is being filled.

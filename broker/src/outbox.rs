@@ -1,17 +1,23 @@
 //! What one turn of a connection has for the queues: its publishes as one block, its acknowledgements folded into
 //! ranges, each queue's share in the order in which the client sent it.
+//!
+//! * `held_back`: what x-delayed-message exchanges get.
+
+mod held_back;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use leveret_storage::{Block, Gauge, Run};
 
+use self::held_back::HeldBack;
 use crate::command::{ConfirmTo, ConsumerKey, QueueCommand, Requester, Segment};
+use crate::delayed::{Delayed, DelayedCommand};
 use crate::message::{BlockBuilder, Meta};
 use crate::queue::Queue;
 use crate::vhost::command::TopologyCommand;
 use crate::vhost::history::{FurtherKeys, Remembered};
-use crate::vhost::snapshot::Exchange;
+use crate::vhost::snapshot::{Exchange, Hold};
 
 /// Bytes of messages after which a turn is sent off before the rest of the input is looked at.
 pub const TURN_LIMIT: usize = 512 << 10;
@@ -28,6 +34,7 @@ pub struct Outbox {
     last: usize,
     commands: Vec<QueueCommand>,
     histories: Vec<ForHistory>,
+    held_back: HeldBack,
 }
 
 /// What an x-recent-history exchange gets. Its messages have a block of their own: they stay long, and must not keep
@@ -144,6 +151,16 @@ impl Outbox {
         history.further.push(further.clone());
     }
 
+    /// Adds a message for an exchange that holds it back, BCC and all. If that confirms it to `confirm`, answers 1.
+    pub fn hold(&mut self, hold: &Hold, message: &[u8], meta: Meta, confirm: Option<(&Requester, u64)>) -> u32 {
+        self.held_back.hold(hold, message, meta, confirm)
+    }
+
+    /// Adds anything else for who holds messages back.
+    pub fn tell_delayed(&mut self, delayed: &Arc<Delayed>, command: DelayedCommand) {
+        self.held_back.push(delayed, command);
+    }
+
     pub fn has_histories(&self) -> bool {
         !self.histories.is_empty()
     }
@@ -166,10 +183,10 @@ impl Outbox {
     /// Adds messages that are done; neighbours become one range.
     pub fn settle(&mut self, queue: &Arc<Queue>, consumer: Option<ConsumerKey>, segment: &Segment) {
         let pending = self.pending(queue);
-        if let Some(Pending::Command(QueueCommand::Settle { consumer: same, first, count, persistent })) =
+        if let Some(Pending::Command(QueueCommand::Settle { consumer: same, first, count, persistent, spilled })) =
             pending.last_mut()
             && *same == consumer
-            && *persistent == segment.persistent
+            && (*persistent, *spilled) == (segment.persistent, segment.spilled)
             && *first + u64::from(*count) == segment.first
         {
             *count += segment.count();
@@ -180,6 +197,7 @@ impl Outbox {
             first: segment.first,
             count: segment.count(),
             persistent: segment.persistent,
+            spilled: segment.spilled,
         }));
     }
 
@@ -202,7 +220,7 @@ impl Outbox {
     /// The turn holds so much that it should be sent off.
     pub fn is_large(&self) -> bool {
         let histories = self.histories.iter().map(|history| history.block.bytes());
-        self.block.bytes() + histories.sum::<usize>() > TURN_LIMIT
+        self.block.bytes() + histories.sum::<usize>() + self.held_back.bytes() > TURN_LIMIT
     }
 
     /// Makes room for the messages of `bytes` of input.
@@ -212,6 +230,7 @@ impl Outbox {
 
     /// Makes a block of the messages so far, which counts as memory in use from now on, and sends nothing off.
     pub fn seal(&mut self, gauge: &Arc<Gauge>) {
+        self.held_back.seal(gauge);
         if self.block.is_empty() {
             return;
         }
@@ -255,6 +274,13 @@ impl Outbox {
             self.targets.clear();
             self.places.clear();
         }
+    }
+}
+
+impl Outbox {
+    /// Sends off what is to be held back. Calls `sent` with each that got something.
+    pub fn flush_delayed(&mut self, gauge: &Arc<Gauge>, sent: impl FnMut(&Arc<Delayed>)) {
+        self.held_back.flush(gauge, sent);
     }
 }
 

@@ -1,9 +1,11 @@
-//! One gate that publishers look at: shut while the messages in memory exceed the limit.
+//! One gate that publishers look at: shut while an alarm is raised.
 //!
-//! The gauge counts the blocks of all messages, wherever they are held. Only sockets of publishers stop; consumers go
-//! on, since what they do gives memory back.
+//! *Memory*: the messages in memory exceed the limit; the gauge counts the blocks of all of them, wherever they are
+//! held. *Disk*: less is free than the limit, or storage has met a full disk. Only sockets of publishers stop;
+//! consumers go on, since what they do gives memory and disk back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -12,21 +14,46 @@ use leveret_storage::Gauge;
 
 use crate::clock::Clock;
 
-/// How often a shut gate looks whether it can open.
+/// How often a shut gate looks whether memory is free again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often free disk is looked at.
+const LOOK_AT_DISK: Duration = Duration::from_millis(500);
+/// The same where it may soon be used up: within a few times what a disk can write meanwhile.
+const LOOK_AT_SCARCE_DISK: Duration = Duration::from_millis(50);
+const SCARCE_DISK: u64 = 1 << 30;
+
+/// Why publishers are stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    Memory,
+    /// Less disk is free than the limit.
+    Disk,
+    /// A write has found the disk full.
+    DiskFull,
+}
+
+impl Alarm {
+    #[cfg(test)]
+    const ALL: [Alarm; 3] = [Alarm::Memory, Alarm::Disk, Alarm::DiskFull];
+
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
 
 pub struct Pressure {
     pub gauge: Arc<Gauge>,
-    /// Bytes of messages in memory above which the gate shuts; it opens at nine tenths.
+    /// Bytes of messages in memory above which the memory alarm is raised; it clears at nine tenths.
     limit: usize,
-    shut: AtomicBool,
+    /// The alarms that are raised.
+    raised: AtomicU8,
     parked: Mutex<Vec<Waker>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Pressure {
     pub fn new(gauge: Arc<Gauge>, limit: usize, clock: Arc<dyn Clock>) -> Arc<Pressure> {
-        Arc::new(Pressure { gauge, limit, shut: AtomicBool::new(false), parked: Mutex::new(Vec::new()), clock })
+        Arc::new(Pressure { gauge, limit, raised: AtomicU8::new(0), parked: Mutex::new(Vec::new()), clock })
     }
 
     /// Bytes of messages in memory above which the gate shuts.
@@ -34,27 +61,54 @@ impl Pressure {
         self.limit
     }
 
-    /// True while publishers must wait. Whoever finds the limit passed shuts the gate.
+    /// True while publishers must wait. Whoever finds the memory limit passed shuts the gate.
     pub fn is_shut(self: &Arc<Self>) -> bool {
-        if self.gauge.bytes() <= self.limit && !self.shut.load(Ordering::Acquire) {
-            return false;
+        let raised = self.raised.load(Ordering::Acquire);
+        if self.gauge.bytes() <= self.limit || raised & Alarm::Memory.bit() != 0 {
+            return raised != 0;
         }
-        if !self.shut.swap(true, Ordering::AcqRel) {
+        if self.raise(Alarm::Memory) {
             tracing::warn!(
                 used = self.gauge.bytes(),
                 limit = self.limit,
                 "memory limit reached: publishers are blocked"
             );
             let pressure = self.clone();
-            tokio::spawn(async move { pressure.reopen().await });
+            tokio::spawn(async move { pressure.watch_memory().await });
         }
-        self.shut.load(Ordering::Acquire)
+        true
+    }
+
+    /// The reason that connection.blocked gives (a RabbitMQ extension).
+    pub fn reason(&self) -> &'static str {
+        let raised = self.raised.load(Ordering::Acquire);
+        let disk = raised & (Alarm::Disk.bit() | Alarm::DiskFull.bit()) != 0;
+        match (raised & Alarm::Memory.bit() != 0, disk) {
+            (true, true) => "low on memory & disk",
+            (false, true) => "low on disk",
+            _ => "low on memory",
+        }
+    }
+
+    /// Shuts the gate. False: the alarm was raised already.
+    pub fn raise(&self, alarm: Alarm) -> bool {
+        self.raised.fetch_or(alarm.bit(), Ordering::AcqRel) & alarm.bit() == 0
+    }
+
+    /// Opens the gate, unless another alarm is raised. False: this one was not.
+    pub fn clear(&self, alarm: Alarm) -> bool {
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.raised.fetch_and(!alarm.bit(), Ordering::AcqRel);
+        if before == alarm.bit() {
+            parked.drain(..).for_each(Waker::wake);
+        }
+        before & alarm.bit() != 0
     }
 
     /// Wakes `waker` when the gate opens. False when it is open already.
     pub fn park(&self, waker: &Waker) -> bool {
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.shut.load(Ordering::Acquire) {
+        if self.raised.load(Ordering::Acquire) == 0 {
             return false;
         }
         if !parked.iter().any(|other| other.will_wake(waker)) {
@@ -63,16 +117,105 @@ impl Pressure {
         true
     }
 
-    /// The one task that opens the gate again; it lives as long as the gate is shut.
-    async fn reopen(self: Arc<Self>) {
+    /// The one task that clears the memory alarm; it lives as long as that is raised.
+    async fn watch_memory(self: Arc<Self>) {
         while self.gauge.bytes() > self.limit / 10 * 9 {
             self.clock.sleep_until(self.clock.now() + LOOK_AGAIN).await;
         }
         tracing::info!(used = self.gauge.bytes(), limit = self.limit, "memory is free again: publishers go on");
-        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shut.store(false, Ordering::Release);
-        for waker in parked.drain(..) {
-            waker.wake();
+        self.clear(Alarm::Memory);
+    }
+
+    /// Raises and clears the disk alarm, for ever: `free` says how many bytes there are, and below `limit` publishers
+    /// are stopped.
+    pub async fn watch_disk(self: Arc<Self>, limit: u64, free: FreeDisk) {
+        loop {
+            let scarce = match free() {
+                Ok(bytes) if bytes < limit => {
+                    if self.raise(Alarm::Disk) {
+                        tracing::warn!(free = bytes, limit, "little disk is free: publishers are blocked");
+                    }
+                    true
+                }
+                Ok(bytes) => {
+                    if self.clear(Alarm::Disk) {
+                        tracing::info!(free = bytes, limit, "disk is free again: publishers go on");
+                    }
+                    bytes - limit < SCARCE_DISK
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "free disk cannot be found out");
+                    false
+                }
+            };
+            let pause = if scarce { LOOK_AT_SCARCE_DISK } else { LOOK_AT_DISK };
+            self.clock.sleep_until(self.clock.now() + pause).await;
         }
+    }
+}
+
+/// Says how many bytes of disk are free for the broker.
+pub type FreeDisk = Arc<dyn Fn() -> std::io::Result<u64> + Send + Sync>;
+
+/// What the file system of `directory` has free for whom the broker runs as.
+pub fn free_disk(directory: PathBuf) -> FreeDisk {
+    Arc::new(move || {
+        let system = rustix::fs::statvfs(&directory)?;
+        Ok(system.f_bavail.saturating_mul(system.f_frsize))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn pressure() -> Arc<Pressure> {
+        Pressure::new(Arc::default(), 1000, Arc::new(SystemClock::default()))
+    }
+
+    #[test]
+    fn the_reason_names_every_alarm_that_is_raised() {
+        let pressure = pressure();
+        pressure.raise(Alarm::Memory);
+        assert_eq!(pressure.reason(), "low on memory");
+        pressure.raise(Alarm::Disk);
+        assert_eq!(pressure.reason(), "low on memory & disk");
+        pressure.clear(Alarm::Memory);
+        assert_eq!(pressure.reason(), "low on disk");
+    }
+
+    #[test]
+    fn the_gate_opens_when_the_last_alarm_clears() {
+        let pressure = pressure();
+        let waker = Waker::noop();
+        for alarm in Alarm::ALL {
+            assert!(pressure.raise(alarm));
+        }
+        for alarm in Alarm::ALL {
+            assert!(pressure.park(waker), "still shut");
+            assert!(pressure.clear(alarm));
+        }
+        assert!(!pressure.park(waker));
+        assert!(!pressure.clear(Alarm::Disk));
+    }
+
+    #[tokio::test]
+    async fn the_disk_alarm_follows_what_is_free() {
+        let pressure = pressure();
+        let free = Arc::new(std::sync::atomic::AtomicU64::new(99));
+        let probe: FreeDisk = {
+            let free = free.clone();
+            Arc::new(move || Ok(free.load(Ordering::Relaxed)))
+        };
+        let watch = tokio::spawn(pressure.clone().watch_disk(100, probe));
+        while !pressure.is_shut() {
+            tokio::task::yield_now().await;
+        }
+        free.store(100, Ordering::Relaxed);
+        while pressure.is_shut() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        watch.abort();
     }
 }

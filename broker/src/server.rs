@@ -6,21 +6,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use leveret_protocol::AmqpError;
 use leveret_storage::{
-    Backend, Entry, Gauge, Op, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
+    Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_disk, open_memory,
 };
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::access::Access;
+use crate::admin::{AdminError, Administered, Change, Control, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
-use crate::config::{Config, ConfigError, StorageKind};
+use crate::config::{Config, ConfigError, ConfiguredPolicy, Durability, StorageKind};
 use crate::connection;
+use crate::definitions::{Definitions, DefinitionsError, Imported};
+use crate::delayed::DelayedCommand;
 use crate::mailbox::Mailbox;
-use crate::pressure::Pressure;
+use crate::paging::Paging;
+use crate::pressure::{FreeDisk, Pressure, free_disk};
 use crate::recovery;
 use crate::tidy::WORTH_WHILE;
 use crate::timers::Timers;
@@ -43,6 +49,8 @@ pub enum StartError {
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
+    Definitions(#[from] DefinitionsError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
@@ -58,7 +66,14 @@ pub struct Shared {
     pub config: Config,
     pub clock: Arc<dyn Clock>,
     pub pressure: Arc<Pressure>,
-    vhosts: HashMap<Box<str>, Arc<VHost>>,
+    /// Who may do what.
+    pub(crate) access: Arc<Access>,
+    pub(crate) vhosts: ArcSwap<HashMap<Box<str>, Arc<VHost>>>,
+    /// What further virtual hosts are made with.
+    pub(crate) parts: Parts,
+    /// Held by who changes users, virtual hosts or permissions.
+    pub(crate) administration: Mutex<()>,
+    pub paging: Arc<Paging>,
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
     next_peer: AtomicU64,
@@ -66,20 +81,43 @@ pub struct Shared {
 
 impl Shared {
     pub fn vhost(&self, name: &str) -> Option<Arc<VHost>> {
-        self.vhosts.get(name).cloned()
+        self.vhosts.load().get(name).cloned()
     }
 
+    /// The open connections.
+    pub fn peers_now(&self) -> Vec<Arc<Peer>> {
+        self.peers().values().cloned().collect()
+    }
+
+    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The parts behind a [`Broker`].
+struct Inside(Arc<Shared>);
+
+impl Control for Inside {
     /// Once nobody is connected any more.
     fn note_returned(&self) {
-        for vhost in self.vhosts.values() {
+        for vhost in self.0.vhosts.load().values() {
+            vhost.delayed().iter().for_each(|delayed| delayed.stop());
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::NoteReturned);
             }
         }
     }
 
-    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self, change: Change) -> Result<Stored, AdminError> {
+        self.0.change(change)
+    }
+
+    fn administered(&self) -> Administered {
+        self.0.administered()
+    }
+
+    fn import(&self, definitions: &Definitions) -> (Imported, Stored) {
+        (self.0.import(definitions), self.0.stored())
     }
 }
 
@@ -98,14 +136,12 @@ enum Stop {
 /// Dropped without [`Broker::shutdown`], it closes its sockets at once; what it has confirmed stays safe.
 pub struct Broker {
     addresses: Vec<SocketAddr>,
-    /// Lets every queue note exactly what was redelivered. A closure, since naming what it holds would make users'
-    /// compilers walk through the snapshots' deeply nested types.
-    note_returned: Box<dyn Fn() + Send + Sync>,
+    pub(crate) control: Box<dyn Control>,
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
-    /// Timers and tidying: they end with the broker.
-    tasks: [JoinHandle<()>; 2],
+    /// Timers, tidying and the watch over the disk: they end with the broker.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// A broker to be started with other parts than the usual ones.
@@ -114,6 +150,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     gauge: Arc<Gauge>,
     opened: Option<(Box<dyn Backend>, Recovered)>,
+    free_disk: Option<FreeDisk>,
 }
 
 impl Builder {
@@ -129,44 +166,62 @@ impl Builder {
         self
     }
 
+    /// Free disk, in bytes, as `free` says: else the data directory's file system is asked.
+    pub fn free_disk(mut self, free: impl Fn() -> std::io::Result<u64> + Send + Sync + 'static) -> Builder {
+        self.free_disk = Some(Arc::new(free));
+        self
+    }
+
     /// Starts the broker on the current tokio runtime (multi-thread).
     pub async fn start(self) -> Result<Broker, StartError> {
-        let Builder { config, clock, gauge, opened } = self;
+        let Builder { config, clock, gauge, opened, free_disk } = self;
         config.validate()?;
+        let policies = config.policies()?;
+        let file = config.definitions.as_path();
+        let definitions = if file.as_os_str().is_empty() { None } else { Some(Definitions::read(file)?) };
         // Ports first: one in use must leave the data untouched. Nobody can connect before `listen`.
         let sockets = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let (backend, recovered) = match opened {
             Some(opened) => opened,
-            None => open(&config, &gauge)?,
+            None => open(&config)?,
         };
         let (stop, stopping) = watch::channel(Stop::Running);
         let failed = stop.clone();
         let store = Store::start(
             backend,
-            StoreOptions::default(),
+            StoreOptions { synced: level(config.durability), ..StoreOptions::default() },
             |tokens: &mut Vec<Token>| tokens.drain(..).for_each(Token::complete),
             move |error| drop(failed.send(Stop::Failed(Arc::new(error)))),
         )?;
         let timers = Timers::new(clock.clone());
+        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
+        let paging = Paging::new(store.reader(), gauge.clone(), limit);
         let parts = Parts {
             next_id: Arc::default(),
             store: store.clone(),
             gauge: gauge.clone(),
             timers: timers.clone(),
             clock: clock.clone(),
+            paging: paging.clone(),
         };
-        let vhosts = recovery::vhosts(&config, recovered, &parts)?;
+        let beginning = recovery::begin(recovered, &parts)?;
         let ticking = tokio::spawn(timers.run());
-        let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             pressure: Pressure::new(gauge, limit, clock.clone()),
+            paging,
             config,
             clock,
-            vhosts,
+            access: Arc::default(),
+            vhosts: ArcSwap::from_pointee(beginning.vhosts),
+            parts,
+            administration: Mutex::default(),
             peers: Mutex::default(),
             next_peer: AtomicU64::new(1),
         });
+        shared.access.publish(beginning.access);
+        prepare(&shared, beginning.fresh, definitions, policies);
         let tidying = tokio::spawn(tidy(shared.clone()));
+        let watching = watch_disk(&shared, free_disk);
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (socket, address) in sockets {
@@ -175,14 +230,13 @@ impl Builder {
             addresses.push(listener.local_addr().map_err(error)?);
             listeners.push(tokio::spawn(accept(listener, shared.clone(), stopping.clone())));
         }
-        let note_returned = Box::new(move || shared.note_returned());
         Ok(Broker {
-            note_returned,
+            control: Box::new(Inside(shared)),
             addresses,
             store,
             stop,
             listeners: Mutex::new(listeners),
-            tasks: [ticking, tidying],
+            tasks: [ticking, tidying].into_iter().chain(watching).collect(),
         })
     }
 }
@@ -195,7 +249,13 @@ impl Broker {
 
     /// A broker whose clock or store is given by the caller.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, clock: Arc::new(SystemClock::default()), gauge: Arc::default(), opened: None }
+        Builder {
+            config,
+            clock: Arc::new(SystemClock::default()),
+            gauge: Arc::default(),
+            opened: None,
+            free_disk: None,
+        }
     }
 
     /// Where it listens, in the order of the configuration; port 0 has become the port that was found.
@@ -220,7 +280,7 @@ impl Broker {
             // A listener that panicked has nothing left to close.
             let _ = listener.await;
         }
-        (self.note_returned)();
+        self.control.note_returned();
         let (key, value) = (definition::returned_key(0), definition::returned_value(&[]));
         self.store.submit(&mut vec![Entry::Op(Op::PutDefinition { key, value })]);
         let store = self.store.clone();
@@ -261,6 +321,54 @@ impl Drop for Broker {
     }
 }
 
+/// Makes what the configuration asks for, before anybody can connect.
+fn prepare(shared: &Shared, fresh: bool, definitions: Option<Definitions>, policies: Vec<ConfiguredPolicy>) {
+    // As RabbitMQ has it: whoever gives definitions gives users and virtual hosts with them.
+    if fresh && definitions.is_none() {
+        shared.first_start();
+    }
+    if let Some(definitions) = definitions {
+        let imported = shared.import(&definitions);
+        for left in &imported.ignored {
+            tracing::info!("definitions: {} is ignored: {}", left.item, left.reason);
+        }
+        for left in &imported.refused {
+            let reason = left.reason.to_string().replace('\n', "; ");
+            tracing::warn!("definitions: {} is left out: {reason}", left.item);
+        }
+        let (applied, left) = (imported.applied, imported.refused.len());
+        tracing::info!("definitions: {applied} items applied, {left} left out");
+    }
+    if !fresh {
+        look_at_default_user(shared);
+    }
+    for ConfiguredPolicy { kind, vhost, name, policy } in policies {
+        let vhost = vhost.unwrap_or_else(|| shared.config.default_vhost.clone());
+        let shown = format!("policy '{name}' in vhost '{vhost}'");
+        if let Err(error) = shared.change(Change::SetPolicy { kind, vhost, name, policy }) {
+            tracing::warn!("configuration: {shown} is left out: {error}");
+        }
+    }
+    if shared.access.state().users.is_empty() {
+        tracing::warn!("there is no user: nobody can log in");
+    }
+}
+
+/// Warns of a default user who was configured and is not the one that the first start has made.
+fn look_at_default_user(shared: &Shared) {
+    let (config, usual) = (&shared.config, Config::default());
+    let configured = config.default_user != usual.default_user || config.default_pass != usual.default_pass;
+    let state = shared.access.state();
+    let known = state.users.get(&*config.default_user);
+    if configured && !known.is_some_and(|user| user.password.accepts(config.default_pass.as_bytes())) {
+        let user = &config.default_user;
+        tracing::warn!(
+            user,
+            "the default user is made at the first start only; this one, or this password, is not known"
+        );
+    }
+}
+
 fn bind(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -271,11 +379,26 @@ fn bind(address: SocketAddr) -> Result<(TcpSocket, SocketAddr), StartError> {
     bind().map_err(|source| StartError::Listen { address, source })
 }
 
-fn open(config: &Config, gauge: &Arc<Gauge>) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+fn open(config: &Config) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
     match config.storage {
         StorageKind::Memory => open_memory(),
-        StorageKind::Sled => open_sled(&config.data_dir, gauge),
+        StorageKind::Sled => open_disk(&config.data_dir),
     }
+}
+
+fn level(durability: Durability) -> Level {
+    match durability {
+        Durability::Sync => Level::Synced,
+        Durability::Os => Level::Written,
+    }
+}
+
+/// Keeps an eye on free disk, where there is a limit and a disk.
+fn watch_disk(shared: &Shared, free: Option<FreeDisk>) -> Option<JoinHandle<()>> {
+    let limit = shared.config.disk_free_limit.bytes();
+    let on_disk = || (shared.config.storage == StorageKind::Sled).then(|| free_disk(shared.config.data_dir.clone()));
+    let free = free.or_else(on_disk).filter(|_| limit > 0)?;
+    Some(tokio::spawn(shared.pressure.clone().watch_disk(limit, free)))
 }
 
 /// Accepts connections until the broker stops, and sees them through to their end.
@@ -305,8 +428,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
     drop(listener);
     let graceful = matches!(*stopping.borrow(), Stop::Graceful);
     if graceful {
-        let peers: Vec<_> = shared.peers().values().cloned().collect();
-        for peer in peers {
+        for peer in shared.peers_now() {
             let error = AmqpError::connection_forced("broker forced connection closure with reason 'shutdown'");
             let until = now + CONFIRM_LIMIT;
             let _ = peer.mailbox.push(ConnectionEvent::Close { error, until });
@@ -328,14 +450,14 @@ async fn tidy(shared: Arc<Shared>) {
         if shared.pressure.gauge.bytes() < WORTH_WHILE {
             continue;
         }
-        let peers: Vec<_> = shared.peers().values().cloned().collect();
-        for peer in peers {
+        for peer in shared.peers_now() {
             let _ = peer.mailbox.push(ConnectionEvent::Tidy);
         }
-        for vhost in shared.vhosts.values() {
+        for vhost in shared.vhosts.load().values() {
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::Tidy);
             }
+            vhost.delayed().iter().for_each(|delayed| delayed.push(DelayedCommand::Tidy));
         }
     }
 }

@@ -5,10 +5,14 @@ use std::sync::{Arc, Weak};
 
 use leveret_storage::{Gauge, Run, Store, StoreOptions, open_memory};
 
+use crate::access::rights::Rights;
+use crate::access::{Access, Granted, Permissions, State};
 use crate::clock::{Clock, ManualClock};
 use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
+use crate::delayed::Delayed;
 use crate::mailbox::Mailbox;
 use crate::message::{BlockBuilder, Meta};
+use crate::paging::Paging;
 use crate::queue::arguments::Settings;
 use crate::queue::{Origin, Outside, Queue};
 use crate::timers::Timers;
@@ -57,7 +61,7 @@ pub fn numbers(run: &Run) -> Vec<u64> {
 
 /// The numbers of a segment.
 pub fn numbers_of(segment: &Segment) -> Vec<u64> {
-    numbers(&segment.run)
+    numbers(segment.here().expect("messages in memory"))
 }
 
 /// A store that keeps nothing and reaches every level at once.
@@ -79,6 +83,7 @@ pub fn origin(name: &str, durable: bool) -> Origin {
         settings: Settings::default(),
         next_sequence: 1,
         messages: Vec::new(),
+        lifetimes: Default::default(),
         now: 0,
     }
 }
@@ -96,8 +101,21 @@ fn timers() -> Arc<Timers> {
 /// A queue in no virtual host.
 pub fn queue(name: &str, durable: bool, store: &Store<Token>) -> Arc<Queue> {
     let origin = origin(name, durable);
-    let outside = Outside { store: store.clone(), vhost: Weak::new(), timers: timers(), gauge: Arc::default() };
+    let outside = Outside {
+        store: store.clone(),
+        vhost: Weak::new(),
+        timers: timers(),
+        gauge: Arc::default(),
+        paging: Paging::none(),
+    };
     Queue::new(origin, None, None, outside)
+}
+
+/// What an exchange in no virtual host holds back.
+pub fn delayed(exchange: &str, durable: bool) -> Arc<Delayed> {
+    let (vhost, gauge, paging) = (Weak::new(), Arc::default(), Paging::none());
+    let outside = Outside { store: store(), vhost, timers: timers(), gauge, paging };
+    Delayed::new(1, exchange.into(), durable, outside)
 }
 
 /// The virtual host `/` with nothing declared in it.
@@ -108,8 +126,18 @@ pub fn vhost(store: &Store<Token>) -> Arc<VHost> {
         gauge: Arc::default(),
         timers: timers(),
         clock: clock(),
+        paging: Paging::none(),
     };
     VHost::new("/".into(), parts)
+}
+
+/// The rights of a user who may do everything in `vhost`.
+pub fn all_rights(vhost: &Arc<str>) -> Rights {
+    let mut state = State::default();
+    state.set_permissions("guest", vhost, Granted::new(Permissions::all()).unwrap());
+    let access = Arc::new(Access::default());
+    access.publish(state);
+    Rights::new(access, "guest".into(), vhost.clone())
 }
 
 /// A consumer with acknowledgements and without any limit.

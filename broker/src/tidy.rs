@@ -17,29 +17,40 @@ pub const WORTH_WHILE: usize = 16 << 20;
 /// Bytes of survivors that share a new block.
 const NEW_BLOCK: usize = 256 << 10;
 
+/// A stretch of what is held: its first sequence number, and the messages.
+type Held<'a> = (u64, &'a mut Run);
+
 /// Copies survivors out of blocks that nobody else holds.
 pub fn tidy<'a>(segments: impl Iterator<Item = &'a mut Segment>, gauge: &Arc<Gauge>) {
-    let mut sparse: HashMap<*const Block, Vec<&mut Segment>> = HashMap::new();
-    for segment in segments {
-        let block = &segment.run.block;
-        if segment.count() * 4 < block.count() {
-            sparse.entry(Arc::as_ptr(block)).or_default().push(segment);
+    let here = |segment: &'a mut Segment| {
+        let first = segment.first;
+        segment.here_mut().map(|run| (first, run))
+    };
+    tidy_runs(segments.filter_map(here), gauge);
+}
+
+/// The same for runs in memory.
+pub fn tidy_runs<'a>(runs: impl Iterator<Item = Held<'a>>, gauge: &Arc<Gauge>) {
+    let mut sparse: HashMap<*const Block, Vec<Held<'_>>> = HashMap::new();
+    for (first, run) in runs {
+        if run.count() * 4 < run.block.count() {
+            sparse.entry(Arc::as_ptr(&run.block)).or_default().push((first, run));
         }
     }
     let mut moving = Vec::new();
     for group in sparse.into_values() {
-        let block = &group[0].run.block;
-        let alive: usize = group.iter().map(|segment| segment.run.bytes()).sum();
+        let block = &group[0].1.block;
+        let alive: usize = group.iter().map(|(_, run)| run.bytes()).sum();
         if Arc::strong_count(block) == group.len() && alive * 4 < block.held() {
             moving.extend(group);
         }
     }
-    moving.sort_by_key(|segment| segment.first);
+    moving.sort_by_key(|(first, _)| *first);
     let mut batch = Vec::new();
     let mut bytes = 0;
-    for segment in moving {
-        bytes += segment.run.bytes();
-        batch.push(segment);
+    for (_, run) in moving {
+        bytes += run.bytes();
+        batch.push(run);
         if bytes >= NEW_BLOCK {
             copy_out(&mut batch, gauge);
             bytes = 0;
@@ -48,21 +59,21 @@ pub fn tidy<'a>(segments: impl Iterator<Item = &'a mut Segment>, gauge: &Arc<Gau
     copy_out(&mut batch, gauge);
 }
 
-fn copy_out(segments: &mut Vec<&mut Segment>, gauge: &Arc<Gauge>) {
-    if segments.is_empty() {
+fn copy_out(runs: &mut Vec<&mut Run>, gauge: &Arc<Gauge>) {
+    if runs.is_empty() {
         return;
     }
     let mut builder = BlockBuilder::default();
-    for segment in segments.iter() {
-        for (bytes, meta) in segment.run.messages() {
+    for run in runs.iter() {
+        for (bytes, meta) in run.messages() {
             builder.add(bytes, crate::message::Meta(meta));
         }
     }
     let block = builder.finish(gauge);
     let mut from = 0;
-    for segment in segments.drain(..) {
-        let to = from + segment.count();
-        segment.run = Run { block: block.clone(), from, to };
+    for run in runs.drain(..) {
+        let to = from + run.count();
+        *run = Run { block: block.clone(), from, to };
         from = to;
     }
 }
@@ -74,8 +85,11 @@ mod tests {
 
     fn segment(block: &Arc<Block>, index: u32) -> Segment {
         let run = Run { block: block.clone(), from: index, to: index + 1 };
-        let (persistent, redelivered) = (false, false);
-        Segment { first: u64::from(index) + 1, run, persistent, redelivered, returns: 0, expires: Segment::NEVER }
+        Segment::new(u64::from(index) + 1, run)
+    }
+
+    fn run(segment: &Segment) -> &Run {
+        segment.here().expect("messages in memory")
     }
 
     fn block(gauge: &Arc<Gauge>) -> Arc<Block> {
@@ -94,9 +108,9 @@ mod tests {
         drop(whole);
         tidy(left.iter_mut(), &gauge);
         assert!(gauge.bytes() < 4000, "{} bytes", gauge.bytes());
-        let bytes: Vec<_> = left.iter().map(|s| s.run.block.bytes(s.run.from).to_vec()).collect();
+        let bytes: Vec<_> = left.iter().map(|s| run(s).block.bytes(run(s).from).to_vec()).collect();
         assert_eq!(bytes, [vec![3; 1000], vec![60; 1000]]);
-        assert!(left.iter().all(|s| s.run.block.meta(s.run.from) == Meta::new(2, 7).0));
+        assert!(left.iter().all(|s| run(s).block.meta(run(s).from) == Meta::new(2, 7).0));
     }
 
     #[test]
@@ -105,7 +119,7 @@ mod tests {
         let whole = block(&gauge);
         let mut left = [segment(&whole, 3)];
         tidy(left.iter_mut(), &gauge);
-        assert!(Arc::ptr_eq(&left[0].run.block, &whole));
+        assert!(Arc::ptr_eq(&run(&left[0]).block, &whole));
     }
 
     #[test]

@@ -1,35 +1,38 @@
-//! One task that tells queues when something of theirs may have expired.
+//! One task that tells owners when something of theirs may be due: a queue's messages expire, an exchange's delays end.
 //!
-//! A queue asks for its next moment only, so the heap holds about one entry per queue that has one.
+//! An owner asks for its next moment only, and what it asked for before is forgotten: one entry for each that has one.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::command::QueueCommand;
-use crate::queue::Queue;
+
+/// Who waits for a moment.
+pub trait Ticked: Send + Sync {
+    /// The moment has come.
+    fn tick(&self);
+}
 
 pub struct Timers {
-    heap: Mutex<Heap>,
+    moments: Mutex<Moments>,
     /// Rung when the first moment has moved forward.
     sooner: Notify,
     clock: Arc<dyn Clock>,
 }
 
 #[derive(Default)]
-struct Heap {
-    moments: BinaryHeap<Reverse<(u64, u64)>>,
-    waiting: std::collections::HashMap<u64, Weak<Queue>>,
-    next: u64,
+struct Moments {
+    /// Each with the owner's id.
+    ordered: BTreeSet<(u64, u64)>,
+    owners: HashMap<u64, (u64, Weak<dyn Ticked>)>,
 }
 
 impl Timers {
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Timers> {
-        Arc::new(Timers { heap: Mutex::default(), sooner: Notify::new(), clock })
+        Arc::new(Timers { moments: Mutex::default(), sooner: Notify::new(), clock })
     }
 
     /// Milliseconds since the Unix epoch.
@@ -37,15 +40,16 @@ impl Timers {
         self.clock.wall()
     }
 
-    /// Sends the queue a tick once the wall clock shows `moment`.
-    pub fn at(&self, moment: u64, queue: Weak<Queue>) {
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = heap.moments.peek().is_none_or(|Reverse((other, _))| moment < *other);
-        let id = heap.next;
-        heap.next += 1;
-        heap.waiting.insert(id, queue);
-        heap.moments.push(Reverse((moment, id)));
-        drop(heap);
+    /// Ticks `owner`, whose id in storage is `id`, once the wall clock shows `moment`; not at the moment that it asked
+    /// for before, if that has not come yet.
+    pub fn at(&self, moment: u64, id: u64, owner: Weak<dyn Ticked>) {
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = moments.ordered.first().is_none_or(|(other, _)| moment < *other);
+        if let Some((before, _)) = moments.owners.insert(id, (moment, owner)) {
+            moments.ordered.remove(&(before, id));
+        }
+        moments.ordered.insert((moment, id));
+        drop(moments);
         if first {
             self.sooner.notify_one();
         }
@@ -55,8 +59,8 @@ impl Timers {
     pub async fn run(self: Arc<Timers>) {
         loop {
             let (due, next) = self.due();
-            for queue in due {
-                queue.push(QueueCommand::Tick);
+            for owner in due {
+                owner.tick();
             }
             let Some(moment) = next else {
                 self.sooner.notified().await;
@@ -70,17 +74,46 @@ impl Timers {
         }
     }
 
-    fn due(&self) -> (Vec<Arc<Queue>>, Option<u64>) {
+    fn due(&self) -> (Vec<Arc<dyn Ticked>>, Option<u64>) {
         let now = self.now();
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
-        while let Some(Reverse((moment, id))) = heap.moments.peek().copied() {
+        while let Some((moment, id)) = moments.ordered.first().copied() {
             if moment > now {
                 return (due, Some(moment));
             }
-            heap.moments.pop();
-            due.extend(heap.waiting.remove(&id).and_then(|queue| queue.upgrade()));
+            moments.ordered.pop_first();
+            due.extend(moments.owners.remove(&id).and_then(|(_, owner)| owner.upgrade()));
         }
         (due, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    struct Nobody;
+
+    impl Ticked for Nobody {
+        fn tick(&self) {}
+    }
+
+    #[test]
+    fn an_owner_has_one_entry_however_often_it_asks() {
+        let clock = ManualClock::default();
+        let timers = Timers::new(Arc::new(clock.clone()));
+        let owner: Arc<dyn Ticked> = Arc::new(Nobody);
+        let now = timers.now();
+        for sooner in 0..1000 {
+            timers.at(now + 2000 - sooner, 7, Arc::downgrade(&owner));
+        }
+        assert_eq!(timers.moments.lock().unwrap().ordered.len(), 1);
+        clock.advance(Duration::from_millis(1000));
+        let (due, next) = timers.due();
+        assert_eq!((due.len(), next), (0, Some(now + 1001)));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!((timers.due().0.len(), timers.due().1), (1, None));
     }
 }

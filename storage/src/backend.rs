@@ -1,19 +1,22 @@
 //! The seam between the writer thread and what keeps the data: one blocking call per batch, none per message.
 //!
 //! Guarantees a backend gives:
-//! * A [`Batch`] is atomic: after a crash all of it is there or nothing is, and no later batch without it.
+//! * A [`Batch`] is atomic in what it says of messages: after a crash all of it is there or nothing is, and no later
+//!   batch without it. A definition it puts is there if the messages are, and one it deletes is still there if they
+//!   are not.
 //! * When [`commit`](Backend::commit) returns, the batch survives the death of the process.
 //! * When [`sync`](Backend::sync) returns, everything committed before survives the loss of power.
 //! * After any error the writer calls neither again: a second sync of the same data can report success for data
 //!   that the kernel has already dropped.
 //!
-//! Calls come from one thread, one at a time. So an append-only log fits behind this trait (a batch is one record
-//! of the log), and a replicated one too (`sync` waits for the followers).
+//! Calls come from one thread, one at a time; only a [`Reader`] is for everybody. So an append-only log fits behind this
+//! trait (a batch is one frame of the log), and a replicated one too (`sync` waits for the followers).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::block::Run;
+use crate::block::{Gauge, Run};
 use crate::error::StorageError;
 use crate::fold::Fold;
 use crate::marks::Marks;
@@ -31,7 +34,12 @@ pub enum Op {
     /// Messages `first`, `first + 1`, … of a durable queue. Sequence numbers rise within a queue, with gaps;
     /// they start at 1.
     Insert { queue: u64, first: u64, run: Run },
-    /// Forgets messages `first .. first + count`; sequence numbers that are not stored are skipped.
+    /// Messages `first`, `first + 1`, … that need not outlive the process and are put on disk for want of memory:
+    /// transient ones, or those of transient queues. They may come in any order, and gaps be filled later; a sequence
+    /// number stored before is replaced. They are read back as inserted ones are, and gone when the store is opened.
+    /// A sync does not concern them.
+    Spill { queue: u64, first: u64, run: Run },
+    /// Forgets messages `first .. first + count`, spilled ones too; sequence numbers that are not stored are skipped.
     Remove { queue: u64, first: u64, count: u64 },
     /// Forgets all messages and the delivered mark of a queue. A dropped queue's id is not given to another.
     DropQueue { queue: u64 },
@@ -71,6 +79,25 @@ pub struct QueueBatch {
     pub removals: Vec<(u64, u64)>,
     /// (sequence number of the run's first message, run): ascending, not overlapping each other or what is stored.
     pub inserts: Vec<(u64, Run)>,
+    /// Like `inserts`, of what is spilled; it may replace what is spilled already.
+    pub spills: Vec<(u64, Run)>,
+}
+
+/// Reads messages back. For any thread; what it returns is what was committed, and not removed, at some moment during
+/// the call.
+pub trait Reader: Send + Sync {
+    /// Messages of `queue` in `first .. first + count`, whether inserted or spilled: (sequence number of the first one,
+    /// messages) ascending, in as few blocks as possible, which count in `gauge`. Whole records are read, so ask for
+    /// many messages at once; ranges as they stand in [`Stored`] suit best. Damaged messages are left out, put aside,
+    /// logged, and removed by the next commit.
+    ///
+    /// # Errors
+    /// `Closed`, or that a file cannot be opened.
+    fn read(&self, queue: u64, first: u64, count: u32, gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError>;
+
+    /// Whether all messages `first .. first + count` of `queue` can be read back now: all of them are committed and
+    /// none is removed. Reads nothing from disk.
+    fn holds(&self, queue: u64, first: u64, count: u32) -> bool;
 }
 
 /// A place that keeps batches. See the module for what it guarantees.
@@ -80,6 +107,15 @@ pub trait Backend: Send {
 
     /// Makes everything committed so far durable.
     fn sync(&mut self) -> Result<(), StorageError>;
+
+    /// Who reads messages back; `None` where nothing is kept. Then nothing must be spilled either.
+    fn reader(&self) -> Option<Arc<dyn Reader>>;
+
+    /// Called now and then while nothing else is to be done: a step of housekeeping that takes no longer than a small
+    /// commit. True: it should be called again soon.
+    fn idle(&mut self) -> Result<bool, StorageError> {
+        Ok(false)
+    }
 
     /// Remembers that everything was written and synced, so that the next opening can trust the marks, and gives
     /// the place free. The writer has called `sync` before.
@@ -106,7 +142,7 @@ pub struct Recovered {
     pub duration: Duration,
     /// Messages in `queues`.
     pub messages: u64,
-    /// Bytes of those messages.
+    /// Bytes of those messages, as far as [`Stored::bytes`] knows.
     pub bytes: u64,
     /// What could not be read and was put aside.
     pub quarantined: Vec<Quarantined>,
@@ -120,10 +156,23 @@ pub struct RecoveredQueue {
     pub queue: u64,
     /// Messages up to and including this sequence number may have been delivered; 0: none was.
     pub delivered_through: u64,
-    /// (sequence number of the first message, messages): ascending, each without gaps.
-    pub runs: Vec<(u64, Run)>,
+    /// What is stored, ascending. Nothing of it was read: that is what a [`Reader`] is for.
+    pub stored: Vec<Stored>,
     /// Greater than every sequence number stored and than `delivered_through`.
     pub next_sequence: u64,
+}
+
+/// A stretch of stored messages without gaps, which lie in one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Sequence number of the first one.
+    pub first: u64,
+    pub count: u32,
+    /// Their bytes; at most 256 KiB, unless it is one message. Where the record has lost or been cut into others, they
+    /// are shared out by number, for the length of each is known only by reading it.
+    pub bytes: u64,
+    /// The `meta` words of all messages of the record, or-ed.
+    pub any: u64,
 }
 
 /// A damaged entry: kept on disk, out of the way, and not among what was recovered.
@@ -139,6 +188,8 @@ pub enum Quarantined {
     Definition { key: Bytes },
     /// An entry whose key means nothing to us.
     Unknown { key: Bytes },
+    /// A part of a file in which nothing can be read: messages that are lost, or removals, whose messages come back.
+    Stretch { file: PathBuf, offset: u64, bytes: u64 },
 }
 
 /// Something unusual that opening met and dealt with.
@@ -153,6 +204,12 @@ pub enum Note {
     /// Less was found than the last clean stop left: the end of the log, or a part of it, is damaged.
     #[error("{messages} messages and {definitions} definitions that the last clean stop left are missing")]
     Missing { messages: u64, definitions: u64 },
+    /// The last file of the log ended in what was never finished or never synced, and so had never been promised.
+    #[error("{bytes} bytes that were never finished were cut off {}", file.display())]
+    TailCut { file: PathBuf, bytes: u64 },
+    /// A directory of the format before was brought into today's.
+    #[error("{messages} messages were brought from format 1 into the log")]
+    Migrated { messages: u64 },
     /// A directory whose creation had been cut short was completed.
     #[error("the creation of the store had been interrupted and was completed")]
     CreationCompleted,

@@ -83,6 +83,16 @@ impl Block {
         self.spans[index as usize].len
     }
 
+    /// Where message `index` lies in [`buffer`](Self::buffer).
+    pub(crate) fn span(&self, index: u32) -> Span {
+        self.spans[index as usize]
+    }
+
+    /// The bytes of all messages.
+    pub(crate) fn buffer(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// How many messages the block has.
     pub fn count(&self) -> u32 {
         self.spans.len() as u32

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Batch, Op, Recovered};
+use crate::backend::{Backend, Batch, Op, Reader, Recovered};
 use crate::block::{Block, Gauge, Run, Span};
 use crate::error::StorageError;
 
@@ -22,8 +22,10 @@ pub type Messages = BTreeMap<u64, (u64, Vec<u8>)>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model {
     pub definitions: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Queues that have messages.
+    /// Queues that have messages which are kept.
     pub queues: BTreeMap<u64, Messages>,
+    /// Queues that have spilled ones.
+    pub spilled: BTreeMap<u64, Messages>,
 }
 
 impl Model {
@@ -37,42 +39,59 @@ impl Model {
                 self.definitions.remove(&key[..]);
             }
             Op::Insert { queue, first, run } => {
-                let messages = (*first..).zip(run.messages().map(|(body, meta)| (meta, body.to_vec())));
-                self.queues.entry(*queue).or_default().extend(messages);
+                self.queues.entry(*queue).or_default().extend(messages(*first, run));
+            }
+            Op::Spill { queue, first, run } => {
+                self.spilled.entry(*queue).or_default().extend(messages(*first, run));
             }
             Op::Remove { queue, first, count } => {
                 let end = first.saturating_add(*count);
-                if let Some(messages) = self.queues.get_mut(queue) {
-                    messages.retain(|sequence, _| !(*first..end).contains(sequence));
+                for queues in [&mut self.queues, &mut self.spilled] {
+                    if let Some(messages) = queues.get_mut(queue) {
+                        messages.retain(|sequence, _| !(*first..end).contains(sequence));
+                    }
                 }
             }
             Op::DropQueue { queue } => {
                 self.queues.remove(queue);
+                self.spilled.remove(queue);
             }
         }
         self.queues.retain(|_, messages| !messages.is_empty());
+        self.spilled.retain(|_, messages| !messages.is_empty());
     }
 
-    /// What a store said it held.
+    /// What reading finds of `queue` in `first .. first + count`.
+    pub fn read(&self, queue: u64, first: u64, count: u32) -> Messages {
+        let end = first.saturating_add(u64::from(count));
+        let found = [&self.queues, &self.spilled].into_iter().filter_map(|queues| queues.get(&queue));
+        found.flat_map(|messages| messages.range(first..end)).map(|(n, content)| (*n, content.clone())).collect()
+    }
+
+    /// What a store said it held when it was opened, read back through it.
     ///
     /// # Panics
-    /// When it is not in order, or its counts are wrong.
-    pub fn of(recovered: &Recovered) -> Model {
+    /// When it is not in order, its counts are wrong, or something cannot be read.
+    pub fn of(recovered: &Recovered, backend: &dyn Backend) -> Model {
         let mut model = Model::default();
         for (key, value) in &recovered.definitions {
             model.definitions.insert(key.to_vec(), value.to_vec());
         }
         assert!(recovered.queues.is_sorted_by(|a, b| a.queue < b.queue), "queues ascend");
+        let reader = backend.reader();
         let (mut count, mut bytes) = (0, 0);
         for queue in &recovered.queues {
             let mut last = 0;
-            for (first, run) in &queue.runs {
-                assert!(run.count() > 0 && *first > last, "runs ascend and none is empty");
-                last = first + u64::from(run.count()) - 1;
-                count += u64::from(run.count());
-                bytes += run.bytes() as u64;
-                let messages = (*first..).zip(run.messages().map(|(body, meta)| (meta, body.to_vec())));
-                model.queues.entry(queue.queue).or_default().extend(messages);
+            for stored in &queue.stored {
+                assert!(stored.count > 0 && stored.first > last, "what is stored ascends and is not empty");
+                last = stored.first + u64::from(stored.count) - 1;
+                count += u64::from(stored.count);
+                bytes += stored.bytes;
+                let Some(reader) = &reader else { panic!("what was recovered can be read") };
+                let found = read(&**reader, queue.queue, stored.first, stored.count);
+                assert_eq!(found.len(), stored.count as usize, "all of it is there");
+                assert!(found.values().all(|(meta, _)| stored.any & meta == *meta), "its metas are known");
+                model.queues.entry(queue.queue).or_default().extend(found);
             }
             assert!(queue.next_sequence > last, "a sequence number is not given twice");
             assert!(queue.next_sequence > queue.delivered_through, "a mark does not cover what is yet to come");
@@ -80,6 +99,31 @@ impl Model {
         assert_eq!((recovered.messages, recovered.bytes), (count, bytes), "the counts are right");
         model
     }
+}
+
+fn messages(first: u64, run: &Run) -> impl Iterator<Item = (u64, (u64, Vec<u8>))> {
+    (first..).zip(run.messages().map(|(body, meta)| (meta, body.to_vec())))
+}
+
+/// Messages that a reader finds.
+///
+/// # Panics
+/// When it fails, or what it finds is not ascending, within the range and whole.
+pub fn read(reader: &dyn Reader, queue: u64, first: u64, count: u32) -> Messages {
+    let gauge = Arc::new(Gauge::default());
+    let runs = match reader.read(queue, first, count, &gauge) {
+        Ok(runs) => runs,
+        Err(error) => panic!("the messages can be read: {error}"),
+    };
+    let (mut found, mut next) = (Messages::new(), first);
+    for (start, run) in &runs {
+        assert!(run.count() > 0 && *start >= next, "runs ascend and none is empty");
+        next = start + u64::from(run.count());
+        found.extend(messages(*start, run));
+    }
+    assert!(next <= first.saturating_add(u64::from(count)), "what is beyond was not asked for");
+    assert!(runs.is_empty() || gauge.bytes() > 0, "what is held is counted");
+    found
 }
 
 /// A run of messages with these metas and bodies, in a block of its own.
@@ -117,6 +161,8 @@ pub fn all<P: Place>(fresh: impl Fn() -> P) {
     long_queues_are_purged_and_dropped(&fresh());
     definitions_are_replaced_and_deleted(&fresh());
     marks_come_back(&fresh());
+    messages_are_read_back(&fresh());
+    spilled_messages_are_read_back_and_end_with_the_process(&fresh());
 }
 
 /// Commits the batches, opening the store again after each (closed and just let go, in turns), and compares.
@@ -124,7 +170,7 @@ fn compare(place: &impl Place, batches: Vec<Vec<Op>>) {
     let mut model = Model::default();
     for (round, ops) in batches.into_iter().enumerate() {
         let (mut backend, recovered) = open(place);
-        assert_eq!(Model::of(&recovered), expected(place, &model), "before batch {round}");
+        assert_eq!(Model::of(&recovered, &*backend), expected(place, &model), "before batch {round}");
         ops.iter().for_each(|op| model.apply(op));
         done(backend.commit(&Batch::fold(ops)));
         if round % 2 == 0 {
@@ -132,8 +178,8 @@ fn compare(place: &impl Place, batches: Vec<Vec<Op>>) {
             done(backend.close());
         }
     }
-    let (_backend, recovered) = open(place);
-    assert_eq!(Model::of(&recovered), expected(place, &model), "after the last batch");
+    let (backend, recovered) = open(place);
+    assert_eq!(Model::of(&recovered, &*backend), expected(place, &model), "after the last batch");
 }
 
 fn expected(place: &impl Place, model: &Model) -> Model {
@@ -159,7 +205,7 @@ fn remove(queue: u64, first: u64, count: u64) -> Op {
 
 fn a_new_store_is_empty(place: &impl Place) {
     let (backend, recovered) = open(place);
-    assert_eq!(Model::of(&recovered), Model::default());
+    assert_eq!(Model::of(&recovered, &*backend), Model::default());
     assert!(recovered.queues.is_empty() && recovered.clean && recovered.quarantined.is_empty());
     done(backend.close());
 }
@@ -237,4 +283,57 @@ fn marks_come_back(place: &impl Place) {
     let marks: Vec<_> = recovered.queues.iter().map(|q| (q.queue, q.delivered_through, q.next_sequence)).collect();
     let kept = if place.keeps() { vec![(1, 4, 11), (2, 7, 8)] } else { vec![] };
     assert_eq!(marks, kept);
+}
+
+fn spill(queue: u64, first: u64, count: u32, len: usize) -> Op {
+    match insert(queue, first, count, len) {
+        Op::Insert { queue, first, run } => Op::Spill { queue, first, run },
+        other => other,
+    }
+}
+
+fn messages_are_read_back(place: &impl Place) {
+    let (mut backend, _) = open(place);
+    let Some(reader) = backend.reader() else { return };
+    let mut model = Model::default();
+    for ops in [
+        vec![insert(1, 5, 100, 50), insert(1, 120, 2000, 300), insert(2, 1, 10, 10)],
+        vec![remove(1, 7, 3), remove(1, 200, 1), insert(1, 3000, 1, 500_000), insert(1, 3001, 5, 0)],
+        vec![remove(1, 500, 900), insert(2, 11, 1, 10)],
+    ] {
+        ops.iter().for_each(|op| model.apply(op));
+        done(backend.commit(&Batch::fold(ops)));
+        for (first, count) in [(0, u32::MAX), (1, 5), (6, 2), (7, 3), (100, 30), (450, 1000), (2999, 2), (3001, 9)] {
+            assert_eq!(read(&*reader, 1, first, count), model.read(1, first, count), "{count} from {first}");
+        }
+        assert_eq!(read(&*reader, 2, 3, 100), model.read(2, 3, 100));
+        assert!(read(&*reader, 3, 0, u32::MAX).is_empty());
+    }
+}
+
+fn spilled_messages_are_read_back_and_end_with_the_process(place: &impl Place) {
+    let (mut backend, _) = open(place);
+    let Some(reader) = backend.reader() else {
+        assert!(backend.commit(&Batch::fold([spill(1, 1, 1, 1)])).is_err(), "what cannot be read back is refused");
+        return;
+    };
+    let mut model = Model::default();
+    for ops in [
+        // Between kept ones, in any order, again, and gone before they are written.
+        vec![insert(1, 1, 10, 20), insert(1, 31, 10, 20), spill(1, 41, 10, 20)],
+        vec![spill(1, 11, 5, 20), spill(1, 26, 5, 20), spill(2, 7, 1000, 100)],
+        vec![spill(1, 16, 10, 20), spill(1, 20, 2, 20), remove(1, 13, 1), remove(1, 24, 12)],
+        vec![spill(2, 500, 10, 100), remove(2, 505, 100), spill(3, 1, 3, 10), Op::DropQueue { queue: 3 }],
+        vec![remove(1, 45, 1), insert(1, 60, 1, 20)],
+    ] {
+        ops.iter().for_each(|op| model.apply(op));
+        done(backend.commit(&Batch::fold(ops)));
+        for queue in 1..4 {
+            assert_eq!(read(&*reader, queue, 0, u32::MAX), model.read(queue, 0, u32::MAX));
+        }
+    }
+    drop(backend);
+    model.spilled.clear();
+    let (backend, recovered) = open(place);
+    assert_eq!(Model::of(&recovered, &*backend), model);
 }

@@ -6,7 +6,9 @@
 //! clean       there only between a clean stop and the next start; says how much there was
 //! boot        the kernel's boot id under which the store was last opened
 //! delivered   how far each queue has been delivered (see `marks`)
-//! db/         the database
+//! db/         the database: definitions
+//! messages/   the log: messages that are kept
+//! spill/      the log: messages on disk for want of memory; emptied when the store is opened
 //! quarantine/ what was moved aside because it could not be read
 //! ```
 
@@ -24,16 +26,20 @@ const BOOT: &str = "boot";
 const DELIVERED: &str = "delivered";
 const DATABASE: &str = "db";
 const DATABASE_UNFINISHED: &str = "db.new";
+const MESSAGES: &str = "messages";
+const SPILL: &str = "spill";
 const QUARANTINE: &str = "quarantine";
 
 /// What may lie in a directory that has no `FORMAT` yet: our own beginnings, and what a fresh file system has.
-const BEGINNINGS: [&str; 11] = [
+const BEGINNINGS: [&str; 13] = [
     LOCK,
     CLEAN,
     BOOT,
     DELIVERED,
     DATABASE,
     DATABASE_UNFINISHED,
+    MESSAGES,
+    SPILL,
     QUARANTINE,
     "FORMAT.new",
     "boot.new",
@@ -68,8 +74,8 @@ pub(crate) struct Held {
 /// What was found in it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// It has a `FORMAT`; without one, its creation has to be begun or completed.
-    pub complete: bool,
+    /// What its `FORMAT` says; without one, its creation has to be begun or completed.
+    pub format: Option<u32>,
     /// Left by a clean stop.
     pub clean: bool,
     /// What it held then.
@@ -88,10 +94,10 @@ impl Directory {
         // Looked at before locking, so that a foreign directory is not even given a lock file, and again after.
         check_format(path)?;
         let lock = lock(path)?;
-        let complete = check_format(path)?;
+        let format = check_format(path)?;
         let directory = Directory { path: path.to_owned(), lock };
         let found = Found {
-            complete,
+            format,
             clean: directory.file(CLEAN).exists(),
             held: directory.held(),
             same_boot: directory.is_same_boot(),
@@ -109,6 +115,21 @@ impl Directory {
 
     pub fn database(&self) -> PathBuf {
         self.file(DATABASE)
+    }
+
+    /// Where the log's segments are.
+    pub fn messages(&self) -> PathBuf {
+        self.file(MESSAGES)
+    }
+
+    /// Where the segments of spilled messages are.
+    pub fn spill(&self) -> PathBuf {
+        self.file(SPILL)
+    }
+
+    /// Where damaged files and parts of files go.
+    pub fn quarantine_place(&self) -> PathBuf {
+        self.file(QUARANTINE)
     }
 
     /// Where a database is made before it is renamed to [`database`](Self::database).
@@ -130,7 +151,7 @@ impl Directory {
 
     /// Declares the store complete: what it consists of is on the device.
     pub fn complete(&self) -> Result<(), StorageError> {
-        self.put(FORMAT, &format!("leveret store {FORMAT_VERSION}\n"))
+        self.put(FORMAT, &format_line(FORMAT_VERSION))
     }
 
     /// From here on a crash is a crash. What the marks say must be right for this boot and durable.
@@ -188,12 +209,14 @@ fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
 }
 
-/// Whether there is a `FORMAT` of the version we know; none is fine where nothing foreign lies.
-fn check_format(path: &Path) -> Result<bool, StorageError> {
+/// The version that `FORMAT` says, if we know it; none is fine where nothing foreign lies.
+fn check_format(path: &Path) -> Result<Option<u32>, StorageError> {
     let format = path.join(FORMAT);
     match fs::read(&format) {
-        Ok(content) if content == format!("leveret store {FORMAT_VERSION}\n").as_bytes() => Ok(true),
-        Ok(content) => Err(unknown(path, &content)),
+        Ok(content) => {
+            let known = (1..=FORMAT_VERSION).find(|version| content == format_line(*version).as_bytes());
+            known.map(Some).ok_or_else(|| unknown(path, &content))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             for entry in fs::read_dir(path).context("read", path)? {
                 let name = entry.context("read", path)?.file_name();
@@ -201,10 +224,14 @@ fn check_format(path: &Path) -> Result<bool, StorageError> {
                     return Err(unknown(path, b"no FORMAT file, but others"));
                 }
             }
-            Ok(false)
+            Ok(None)
         }
         Err(e) => Err(StorageError::io("read", &format, e)),
     }
+}
+
+fn format_line(version: u32) -> String {
+    format!("leveret store {version}\n")
 }
 
 fn unknown(path: &Path, content: &[u8]) -> StorageError {
@@ -226,7 +253,7 @@ fn lock(path: &Path) -> Result<File, StorageError> {
 }
 
 /// Makes `path`, and those above it, with durable names.
-fn create_directory(path: &Path) -> Result<(), StorageError> {
+pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
     if path.is_dir() {
         return Ok(());
     }

@@ -44,9 +44,11 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// `source`, met when trying to `action` the file at `path`; a full disk gets its own variant.
+    /// `source`, met when trying to `action` the file at `path`; a full disk gets its own variant. Not so for a sync,
+    /// which is not to be tried again, whatever the reason.
     pub fn io(action: &'static str, path: &Path, source: io::Error) -> StorageError {
         match source.kind() {
+            _ if action == "sync" => StorageError::Io { action, path: path.to_owned(), source: Arc::new(source) },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path: path.to_owned() },
             _ => StorageError::Io { action, path: path.to_owned(), source: Arc::new(source) },
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{Backend, Batch};
+use crate::backend::{Backend, Batch, Reader};
 use crate::error::StorageError;
 use crate::marks::Marks;
 
@@ -169,6 +169,14 @@ impl Backend for FaultyBackend {
         self.faults.state().counts.syncs += 1;
         self.faults.before(Step::Sync, self.path())?;
         self.inner.sync()
+    }
+
+    fn reader(&self) -> Option<Arc<dyn Reader>> {
+        self.inner.reader()
+    }
+
+    fn idle(&mut self) -> Result<bool, StorageError> {
+        self.inner.idle()
     }
 
     fn close(self: Box<Self>) -> Result<(), StorageError> {

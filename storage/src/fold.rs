@@ -19,9 +19,10 @@ pub(crate) struct Fold {
 struct QueueFold {
     dropped: bool,
     inserts: BTreeMap<u64, Run>,
+    spills: BTreeMap<u64, Run>,
     removals: Vec<(u64, u64)>,
     /// The first sequence number inserted in this fold. Sequence numbers rise, so nothing from here on can be
-    /// stored already, and a removal beyond it concerns `inserts` alone.
+    /// stored already, and a removal beyond it concerns `inserts` and `spills` alone.
     fresh_from: Option<u64>,
 }
 
@@ -36,6 +37,7 @@ impl Fold {
                 self.definitions.insert(key, None);
             }
             Op::Insert { queue, first, run } => self.queues.entry(queue).or_default().insert(first, run),
+            Op::Spill { queue, first, run } => self.queues.entry(queue).or_default().spill(first, run),
             Op::Remove { queue, first, count } => self.queues.entry(queue).or_default().remove(first, count),
             Op::DropQueue { queue } => {
                 let fold = QueueFold { dropped: true, ..QueueFold::default() };
@@ -64,9 +66,18 @@ impl QueueFold {
         self.inserts.insert(first, run);
     }
 
+    fn spill(&mut self, first: u64, run: Run) {
+        if run.count() > 0 {
+            // They may come again, and the last one counts.
+            cancel(&mut self.spills, first, first.saturating_add(u64::from(run.count())));
+            self.spills.insert(first, run);
+        }
+    }
+
     fn remove(&mut self, first: u64, count: u64) {
         let end = first.saturating_add(count);
-        self.cancel(first, end);
+        cancel(&mut self.inserts, first, end);
+        cancel(&mut self.spills, first, end);
         if self.dropped {
             return;
         }
@@ -80,29 +91,8 @@ impl QueueFold {
         }
     }
 
-    /// Takes `first..end` out of the pending inserts, cutting runs that reach beyond.
-    fn cancel(&mut self, first: u64, end: u64) {
-        if let Some((&start, run)) = self.inserts.range(..first).next_back() {
-            let run_end = start + u64::from(run.count());
-            if run_end > first {
-                let keep = (first - start) as u32;
-                let (head, tail) = (run.slice(0, keep), run.slice(keep, run.count()));
-                self.inserts.insert(start, head);
-                self.inserts.insert(first, tail);
-            }
-        }
-        while let Some((&start, run)) = self.inserts.range(first..end).next() {
-            let run_end = start + u64::from(run.count());
-            let tail = (run_end > end).then(|| run.slice((end - start) as u32, run.count()));
-            self.inserts.remove(&start);
-            if let Some(tail) = tail {
-                self.inserts.insert(end, tail);
-            }
-        }
-    }
-
     fn is_empty(&self) -> bool {
-        !self.dropped && self.inserts.is_empty() && self.removals.is_empty()
+        !self.dropped && self.inserts.is_empty() && self.spills.is_empty() && self.removals.is_empty()
     }
 
     fn finish(self, queue: u64) -> QueueBatch {
@@ -110,7 +100,29 @@ impl QueueFold {
             queue,
             dropped: self.dropped,
             inserts: self.inserts.into_iter().collect(),
+            spills: self.spills.into_iter().collect(),
             removals: self.removals,
+        }
+    }
+}
+
+/// Takes `first..end` out of the pending `runs`, cutting runs that reach beyond.
+fn cancel(runs: &mut BTreeMap<u64, Run>, first: u64, end: u64) {
+    if let Some((&start, run)) = runs.range(..first).next_back() {
+        let run_end = start + u64::from(run.count());
+        if run_end > first {
+            let keep = (first - start) as u32;
+            let (head, tail) = (run.slice(0, keep), run.slice(keep, run.count()));
+            runs.insert(start, head);
+            runs.insert(first, tail);
+        }
+    }
+    while let Some((&start, run)) = runs.range(first..end).next() {
+        let run_end = start + u64::from(run.count());
+        let tail = (run_end > end).then(|| run.slice((end - start) as u32, run.count()));
+        runs.remove(&start);
+        if let Some(tail) = tail {
+            runs.insert(end, tail);
         }
     }
 }

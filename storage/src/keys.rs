@@ -1,5 +1,4 @@
-//! Keys, checksums and chunks: how values lie on disk. docs/storage.md describes it for people; this file and
-//! `record` are the truth.
+//! Keys, checksums and chunks: how values lie in sled. Definitions still do; voids, removals and records are format 1.
 //!
 //! ```text
 //! key     kind(1) …                                     kinds sort: what is said of records comes before them
@@ -13,10 +12,12 @@
 //! ```
 //! Numbers are big-endian, so that keys sort as numbers do. Every first chunk begins with the number of chunks.
 
+use std::ops::Range;
+
 use crate::bytes::Input;
 
 /// The version of this layout, stored under [`FORMAT_KEY`] and in the file `FORMAT`.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// The key of the format version.
 pub(crate) const FORMAT_KEY: &[u8] = &[0];
@@ -78,7 +79,13 @@ pub(crate) fn definition_key(key: &[u8], chunk: u32) -> Vec<u8> {
     out
 }
 
+/// Keys of everything that format 1 said of messages.
+pub(crate) fn messages() -> Range<[u8; 1]> {
+    [VOID]..[RECORD + 1]
+}
+
 /// A void is a stretch of records that were given up together: deleted by one small entry, cleared away later.
+#[cfg(test)]
 pub(crate) fn void_key(queue: u64, from: u64) -> [u8; 17] {
     position_key(VOID, queue, from)
 }
@@ -94,6 +101,7 @@ fn position_key(kind: u8, queue: u64, sequence: u64) -> [u8; 17] {
     out
 }
 
+#[cfg(test)]
 pub(crate) fn record_key(queue: u64, first: u64, chunk: u32) -> [u8; 21] {
     let mut out = [RECORD; 21];
     out[1..9].copy_from_slice(&queue.to_be_bytes());

@@ -1,11 +1,12 @@
 //! "Make this batch durable, and give me back what you had." Knows records, not AMQP.
 //!
 //! * [`block`]: blocks and runs of messages, shared with the broker.
-//! * [`store`]: the handle the broker uses: submit, mark, close.
+//! * [`store`]: the handle the broker uses: submit, mark, read back, close.
 //! * `writer`: the thread behind it (group commit). `fold`: what it need not write.
-//! * [`backend`]: the seam, one blocking call per batch. Two bodies: [`sled_store`] and [`memory`]; [`faulty`] wraps
+//! * [`backend`]: the seam, one blocking call per batch. Two bodies: [`disk`] and [`memory`]; [`faulty`] wraps
 //!   either and fails on command.
-//! * `keys`, `record`, `removed`: keys and values on disk. `load`: reading them back. `index`: where each message lies.
+//! * `log`: messages in append-only files. [`definitions`]: the rest, in sled. `keys`: its keys; `load`: reading them.
+//! * `record`: messages as format 1 kept them. `sequences`, `removed`: which messages a record has.
 //! * `directory`: the files beside the database.
 //! * [`marks`]: how far each queue has been delivered.
 //! * [`conformance`]: one suite that every backend passes.
@@ -17,25 +18,29 @@ pub mod backend;
 pub mod block;
 mod bytes;
 pub mod conformance;
+pub mod definitions;
 mod directory;
+pub mod disk;
 pub mod error;
 pub mod faulty;
 mod fold;
-mod index;
 mod keys;
 mod load;
+mod log;
 pub mod marks;
 pub mod memory;
 mod record;
 mod removed;
-pub mod sled_store;
+mod sequences;
 pub mod store;
 mod writer;
 
-pub use backend::{Backend, Batch, Bytes, Note, Op, Quarantined, QueueBatch, Recovered, RecoveredQueue};
+pub use backend::{
+    Backend, Batch, Bytes, Note, Op, Quarantined, QueueBatch, Reader, Recovered, RecoveredQueue, Stored,
+};
 pub use block::{Block, Gauge, Run, Span};
+pub use disk::open_disk;
 pub use error::StorageError;
 pub use marks::{Mark, Marks};
 pub use memory::open_memory;
-pub use sled_store::open_sled;
 pub use store::{Entry, Level, Store, StoreOptions};

@@ -1,8 +1,10 @@
 //! The backend that keeps nothing: for tests and for brokers whose data may die with them.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::backend::{Backend, Batch, Recovered};
+use crate::backend::{Backend, Batch, Reader, Recovered};
 use crate::error::StorageError;
 use crate::marks::Marks;
 
@@ -20,12 +22,20 @@ pub fn open_memory() -> Result<(Box<dyn Backend>, Recovered), StorageError> {
 }
 
 impl Backend for MemoryBackend {
-    fn commit(&mut self, _batch: &Batch) -> Result<(), StorageError> {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
+        // Whoever spills lets go of the only copy.
+        if batch.queues.iter().any(|queue| !queue.spills.is_empty()) {
+            return Err(StorageError::io("spill into", &self.path(), io::ErrorKind::Unsupported.into()));
+        }
         Ok(())
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {
         Ok(())
+    }
+
+    fn reader(&self) -> Option<Arc<dyn Reader>> {
+        None
     }
 
     fn close(self: Box<Self>) -> Result<(), StorageError> {

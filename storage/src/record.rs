@@ -1,36 +1,23 @@
-//! Records: many messages of one queue under one key, so that neither a publish nor a removal costs a key each.
+//! Records of format 1: many messages of one queue under one key.
 //!
 //! ```text
 //! messages, stretches, (gap, count) per stretch, (meta, length) per message, bodies     numbers are LEB128
 //! ```
 
-use std::mem;
 use std::sync::Arc;
 
 use crate::block::{Block, Gauge, Run, Span};
-use crate::bytes::{Input, put_varint};
+use crate::bytes::Input;
+#[cfg(test)]
+use crate::bytes::put_varint;
 use crate::removed::Removed;
+use crate::sequences::{Sequences, parse_stretches};
 
 /// Messages in a record, so that the removals of one (a bit each at worst) stay short.
 pub(crate) const RECORD_MESSAGES: u32 = 1024;
 
-/// Packs runs of one queue, (first sequence number, run) ascending, into records of about `limit` bytes.
-pub(crate) fn pack(runs: &[(u64, Run)], limit: usize, mut put: impl FnMut(RecordBuilder)) {
-    let mut builder = RecordBuilder::default();
-    for (first, run) in runs {
-        for (sequence, (body, meta)) in (*first..).zip(run.messages()) {
-            if !builder.has_room(body.len(), limit) {
-                put(mem::take(&mut builder));
-            }
-            builder.push(sequence, meta, body);
-        }
-    }
-    if !builder.is_empty() {
-        put(builder);
-    }
-}
-
 /// Gathers messages of one queue for one record.
+#[cfg(test)]
 #[derive(Debug, Default)]
 pub(crate) struct RecordBuilder {
     /// (first sequence number, count), ascending and apart.
@@ -40,12 +27,8 @@ pub(crate) struct RecordBuilder {
     bodies: Vec<u8>,
 }
 
+#[cfg(test)]
 impl RecordBuilder {
-    /// Whether another message of `len` bytes fits within `limit`. The first one always does.
-    fn has_room(&self, len: usize, limit: usize) -> bool {
-        self.count == 0 || (self.count < RECORD_MESSAGES && self.bodies.len() + self.lengths.len() + len + 32 <= limit)
-    }
-
     /// Adds the message `sequence`, which must be greater than the one before.
     pub fn push(&mut self, sequence: u64, meta: u64, body: &[u8]) {
         match self.stretches.last_mut() {
@@ -56,10 +39,6 @@ impl RecordBuilder {
         put_varint(&mut self.lengths, meta);
         put_varint(&mut self.lengths, body.len() as u64);
         self.bodies.extend_from_slice(body);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.count == 0
     }
 
     /// Its sequence numbers, and the parts of its value.
@@ -78,66 +57,6 @@ impl RecordBuilder {
     }
 }
 
-/// The sequence numbers of a record's messages, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Sequences {
-    /// All in a row, as nearly always.
-    Row { first: u64, count: u32 },
-    /// (first, count), ascending and apart.
-    Stretches(Box<[(u64, u32)]>),
-}
-
-impl Sequences {
-    fn new(stretches: Vec<(u64, u32)>) -> Sequences {
-        match stretches[..] {
-            [(first, count)] => Sequences::Row { first, count },
-            _ => Sequences::Stretches(stretches.into()),
-        }
-    }
-
-    /// The first one, which names the record.
-    pub fn first(&self) -> u64 {
-        match self {
-            Sequences::Row { first, .. } => *first,
-            Sequences::Stretches(s) => s.first().map_or(0, |s| s.0),
-        }
-    }
-
-    /// The last one.
-    pub fn last(&self) -> u64 {
-        match self {
-            Sequences::Row { first, count } => first + u64::from(*count) - 1,
-            Sequences::Stretches(s) => s.last().map_or(0, |s| s.0 + u64::from(s.1) - 1),
-        }
-    }
-
-    /// How many.
-    pub fn count(&self) -> u32 {
-        match self {
-            Sequences::Row { count, .. } => *count,
-            Sequences::Stretches(s) => s.iter().map(|s| s.1).sum(),
-        }
-    }
-
-    /// The number of messages before sequence number `from`: its index, if it is one of them.
-    pub fn index_of(&self, from: u64) -> u32 {
-        let before = |&(first, count): &(u64, u32)| from.saturating_sub(first).min(u64::from(count)) as u32;
-        match self {
-            Sequences::Row { first, count } => before(&(*first, *count)),
-            Sequences::Stretches(s) => s.iter().map(before).sum(),
-        }
-    }
-
-    /// Each in order.
-    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        let (row, stretches) = match self {
-            Sequences::Row { first, count } => (Some((*first, *count)), &[][..]),
-            Sequences::Stretches(s) => (None, &s[..]),
-        };
-        row.into_iter().chain(stretches.iter().copied()).flat_map(|(first, count)| first..first + u64::from(count))
-    }
-}
-
 /// A record as it was read.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -152,7 +71,7 @@ impl Record {
     pub fn parse(first: u64, bytes: Vec<u8>) -> Option<Record> {
         let mut input = Input(&bytes);
         let count = u32::try_from(input.varint()?).ok().filter(|&n| n > 0 && n <= RECORD_MESSAGES)?;
-        let stretches = parse_stretches(&mut input, first, count)?;
+        let stretches = parse_stretches(&mut input, first, count).filter(|stretches| stretches[0].0 == first)?;
         let mut spans = Vec::with_capacity(count as usize);
         let mut start = 0u32;
         for _ in 0..count {
@@ -204,23 +123,6 @@ fn compact(mut bytes: Vec<u8>, spans: &mut [Span]) -> Vec<u8> {
     }
     bytes.truncate(end);
     bytes
-}
-
-fn parse_stretches(input: &mut Input<'_>, first: u64, count: u32) -> Option<Vec<(u64, u32)>> {
-    let stretches = input.varint()?;
-    if stretches == 0 || stretches > u64::from(count) {
-        return None;
-    }
-    let (mut end, mut left) = (first, count);
-    let mut out = Vec::with_capacity(stretches as usize);
-    for _ in 0..stretches {
-        let start = end.checked_add(input.varint()?)?;
-        let n = u32::try_from(input.varint()?).ok().filter(|&n| n > 0)?;
-        left = left.checked_sub(n)?;
-        end = start.checked_add(u64::from(n))?;
-        out.push((start, n));
-    }
-    (left == 0 && out[0].0 == first).then_some(out)
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Which messages of a record were removed: in memory a bit each, on disk a few bytes.
 
-use crate::bytes::{Input, put_varint};
+use crate::bytes::Input;
+#[cfg(test)]
+use crate::bytes::put_varint;
 
 /// Which messages of a record are removed: one bit each, by index. Empty until the first one is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,7 @@ impl Removed {
 
     /// As (gap, length) of what is removed, or as bits, whichever is shorter. A queue worked off in order costs
     /// four bytes.
+    #[cfg(test)]
     pub fn encode(&self) -> Vec<u8> {
         let mut ranges = vec![0];
         let (mut at, mut end) = (0, 0);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
-use crate::backend::{Backend, Op};
+use crate::backend::{Backend, Op, Reader};
 use crate::error::StorageError;
 use crate::marks::{Mark, Marks};
 use crate::writer::Writer;
@@ -45,6 +45,9 @@ pub struct StoreOptions {
     /// A sync begins at the latest this long after an operation came, even when nothing further comes. The default
     /// leaves the sync itself 50 ms of the 200 that are promised.
     pub sync_within: Duration,
+    /// What [`Level::Synced`] comes down to. `Written`: nothing is synced but at the end, and what a power cut leaves is
+    /// up to the operating system.
+    pub synced: Level,
 }
 
 impl Default for StoreOptions {
@@ -53,6 +56,7 @@ impl Default for StoreOptions {
             fold_wait: Duration::from_millis(20),
             fold_bytes: 4 << 20,
             sync_within: Duration::from_millis(150),
+            synced: Level::Synced,
         }
     }
 }
@@ -72,6 +76,7 @@ impl<T> Clone for Store<T> {
 struct Handle<T> {
     shared: Arc<Shared<T>>,
     marks: Marks,
+    reader: Option<Arc<dyn Reader>>,
     writer_id: ThreadId,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -131,6 +136,7 @@ impl<T: Send + 'static> Store<T> {
         failed: impl FnOnce(StorageError) + Send + 'static,
     ) -> Result<Store<T>, StorageError> {
         let marks = backend.marks().clone();
+        let reader = backend.reader();
         let path = backend.path();
         let shared = Arc::new(Shared {
             inbox: Mutex::new(Inbox { entries: Vec::new(), closing: false, failure: None }),
@@ -143,7 +149,8 @@ impl<T: Send + 'static> Store<T> {
             .name("storage".into())
             .spawn(move || writer.run(failed))
             .map_err(|e| StorageError::io("start the writer of", &path, e))?;
-        let handle = Handle { shared, marks, writer_id: thread.thread().id(), writer: Mutex::new(Some(thread)) };
+        let writer_id = thread.thread().id();
+        let handle = Handle { shared, marks, reader, writer_id, writer: Mutex::new(Some(thread)) };
         Ok(Store { handle: Arc::new(handle) })
     }
 
@@ -179,6 +186,11 @@ impl<T: Send + 'static> Store<T> {
     /// Bytes submitted and not yet as safe as their notification asks, for back-pressure.
     pub fn pending_bytes(&self) -> usize {
         self.handle.shared.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Who reads messages back, for any thread; `None` where nothing is kept, and nothing can be spilled.
+    pub fn reader(&self) -> Option<Arc<dyn Reader>> {
+        self.handle.reader.clone()
     }
 
     /// How far `queue` has been delivered, to be moved on by whoever runs the queue.
@@ -238,7 +250,7 @@ impl<T> Entry<T> {
         let payload = match self {
             Entry::Op(Op::PutDefinition { key, value }) => key.len() + value.len(),
             Entry::Op(Op::DeleteDefinition { key }) => key.len(),
-            Entry::Op(Op::Insert { run, .. }) => run.bytes(),
+            Entry::Op(Op::Insert { run, .. } | Op::Spill { run, .. }) => run.bytes(),
             Entry::Op(Op::Remove { .. } | Op::DropQueue { .. }) | Entry::Notify(..) | Entry::Fail(_) => 0,
         };
         payload + size_of::<Self>()

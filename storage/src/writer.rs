@@ -13,7 +13,7 @@
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 use crate::error::StorageError;
@@ -23,6 +23,9 @@ use crate::store::{Entry, Level, Shared, StoreOptions};
 /// Entries that a vector may have room for and still be used again; a burst should not hold memory for ever.
 const RECYCLED: usize = 16 << 10;
 
+/// Between two steps of the backend's housekeeping, which wait for a moment without work.
+const IDLE_STEP: Duration = Duration::from_millis(50);
+
 pub(crate) struct Writer<T, C> {
     shared: Arc<Shared<T>>,
     backend: Box<dyn Backend>,
@@ -31,6 +34,8 @@ pub(crate) struct Writer<T, C> {
     gathered: Gathered<T>,
     /// When the oldest operation that was committed and not synced came.
     unsynced: Option<Instant>,
+    /// When the backend may do some housekeeping next; `None`: it has none.
+    idle: Option<Instant>,
     /// Swapped with the inbox, so that neither allocates.
     taken: Vec<Entry<T>>,
 }
@@ -53,7 +58,10 @@ impl<T> Default for Gathered<T> {
 
 impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     pub fn new(shared: Arc<Shared<T>>, backend: Box<dyn Backend>, options: StoreOptions, complete: C) -> Writer<T, C> {
-        Writer { shared, backend, options, complete, gathered: Gathered::default(), unsynced: None, taken: Vec::new() }
+        let (gathered, taken) = (Gathered::default(), Vec::new());
+        // What was left undone before the start.
+        let idle = Some(Instant::now() + IDLE_STEP);
+        Writer { shared, backend, options, complete, gathered, unsynced: None, idle, taken }
     }
 
     /// The thread's whole life. However it ends, nobody who submits afterwards is kept waiting or lied to.
@@ -89,6 +97,9 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
             if closing {
                 return Ok(());
             }
+            if self.gathered.since.is_none() && self.idle.is_some_and(|at| Instant::now() >= at) {
+                self.idle = self.backend.idle()?.then(|| Instant::now() + IDLE_STEP);
+            }
         }
     }
 
@@ -111,8 +122,8 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
 
     fn deadline(&self) -> Option<Instant> {
         let commit = self.gathered.since.map(|t| t + self.options.fold_wait);
-        let sync = self.unsynced.map(|t| t + self.options.sync_within);
-        commit.into_iter().chain(sync).min()
+        let idle = self.idle.filter(|_| self.gathered.since.is_none());
+        commit.into_iter().chain(self.sync_deadline()).chain(idle).min()
     }
 
     fn gather(&mut self, now: Instant) -> Result<(), StorageError> {
@@ -142,7 +153,13 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     }
 
     fn sync_is_due(&self, now: Instant) -> bool {
-        self.unsynced.is_some_and(|t| now >= t + self.options.sync_within)
+        self.sync_deadline().is_some_and(|at| now >= at)
+    }
+
+    /// When what was committed is to be synced though nobody waits for it.
+    fn sync_deadline(&self) -> Option<Instant> {
+        let since = self.unsynced.filter(|_| self.options.synced == Level::Synced)?;
+        Some(since + self.options.sync_within)
     }
 
     /// Commits what was gathered, syncs if somebody waits for it, and tells who waits.
@@ -151,6 +168,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         let batch = gathered.fold.finish();
         if !batch.is_empty() {
             self.backend.commit(&batch)?;
+            self.idle.get_or_insert_with(|| Instant::now() + IDLE_STEP);
             if self.unsynced.is_none() {
                 self.unsynced = gathered.since;
             }
@@ -164,7 +182,9 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
             (self.complete)(&mut gathered.written);
         }
         if !gathered.synced.is_empty() {
-            self.sync()?;
+            if self.options.synced == Level::Synced {
+                self.sync()?;
+            }
             (self.complete)(&mut gathered.synced);
         }
         self.shared.settle(gathered.bytes);

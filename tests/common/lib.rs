@@ -2,11 +2,11 @@
 //!
 //! - [`server`]: a broker to talk to: the real binary as a child process, or any broker named by `LEVERET_AGAINST`.
 //! - [`durable`]: a broker that can be killed and started again on its data.
-//! - [`durable`]: a broker that can be killed and started again on its data.
 //! - [`peer`]: a blocking client that speaks single frames, so that a test can also say what no stock client would.
 //! - [`talk`]: the exchanges of frames that nearly every conversation has, one line each.
 //! - [`say`]: methods as a client says them.
 //! - [`method`]: methods as values, and a builder of octets for everything malformed.
+//! - [`values`]: field tables, and what a message's properties say.
 //! - [`java`]: Java programs, compiled and run.
 //! - [`reference`]: the tests in which the broker is meant to differ from the RabbitMQ they were tried against.
 
@@ -19,6 +19,7 @@ pub mod reference;
 pub mod say;
 pub mod server;
 pub mod talk;
+pub mod values;
 
 pub use binary::binary;
 pub use method::{Method, Octets};

@@ -140,6 +140,11 @@ pub fn recover(requeue: bool) -> basic::Recover {
     basic::Recover { requeue }
 }
 
+/// basic.recover-async.
+pub fn recover_async(requeue: bool) -> basic::RecoverAsync {
+    basic::RecoverAsync { requeue }
+}
+
 /// confirm.select.
 pub fn confirm() -> confirm::Select {
     confirm::Select { nowait: false }

@@ -2,6 +2,7 @@
 
 use crate::binary::binary;
 use crate::peer::{Login, Peer};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -19,6 +20,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    /// What the broker is started by, such as a tracer; nothing: by itself.
+    wrapper: Vec<String>,
     arguments: Vec<String>,
     process: Option<Process>,
 }
@@ -28,7 +31,7 @@ impl Server {
     pub fn start() -> &'static Server {
         static SHARED: OnceLock<Server> = OnceLock::new();
         SHARED.get_or_init(|| match given() {
-            Some(address) => Server { address, arguments: Vec::new(), process: None },
+            Some(address) => Server { address, wrapper: Vec::new(), arguments: Vec::new(), process: None },
             None => Server::start_with(&["--storage", "memory"]),
         })
     }
@@ -40,9 +43,15 @@ impl Server {
 
     /// A broker of one's own with these arguments, on a free port.
     pub fn start_with(arguments: &[&str]) -> Server {
-        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let process = Process::spawn(&arguments);
-        Server { address: process.address, arguments, process: Some(process) }
+        Server::start_under(&[], arguments)
+    }
+
+    /// The same, started by a program that becomes the broker, which `wrapper` names with its arguments.
+    pub fn start_under(wrapper: &[&str], arguments: &[&str]) -> Server {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let (wrapper, arguments) = (owned(wrapper), owned(arguments));
+        let process = Process::spawn(&wrapper, &arguments);
+        Server { address: process.address, wrapper, arguments, process: Some(process) }
     }
 
     /// True when the broker under test is one that these tests can't stop and start.
@@ -96,7 +105,7 @@ impl Server {
     /// Starts the broker again with the same arguments, on another free port.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "the broker still runs");
-        let process = Process::spawn(&self.arguments);
+        let process = Process::spawn(&self.wrapper, &self.arguments);
         self.address = process.address;
         self.process = Some(process);
     }
@@ -154,8 +163,12 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(arguments: &[String]) -> Process {
-        let mut child = Command::new(binary())
+    fn spawn(wrapper: &[String], arguments: &[String]) -> Process {
+        let binary = binary();
+        let mut words = wrapper.iter().map(OsStr::new).chain([binary.as_os_str()]);
+        let program = words.next().expect("the broker's binary at least");
+        let mut child = Command::new(program)
+            .args(words)
             .args(["--listen", "127.0.0.1:0"])
             .args(arguments)
             .current_dir(std::env::temp_dir())

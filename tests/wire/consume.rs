@@ -3,7 +3,6 @@
 use amq_protocol::protocol::{basic, queue};
 use leveret_suite::peer::kind;
 use leveret_suite::{Content, Delivery, Frame, Login, Octets, Peer, Server, say, unique};
-use std::collections::BTreeMap;
 
 fn peer() -> Peer {
     Server::start().peer()
@@ -123,45 +122,6 @@ fn a_global_limit_applies_at_once_to_old_consumers() {
     peer.expect_no_delivery(1, &queue);
     peer.send(1, say::ack(1));
     peer.expect_deliveries(1, &["2"]);
-}
-
-/// Takes `count` deliveries, acking each before the next; by consumer, how many it got.
-fn served_one_by_one(peer: &mut Peer, count: usize) -> BTreeMap<String, usize> {
-    let mut served = BTreeMap::new();
-    for _ in 0..count {
-        let delivery = peer.expect_delivery(1);
-        *served.entry(delivery.consumer_tag.clone()).or_default() += 1;
-        peer.send(1, say::ack(delivery.delivery_tag));
-    }
-    served
-}
-
-#[test]
-fn delivery_among_several_consumers_stays_fair_under_small_limits_no_queue_starves() {
-    let mut peer = peer();
-    let queues: Vec<String> = ["a", "b", "c"].iter().map(|name| peer.queue(1, name)).collect();
-    for queue in &queues {
-        peer.publish_all(1, queue, &["x"; 20]);
-    }
-    peer.qos(1, 1, true);
-    for (queue, tag) in queues.iter().zip(["a", "b", "c"]) {
-        peer.consume(1, queue, tag);
-    }
-    let served = served_one_by_one(&mut peer, 30);
-    assert!(served.len() == 3 && served.values().all(|count| *count >= 5), "{served:?}");
-}
-
-#[test]
-fn delivery_among_several_consumers_stays_fair_under_small_limits_no_consumer_of_a_queue_starves() {
-    let mut peer = peer();
-    let queue = peer.queue(1, "shared");
-    peer.qos(1, 1, true);
-    for tag in ["a", "b", "c"] {
-        peer.consume(1, &queue, tag);
-    }
-    peer.publish_all(1, &queue, &["x"; 30]);
-    let served = served_one_by_one(&mut peer, 30);
-    assert_eq!(served.into_values().collect::<Vec<_>>(), [10, 10, 10]);
 }
 
 #[test]

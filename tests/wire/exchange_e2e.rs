@@ -3,7 +3,7 @@
 
 use amq_protocol::protocol::{exchange, queue};
 use amq_protocol::types::{AMQPValue, FieldTable};
-use leveret_suite::{Content, Octets, Peer, Server, say, unique};
+use leveret_suite::{Content, Octets, Peer, Server, differs_from_reference, say, unique};
 
 const DEFAULT: &str = "ACCESS_REFUSED - operation not permitted on the default exchange";
 
@@ -273,6 +273,9 @@ fn a_loop_of_auto_delete_exchanges_goes_at_once() {
 
 #[test]
 fn a_very_long_cascade_is_only_long() {
+    if differs_from_reference("a_very_long_cascade_is_only_long") {
+        return;
+    }
     let mut peer = peer();
     let run = unique("chain");
     let name = |at: usize| format!("{run}-{at}");

@@ -413,21 +413,18 @@ fn what_is_published_on_one_channel_is_there_for_another_after_a_reply() {
 }
 
 #[test]
-fn an_argument_of_a_later_issue_is_540_and_named() {
-    if differs_from_reference("an_argument_of_a_later_issue_is_540_and_named") {
+fn a_queue_type_of_a_later_issue_is_540_and_named() {
+    if differs_from_reference("a_queue_type_of_a_later_issue_is_540_and_named") {
         return;
     }
-    let timeout = Octets::new().entry("x-consumer-timeout", b'I', [0, 0, 0, 9]);
     let stream = Octets::new().entry_str("x-queue-type", "stream");
-    for (arguments, named) in [(timeout, "x-consumer-timeout"), (stream, "stream")] {
-        let mut peer = peer();
-        let name = unique("argument");
-        peer.send_payload(1, Octets::method(50, 10).u16(0).shortstr(&name).u8(2).longstr(arguments));
-        let close: amq_protocol::protocol::connection::Close = peer.expect(0);
-        assert_eq!((close.reply_code, close.class_id, close.method_id), (540, 50, 10), "{close:?}");
-        assert!(close.reply_text.as_str().starts_with("NOT_IMPLEMENTED - "), "{close:?}");
-        assert!(close.reply_text.as_str().contains(named), "{close:?}");
-    }
+    let mut peer = peer();
+    let name = unique("argument");
+    peer.send_payload(1, Octets::method(50, 10).u16(0).shortstr(&name).u8(2).longstr(stream));
+    let close: amq_protocol::protocol::connection::Close = peer.expect(0);
+    assert_eq!((close.reply_code, close.class_id, close.method_id), (540, 50, 10), "{close:?}");
+    assert!(close.reply_text.as_str().starts_with("NOT_IMPLEMENTED - "), "{close:?}");
+    assert!(close.reply_text.as_str().contains("stream"), "{close:?}");
 }
 
 #[test]

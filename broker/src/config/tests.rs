@@ -20,6 +20,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!((config.heartbeat, config.frame_max, config.channel_max), (60, 131_072, 2047));
     assert_eq!(config.max_message_size.bytes(), 16_777_216);
     assert_eq!(config.handshake_timeout, Duration::from_secs(10));
+    assert_eq!((config.consumer_timeout, config.channel_tick_interval), (0, 60_000));
     assert_eq!((config.product.as_str(), config.announced_version.as_str()), ("RabbitMQ", "4.2.0"));
     config.validate().expect("the defaults are valid");
 }
@@ -185,6 +186,7 @@ fn validation_names_the_setting_and_what_it_must_be() {
     refused("max_message_size = '513MiB'", "max_message_size: 537919488 is not between 1 and 536870912");
     refused("frame_max = 4096", "frame_max: 4096 is not between 8192 and 16777216");
     refused("channel_max = 0", "channel_max: must not be zero");
+    refused("channel_tick_interval = 0", "channel_tick_interval: must not be zero");
     refused("handshake_timeout = 0", "handshake_timeout: must not be zero");
     refused(
         "announced_version = '4.2'",

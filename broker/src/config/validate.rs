@@ -43,7 +43,7 @@ pub(super) fn validate(config: &Config) -> Result<(), (&'static str, InvalidSett
         StorageKind::Sled => filled(config.data_dir.as_os_str().as_encoded_bytes()),
         StorageKind::Memory => Ok(()),
     };
-    let checks: [Check; 15] = [
+    let checks: [Check; 16] = [
         ("listen", addresses(config)),
         ("data_dir", data_dir),
         ("default_user", filled(config.default_user.as_bytes())),
@@ -55,6 +55,7 @@ pub(super) fn validate(config: &Config) -> Result<(), (&'static str, InvalidSett
         ("max_message_size", range(config.max_message_size.bytes(), 1, MAX_MESSAGE_SIZE_CEILING.bytes())),
         ("frame_max", range(config.frame_max.into(), LEAST_FRAME_MAX.into(), MOST_FRAME_MAX.into())),
         ("channel_max", not_zero(config.channel_max.into())),
+        ("channel_tick_interval", not_zero(config.channel_tick_interval)),
         ("handshake_timeout", not_zero(u64::try_from(config.handshake_timeout.as_millis()).unwrap_or(u64::MAX))),
         ("product", filled(config.product.as_bytes())),
         ("announced_version", version(&config.announced_version)),

@@ -205,7 +205,7 @@ macro_rules! numbers {
     ($($number:ty),*) => {$(
         impl Scalar for $number {
             fn parse(text: &str) -> Result<Self, InvalidValue> {
-                let range = InvalidValue::Number { least: 0, most: u64::from(<$number>::MAX) };
+                let range = InvalidValue::Number { least: 0, most: <$number>::MAX.into() };
                 text.trim().parse().map_err(|_| range)
             }
 
@@ -217,6 +217,18 @@ macro_rules! numbers {
 }
 
 numbers!(u16, u32);
+
+impl Scalar for u64 {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        // The file has no larger numbers.
+        let range = InvalidValue::Number { least: 0, most: i64::MAX as u64 };
+        text.trim().parse().ok().filter(|number| i64::try_from(*number).is_ok()).ok_or(range)
+    }
+
+    fn to_toml(&self) -> Option<toml::Value> {
+        i64::try_from(*self).ok().map(toml::Value::Integer)
+    }
+}
 
 impl Scalar for Duration {
     fn parse(text: &str) -> Result<Self, InvalidValue> {
@@ -304,6 +316,15 @@ pub enum StorageKind {
     Memory,
 }
 
+/// What a confirm, or the answer to a durable declaration, promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// The data is on the device: it survives a power cut.
+    Sync,
+    /// The operating system has the data: it survives the broker's death, not a power cut.
+    Os,
+}
+
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -313,4 +334,4 @@ pub enum LogFormat {
     Json,
 }
 
-choices!(StorageKind, LogFormat);
+choices!(StorageKind, Durability, LogFormat);

@@ -87,6 +87,8 @@ pub struct Channel {
     pub limit: Arc<ChannelLimit>,
     /// Consumers by tag: their serial numbers.
     pub tags: HashMap<Box<str>, u64>,
+    /// How often its consumers' queues were told of room.
+    pub woken: usize,
     /// The consumer of direct replies.
     pub replies: Option<ReplyConsumer>,
     pub last_queue: Option<Box<str>>,
@@ -121,6 +123,7 @@ impl Channel {
             prefetch: 0,
             limit: Arc::default(),
             tags: HashMap::new(),
+            woken: 0,
             replies: None,
             last_queue: None,
             unstored: Vec::new(),

@@ -116,7 +116,7 @@ impl Connection {
         let Some(Wait::Consume { tag, queue, window }) = self.channels.get_key(key)?.late.take() else {
             return None;
         };
-        let record = Consumer { channel: key, key: consumer, queue: queue.clone(), tag, window, last_tag: 0 };
+        let record = Consumer { channel: key, key: consumer, queue: queue.clone(), tag, window };
         self.consumers.insert(consumer.serial, record);
         Some(queue)
     }
@@ -178,7 +178,7 @@ impl Connection {
             return;
         }
         if let Some(error) = &error {
-            tracing::warn!(user = &*self.user, "connection error: {}", error.reply_text());
+            tracing::warn!(user = self.rights.user(), "connection error: {}", error.reply_text());
         }
         self.emit_confirms();
         self.phase = Phase::Releasing { left: 0, topology_asked: false, error };

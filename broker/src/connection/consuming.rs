@@ -10,6 +10,7 @@ use super::Connection;
 use super::channel::{Channel, Wait};
 use super::dispatch::Done;
 use super::unacked::Outstanding;
+use crate::access::rights::{Resource, Right};
 use crate::command::{NewConsumer, QueueCommand, Reply, Window};
 use crate::{methods, names};
 
@@ -61,6 +62,7 @@ impl Connection {
             return self.consume_replies(number, &consume);
         }
         let name = self.queue_name(number, consume.queue.as_str())?;
+        self.rights.check(Right::Read, Resource::Queue(&name))?;
         let queue = self.usable_queue(&name)?;
         let priority = consume_arguments(&consume.arguments, &names::queue(&name, &self.vhost.name))?;
         let tag: Box<str> = match consume.consumer_tag.as_str() {
@@ -104,6 +106,7 @@ impl Connection {
 
     pub(super) fn get(&mut self, number: u16, get: &basic::Get) -> Done {
         let name = self.queue_name(number, get.queue.as_str())?;
+        self.rights.check(Right::Read, Resource::Queue(&name))?;
         let queue = self.usable_queue(&name)?;
         let Some(from) = self.asker(number) else {
             return Ok(());
@@ -162,21 +165,6 @@ impl Connection {
 
     /// Lets `how` have its effect.
     pub(super) fn settle_all(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>, how: How) {
-        if self.channels.get(number).is_some_and(|channel| channel.limit.is_set()) {
-            // Whoever waits for room under the channel's limit is woken first: else the queue that these came from
-            // would be the first to look, and take it every time.
-            let taken: Vec<Outstanding> = taken.into_iter().collect();
-            let freed = taken.iter().filter(|one| one.counted).map(|one| one.segment.count()).sum();
-            self.free_channel_room(number, freed);
-            self.settle_each(number, taken, how);
-        } else {
-            let freed = self.settle_each(number, taken, how);
-            self.free_channel_room(number, freed);
-        }
-    }
-
-    /// Tells the queues; says how many places under the channel's limit the deliveries had.
-    fn settle_each(&mut self, number: u16, taken: impl IntoIterator<Item = Outstanding>, how: How) -> u32 {
         let mut freed = 0;
         for Outstanding { queue, consumer, segment, counted, .. } in taken {
             freed += if counted { segment.count() } else { 0 };
@@ -192,7 +180,7 @@ impl Connection {
                 How::Requeued => self.outbox.push(&queue, QueueCommand::Requeue { consumer, segment, seen: true }),
             }
         }
-        freed
+        self.free_channel_room(number, freed);
     }
 
     /// Settled deliveries make room under the channel-wide limit.
@@ -209,17 +197,26 @@ impl Connection {
         }
     }
 
-    /// Lets the queues of a channel's consumers look for room again; first those that were served least recently, so
-    /// that under a small limit none is left behind.
+    /// Has the queues of a channel's consumers look for room again, once they have heard of what was settled.
     fn wake_channel(&mut self, number: u16) {
-        let Some(channel) = self.channels.get(number) else {
-            return;
-        };
-        let mut consumers: Vec<_> = channel.tags.values().filter_map(|serial| self.consumers.get(serial)).collect();
-        consumers.sort_unstable_by_key(|consumer| (consumer.last_tag, consumer.key.serial));
-        for consumer in consumers {
-            // Not by the outbox, which has an order of its own.
-            consumer.queue.push(QueueCommand::Wake);
+        if !self.waking.contains(&number) {
+            self.waking.push(number);
+        }
+    }
+
+    /// Tells the queues of the channels that have room again. Each time another one goes first: who looks first may
+    /// take all there is.
+    pub(super) fn send_wakes(&mut self) {
+        for number in std::mem::take(&mut self.waking) {
+            let Some(channel) = self.channels.get(number) else { continue };
+            let first = channel.woken.checked_rem(channel.tags.len()).unwrap_or(0);
+            channel.woken = channel.woken.wrapping_add(1);
+            let (last, rest) = (channel.tags.values().take(first), channel.tags.values().skip(first));
+            for serial in rest.chain(last) {
+                if let Some(consumer) = self.consumers.get(serial) {
+                    self.outbox.push(&consumer.queue, QueueCommand::Wake);
+                }
+            }
         }
     }
 }

@@ -1,14 +1,16 @@
 //! What other owners say: deliveries, answers, confirms.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use leveret_protocol::deliver;
+use leveret_storage::Run;
 
 use super::channel::{Request, State, Wait};
 use super::transaction::Committed;
 use super::unacked::Outstanding;
 use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
-use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment};
+use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment, Whose};
 use crate::queue::Queue;
 use crate::{message, methods};
 
@@ -17,6 +19,7 @@ impl Connection {
     pub(super) fn take_events(&mut self) -> bool {
         self.peer.mailbox.take(&mut self.taken);
         self.inbox.extend(self.taken.drain(..));
+        self.moment = None;
         let mut progress = false;
         while self.output.len() - self.written <= OUTPUT_LIMIT {
             let Some(event) = self.inbox.pop_front() else {
@@ -41,6 +44,7 @@ impl Connection {
             ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
             ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
             ConnectionEvent::Tidy => {
+                self.let_go();
                 let channels = self.channels.iter_mut();
                 let held = channels.flat_map(|channel| channel.unacked.iter_mut().map(|entry| &mut entry.segment));
                 crate::tidy::tidy(held, &self.shared.pressure.gauge);
@@ -50,8 +54,33 @@ impl Connection {
                 self.deadline = Some(until);
                 self.close_when_settled();
             }
+            ConnectionEvent::Forced { whose, error } if matches!(self.phase, Phase::Running) => {
+                let concerned = match &whose {
+                    Whose::User(user) => **user == *self.rights.user(),
+                    Whose::VHost(vhost) => **vhost == *self.vhost.name,
+                };
+                if concerned {
+                    self.close(Some(error));
+                }
+            }
             // Its end is under way.
+            ConnectionEvent::Forced { .. } => {}
             ConnectionEvent::Close { .. } => {}
+        }
+    }
+
+    /// Lets go of the content of unacked messages that storage has, where memory runs short.
+    fn let_go(&mut self) {
+        if !self.shared.paging.is_high() {
+            return;
+        }
+        for channel in self.channels.iter_mut() {
+            for Outstanding { queue, segment, .. } in channel.unacked.iter_mut() {
+                let stored = segment.spilled || (queue.durable && segment.persistent);
+                if stored && segment.here().is_some() && queue.stores(segment.first, segment.count()) {
+                    segment.send_away();
+                }
+            }
         }
     }
 
@@ -76,12 +105,10 @@ impl Connection {
             let sent = segment.split_front(count);
             std::mem::replace(&mut segment, sent)
         });
+        let at = if no_ack { Duration::ZERO } else { self.delivering() };
         if let Some(channel) = self.channels.get_key(channel) {
             let first_tag = channel.last_tag + 1;
             channel.last_tag += u64::from(count);
-            if let Some(consumer) = self.consumers.get_mut(&key.serial) {
-                consumer.last_tag = channel.last_tag;
-            }
             if no_ack && segment.persistent {
                 channel.settled_in(&queue);
             }
@@ -92,6 +119,7 @@ impl Connection {
                     queue: queue.clone(),
                     segment,
                     counted: true,
+                    at,
                 });
             }
         }
@@ -110,9 +138,11 @@ impl Connection {
         };
         let mut tag = self.channels.get(number).map_or(0, |channel| channel.last_tag);
         let (mut count, mut bytes) = (0, 0);
-        let block = &segment.run.block;
+        let Some(Run { block, from, to }) = segment.here() else {
+            return (segment.count(), 0);
+        };
         let returns = if consumer.queue.keeps_all { segment.returns } else { 0 };
-        for index in segment.run.from..segment.run.to {
+        for index in *from..*to {
             tag += 1;
             let content = message::content_counting(block, index, returns);
             deliver::deliver(
@@ -231,7 +261,7 @@ impl Connection {
                 if let Some(channel) = self.channels.get_key(key) {
                     channel.tags.insert(tag.clone(), consumer.serial);
                 }
-                let record = Consumer { channel: key, key: consumer, queue, tag, window, last_tag: 0 };
+                let record = Consumer { channel: key, key: consumer, queue, tag, window };
                 self.consumers.insert(consumer.serial, record);
             }
             (Wait::Get { no_ack, .. }, Reply::Got { queue, segment, left, .. }) => {
@@ -251,17 +281,20 @@ impl Connection {
     }
 
     fn got(&mut self, key: ChannelKey, queue: Arc<Queue>, segment: Segment, left: u32, no_ack: bool) {
+        let at = if no_ack { Duration::ZERO } else { self.delivering() };
         let Some(channel) = self.channels.get_key(key) else {
             return;
         };
-        let tag = channel.tag();
-        let (block, index) = (&segment.run.block, segment.run.from);
+        let Some(Run { block, from, .. }) = segment.here() else {
+            return;
+        };
+        let (tag, index) = (channel.tag(), *from);
         let returns = if queue.keeps_all { segment.returns } else { 0 };
         let (address, content) = (message::address(block, index), message::content_counting(block, index, returns));
         let redelivered = segment.redelivered;
         deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, &content, self.frame_max);
         if !no_ack {
-            channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false });
+            channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false, at });
         } else if segment.persistent {
             channel.settled_in(&queue);
         }

@@ -4,6 +4,7 @@
 //! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
+//! * [`timeout`]: deliveries that wait too long for their acknowledgement.
 //! * [`closing`]: how channels and the connection end, and what they give back.
 //!
 //! The task is one loop over mailbox, socket and timers, none before the others. It never waits for another owner:
@@ -20,9 +21,11 @@ mod events;
 mod handshake;
 mod heartbeat;
 mod input;
+mod permitted;
 mod publishing;
 mod replying;
 mod routes;
+mod timeout;
 mod transaction;
 mod unacked;
 
@@ -32,7 +35,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use leveret_protocol::{AmqpError, frame, method};
@@ -44,8 +47,10 @@ use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
 use self::heartbeat::{Due, Heartbeat};
 use self::routes::Routes;
+use crate::access::rights::Rights;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
+use crate::delayed::Delayed;
 use crate::methods;
 use crate::outbox::Outbox;
 use crate::queue::Queue;
@@ -92,8 +97,6 @@ struct Consumer {
     queue: Arc<Queue>,
     tag: Box<str>,
     window: Arc<Window>,
-    /// The delivery tag that it was given last; 0: none yet.
-    last_tag: u64,
 }
 
 pub struct Connection {
@@ -101,7 +104,7 @@ pub struct Connection {
     peer: Arc<Peer>,
     vhost: Arc<VHost>,
     io: TcpStream,
-    user: Box<str>,
+    rights: Rights,
     frame_max: u32,
     channel_max: u16,
     capabilities: Capabilities,
@@ -127,14 +130,20 @@ pub struct Connection {
     parked: bool,
     /// It was told so.
     told_blocked: bool,
-    /// A queue whose mailbox was full when it was last looked at.
-    full: Option<Arc<Queue>>,
+    /// A mailbox that was full when it was last looked at.
+    full: Option<Full>,
     /// The wall clock when the current input was read, in milliseconds since the Unix epoch.
     now: u64,
+    /// The broker's clock when the first delivery was made of the events that are being handled.
+    moment: Option<Duration>,
+    /// When outstanding deliveries are looked at next; None: there were none the last time, and none since.
+    next_tick: Option<Duration>,
     /// Channels with confirms to be sent.
     confirming: Vec<u16>,
     /// Channels whose transactions have got messages that do not count as memory in use yet.
     transacting: Vec<u16>,
+    /// Channels whose consumers may have room again.
+    waking: Vec<u16>,
     heartbeat: Option<Heartbeat>,
     heartbeat_seconds: u16,
     received: u64,
@@ -177,11 +186,11 @@ impl Connection {
         Connection {
             heartbeat: Heartbeat::new(session.heartbeat, shared.clock.now()),
             heartbeat_seconds: session.heartbeat,
+            rights: Rights::new(shared.access.clone(), session.user, session.vhost.name.clone()),
             shared,
             peer,
             vhost: session.vhost,
             io,
-            user: session.user,
             frame_max: session.frame_max,
             channel_max: session.channel_max,
             capabilities: session.capabilities,
@@ -203,8 +212,11 @@ impl Connection {
             told_blocked: false,
             full: None,
             now: 0,
+            moment: None,
+            next_tick: None,
             confirming: Vec::new(),
             transacting: Vec::new(),
+            waking: Vec::new(),
             received: 0,
             sent: 0,
             deadline: None,
@@ -213,7 +225,8 @@ impl Connection {
         }
     }
 
-    /// One turn of the task.
+    /// One turn of the task. Never inlined, so that `benches/instructions` can name it.
+    #[inline(never)]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             let mut progress = self.take_events();
@@ -263,8 +276,8 @@ impl Connection {
             }
             progress = true;
         }
-        if let Some(queue) = &self.full
-            && !queue.is_full(cx.waker())
+        if let Some(full) = &self.full
+            && !full.is_full(cx.waker())
         {
             self.full = None;
             progress = true;
@@ -372,7 +385,7 @@ impl Connection {
         }
     }
 
-    /// Heartbeats and deadlines. True when one was due.
+    /// Heartbeats, deadlines and timeouts. True when one was due.
     fn look_at_time(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.shared.clock.now();
         if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -414,8 +427,13 @@ impl Connection {
             Due::Nothing => {}
         }
         let running = matches!(self.phase, Phase::Running);
+        if running && self.next_tick.is_some_and(|tick| now >= tick) {
+            self.look_at_outstanding(now, blocked);
+            return true;
+        }
+        let tick = self.next_tick.filter(|_| running);
         let beat = self.heartbeat.as_ref().filter(|_| running).map(Heartbeat::next);
-        let Some(next) = [self.deadline, beat].into_iter().flatten().min() else {
+        let Some(next) = [self.deadline, beat, tick].into_iter().flatten().min() else {
             return false;
         };
         let clock = &self.shared.clock;
@@ -449,15 +467,40 @@ impl Connection {
             self.seal_transactions();
         }
         send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+        if !self.waking.is_empty() {
+            self.send_wakes();
+            send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
+        }
     }
 }
 
-/// Sends to the queues, and to exchanges that keep messages, what is for them; the last queue whose mailbox is full
-/// becomes `full`.
-fn send_off(outbox: &mut Outbox, vhost: &VHost, gauge: &Arc<Gauge>, full: &mut Option<Arc<Queue>>) {
+/// Whose mailbox is full.
+enum Full {
+    Queue(Arc<Queue>),
+    Delayed(Arc<Delayed>),
+}
+
+impl Full {
+    /// As [`crate::mailbox::Turn::is_full`].
+    fn is_full(&self, waker: &Waker) -> bool {
+        match self {
+            Full::Queue(queue) => queue.is_full(waker),
+            Full::Delayed(delayed) => delayed.is_full(waker),
+        }
+    }
+}
+
+/// Sends to the queues, and to exchanges that keep messages, what is for them; the last mailbox that is full becomes
+/// `full`.
+fn send_off(outbox: &mut Outbox, vhost: &VHost, gauge: &Arc<Gauge>, full: &mut Option<Full>) {
     outbox.flush(gauge, |queue| {
         if queue.is_over() {
-            *full = Some(queue.clone());
+            *full = Some(Full::Queue(queue.clone()));
+        }
+    });
+    outbox.flush_delayed(gauge, |delayed| {
+        if delayed.is_over() {
+            *full = Some(Full::Delayed(delayed.clone()));
         }
     });
     if outbox.has_histories() {

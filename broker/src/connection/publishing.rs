@@ -11,7 +11,8 @@ use leveret_storage::{Block, Gauge};
 use super::Connection;
 use super::channel::{Channel, Publishing};
 use super::dispatch::Done;
-use super::routes::{Copies, Route};
+use super::routes::{Copies, Route, Routes};
+use crate::access::rights::Rights;
 use crate::command::Requester;
 use crate::message::{BlockBuilder, Meta};
 use crate::outbox::Body;
@@ -63,11 +64,14 @@ impl Connection {
             return Err(AmqpError::precondition_failed(text));
         }
         let properties = header.parse()?;
-        let known = self.routes.known(&self.vhost, publish)?;
+        let known = self.routes.known(&self.vhost, &mut self.rights, publish)?;
         let reply_to = self.reply_to_of(number, &properties)?;
         let expiration = properties.expiration.map(crate::expiration::parse).transpose()?;
         let copies = Copies::of(&properties)?;
-        check_user(&properties, &self.user)?;
+        if known.is_none() || copies.is_some() {
+            Routes::check_topics(&self.vhost, &mut self.rights, publish, copies.as_ref())?;
+        }
+        check_user(&properties, &mut self.rights)?;
         let hidden = copies.as_ref().is_some_and(Copies::are_hidden);
         let route = match known {
             Some(route) if copies.is_none() => route,
@@ -95,9 +99,13 @@ impl Connection {
 
     /// Adds a planned publish to the turn, or to the channel's transaction.
     fn place(&mut self, plan: Plan, message: Body<'_>) -> Done {
+        let delayed = self.routes.delayed(plan.route);
+        // BCC's keys are wanted once more when it is due.
+        let whole = (!delayed.is_empty() && plan.change.hidden).then(|| plan.change.but_for_hiding(message.bytes()));
+        let whole = whole.transpose()?;
         let message = plan.change.made_to(message)?;
         self.answer_requesters(&plan, &message);
-        let queues = self.routes.queues(plan.route);
+        let (queues, delayed) = (self.routes.queues(plan.route), self.routes.delayed(plan.route));
         let (histories, further) = self.routes.histories(plan.route);
         let Some(channel) = self.channels.get(plan.number) else { return Ok(()) };
         let confirm = channel.next_publish().map(|next| {
@@ -121,7 +129,11 @@ impl Connection {
         let unroutable = plan.mandatory && queues.is_empty() && self.routes.replies(plan.route).is_none();
         let returned = unroutable.then(|| message.bytes().to_vec());
         let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
-        let answers = outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
+        let mut answers = 0;
+        for hold in delayed {
+            answers += outbox.hold(hold, whole.as_deref().unwrap_or(message.bytes()), plan.meta, confirm);
+        }
+        answers += outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
         channel.published(answers);
         if channel.confirms.is_some() {
             note(&mut self.confirming, plan.number);
@@ -158,13 +170,13 @@ impl Connection {
         deliver::returned(&mut self.output, number, code, text, address, content, self.frame_max);
     }
 
-    /// Stops reading while memory is short, and says so.
+    /// Stops reading while an alarm is raised, and says so.
     pub(super) fn look_at_pressure(&mut self) {
         if self.shared.pressure.is_shut() && !self.parked {
             self.parked = true;
             if self.capabilities.connection_blocked {
                 self.told_blocked = true;
-                self.send(0, &methods::connection_blocked("low on memory"));
+                self.send(0, &methods::connection_blocked(self.shared.pressure.reason()));
             }
         }
     }
@@ -205,6 +217,12 @@ struct Change {
 }
 
 impl Change {
+    /// The message as it is held back: with the change, but for the BCC header, which stays.
+    fn but_for_hiding(&self, message: &[u8]) -> Result<Vec<u8>, AmqpError> {
+        let change = Change { hidden: false, reply_to: self.reply_to.clone() };
+        Ok(change.made_to(Body::Borrowed(message))?.bytes().to_vec())
+    }
+
     /// The message with the change, all else byte for byte.
     fn made_to<'a>(&self, message: Body<'a>) -> Result<Body<'a>, AmqpError> {
         if !self.hidden && self.reply_to.is_none() {
@@ -231,11 +249,13 @@ pub(super) fn at_publish(error: AmqpError) -> AmqpError {
     }
 }
 
-/// The user that a message names must be the one who is logged in.
-fn check_user(properties: &Properties<'_>, user: &str) -> Done {
+/// The user that a message names must be the one who is logged in, unless that one may impersonate others.
+fn check_user(properties: &Properties<'_>, rights: &mut Rights) -> Done {
     if let Some(id) = properties.user_id
-        && id != user.as_bytes()
+        && id != rights.user().as_bytes()
+        && !rights.may_impersonate()
     {
+        let user = rights.user();
         let id = leveret_protocol::error::text_of(id);
         let text = format!("user_id property set to '{id}' but authenticated user was '{user}'");
         return Err(AmqpError::precondition_failed(text));

@@ -150,6 +150,7 @@ impl Connection {
             tx::AMQPMethod::Commit(_) => self.commit(key, transaction),
             tx::AMQPMethod::Rollback(_) => {
                 channel.unacked.restore(transaction.undo());
+                self.watch(self.shared.clock.now());
                 self.send(number, &methods::tx_rollback_ok());
             }
             _ => return Err(AmqpError::command_invalid("unimplemented method")),

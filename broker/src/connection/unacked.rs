@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::command::{ConsumerKey, Segment};
 use crate::queue::Queue;
@@ -17,6 +18,8 @@ pub struct Outstanding {
     pub segment: Segment,
     /// It counts for the channel-wide prefetch limit.
     pub counted: bool,
+    /// When it was delivered, by the broker's clock.
+    pub at: Duration,
 }
 
 impl Outstanding {
@@ -31,6 +34,7 @@ impl Outstanding {
             queue: self.queue.clone(),
             segment: self.segment.split_front(count),
             counted: self.counted,
+            at: self.at,
         };
         self.first_tag += u64::from(count);
         front
@@ -55,6 +59,11 @@ impl Unacked {
             let entries = self.entries.make_contiguous();
             entries.sort_unstable_by_key(|entry| entry.first_tag);
         }
+    }
+
+    /// The oldest delivery.
+    pub fn first(&self) -> Option<&Outstanding> {
+        self.entries.front()
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Outstanding> {

@@ -8,14 +8,7 @@ use crate::command::{ConnectionEvent, Peer, Reply};
 use crate::testing;
 
 fn segment(first: u64, count: u64) -> Segment {
-    Segment {
-        first,
-        run: testing::run(first..first + count),
-        persistent: true,
-        redelivered: false,
-        returns: 0,
-        expires: Segment::NEVER,
-    }
+    Segment { persistent: true, ..Segment::new(first, testing::run(first..first + count)) }
 }
 
 fn meta(persistent: bool) -> Meta {

@@ -23,6 +23,18 @@ pub enum Overflow {
     RejectPublishDlx,
 }
 
+impl Overflow {
+    /// As arguments and policies write it.
+    pub fn parse(text: &str) -> Option<Overflow> {
+        match text {
+            "drop-head" => Some(Overflow::DropHead),
+            "reject-publish" => Some(Overflow::RejectPublish),
+            "reject-publish-dlx" => Some(Overflow::RejectPublishDlx),
+            _ => None,
+        }
+    }
+}
+
 /// Where messages go that a queue gives up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterTo {
@@ -51,6 +63,15 @@ pub struct Settings {
     pub single_active: bool,
     /// Returns after which a message is given up; None: no limit.
     pub delivery_limit: Option<u32>,
+    /// Milliseconds that a delivery may wait for its acknowledgement, 0: for ever; None: as long as the server says.
+    pub consumer_timeout: Option<u64>,
+}
+
+impl Settings {
+    /// Recovered messages are needed in memory at once: their own priority places them, their bodies count.
+    pub fn needs_content(&self) -> bool {
+        self.max_priority.is_some() || self.max_bytes.is_some()
+    }
 }
 
 /// Arguments that only other types of queue have.
@@ -83,6 +104,26 @@ pub struct Flags {
     pub durable: bool,
     pub exclusive: bool,
     pub auto_delete: bool,
+}
+
+const QUEUE_TYPE: &str = "x-queue-type";
+
+/// Gives a declaration the type `kind`, unless it names one.
+pub fn insert_type(arguments: &mut FieldTable, kind: &str) {
+    let said = match get(arguments, QUEUE_TYPE) {
+        Some(AMQPValue::LongString(own)) => !matches!(own.as_bytes(), b"" | b"undefined"),
+        other => other.is_some(),
+    };
+    if !said {
+        arguments.insert(crate::methods::short(QUEUE_TYPE), AMQPValue::LongString(kind.into()));
+    }
+}
+
+/// Gives a declaration the `default` type of its virtual host, unless it names one, or `classic` where that type does
+/// not fit the flags.
+pub fn insert_default_type(arguments: &mut FieldTable, default: &str, flags: Flags) {
+    let fits = flags.durable && !flags.exclusive && !flags.auto_delete;
+    insert_type(arguments, if fits { default } else { "classic" });
 }
 
 /// Reads and checks a new queue's arguments. `described` is the queue as reply texts show it.
@@ -124,6 +165,7 @@ pub fn parse(arguments: &FieldTable, flags: Flags, described: &str) -> Result<Se
         max_priority: args.max_priority()?,
         single_active: args.flag("x-single-active-consumer")?,
         delivery_limit: args.delivery_limit(quorum)?,
+        consumer_timeout: args.consumer_timeout(quorum)?,
     })
 }
 
@@ -206,12 +248,9 @@ impl Args<'_> {
 
     fn overflow(&self) -> Result<Overflow, AmqpError> {
         const NAME: &str = "x-overflow";
-        match self.text(NAME)?.as_deref() {
-            None | Some(b"drop-head") => Ok(Overflow::DropHead),
-            Some(b"reject-publish") => Ok(Overflow::RejectPublish),
-            Some(b"reject-publish-dlx") => Ok(Overflow::RejectPublishDlx),
-            Some(_) => Err(self.invalid(NAME, "invalid_overflow")),
-        }
+        let Some(text) = self.text(NAME)? else { return Ok(Overflow::DropHead) };
+        let known = std::str::from_utf8(&text).ok().and_then(Overflow::parse);
+        known.ok_or_else(|| self.invalid(NAME, "invalid_overflow"))
     }
 
     fn max_priority(&self) -> Result<Option<u8>, AmqpError> {
@@ -234,6 +273,15 @@ impl Args<'_> {
         })
     }
 
+    /// A classic queue takes a negative number for none.
+    fn consumer_timeout(&self, quorum: bool) -> Result<Option<u64>, AmqpError> {
+        const NAME: &str = "x-consumer-timeout";
+        match self.integer(NAME)? {
+            Some(..0) if !quorum => Ok(None),
+            _ => self.number(NAME, 0, i64::MAX),
+        }
+    }
+
     /// Arguments that are checked and mean nothing on one node.
     fn check_without_effect(&self) -> Result<(), AmqpError> {
         const LOCATOR: &str = "x-queue-leader-locator";
@@ -254,10 +302,6 @@ impl Args<'_> {
         match self.text("x-dead-letter-strategy")?.as_deref() {
             None | Some(b"at-most-once" | b"at-least-once") => {}
             Some(_) => return Err(self.invalid("x-dead-letter-strategy", "invalid_dlx_strategy")),
-        }
-        if get(self.arguments, "x-consumer-timeout").is_some() {
-            let text = "queue argument 'x-consumer-timeout' is not supported yet";
-            return Err(AmqpError::not_implemented(text));
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ pub struct Consumer {
     waits_on_limit: bool,
     /// It stands in the ring: when its turn comes, its room is looked at.
     waiting: bool,
-    /// The number of the turn in which it was served last, or came.
+    /// The queue's count of turns at its last one.
     served: u64,
 }
 
@@ -53,7 +53,7 @@ impl Consumer {
         if self.window.room() == 0 {
             self.window.starve();
         }
-        if self.limit.is_full() {
+        if self.limit.is_set() && self.own_room() > 0 {
             self.limit.starve();
         }
     }
@@ -85,13 +85,12 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 #[derive(Default)]
 pub struct Consumers {
     slots: Vec<Option<Consumer>>,
-    /// By falling priority, the slots in the order in which they are served: who has waited longest comes first. Who
-    /// has no room leaves its ring until room is made, and comes back to where it would be, so that the one whose
-    /// acknowledgement has just made room for all does not take it for itself again and again.
+    /// By falling priority, the slots in the order in which they are served; who has no room leaves its ring until
+    /// room is made.
     rings: BTreeMap<Reverse<i64>, VecDeque<u32>>,
-    /// Turns so far.
-    turns: u64,
     count: u32,
+    /// How often somebody has been served.
+    turns: u64,
     /// Single active consumer: only one is served, the others wait for its end.
     single: Option<Single>,
 }
@@ -145,10 +144,9 @@ impl Consumers {
             window: new.window,
             limit: new.limit,
             waiting: false,
-            served: self.turns,
+            served: 0,
         });
         self.count += 1;
-        self.turns += 1;
         self.enter_ring(key.slot);
         self.choose_active(Some(key));
         key
@@ -200,31 +198,30 @@ impl Consumers {
 
     fn enter_ring(&mut self, slot: u32) {
         let Some(consumer) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        if std::mem::replace(&mut consumer.waiting, true) {
-            return;
+        if !std::mem::replace(&mut consumer.waiting, true) {
+            self.rings.entry(Reverse(consumer.priority)).or_default().push_back(slot);
         }
-        let (priority, served) = (consumer.priority, consumer.served);
-        let ring = self.rings.entry(Reverse(priority)).or_default();
-        let before = |other: &u32| served_last(&self.slots, *other) < served;
-        let place = ring.iter().rposition(before).map_or(0, |last| last + 1);
-        ring.insert(place, slot);
     }
 
-    /// `count` messages of this consumer are no longer unacked.
+    /// `count` messages of this consumer are no longer unacked. Under a channel-wide limit that alone brings nobody
+    /// back into the ring: the channel wakes all its queues when there is room, so that all have the same chance.
     pub fn settled(&mut self, key: ConsumerKey, count: u32) {
         let Some(consumer) = self.get_mut(key) else { return };
+        let was_full = consumer.prefetch > 0 && consumer.unacked >= consumer.prefetch;
         consumer.unacked = consumer.unacked.saturating_sub(count);
-        self.enter_ring(key.slot);
+        if was_full || !consumer.limit.is_set() {
+            self.enter_ring(key.slot);
+        }
     }
 
-    /// Everybody who left the ring may have room again.
+    /// Everybody who left the ring may have room again: whoever was served longest ago goes first, or under a limit
+    /// that several share it would always be the same one.
     pub fn wake(&mut self) {
-        for consumer in self.slots.iter_mut().flatten().filter(|consumer| !consumer.waiting) {
-            consumer.waiting = true;
-            self.rings.entry(Reverse(consumer.priority)).or_default().push_back(consumer.key.slot);
-        }
-        for ring in self.rings.values_mut() {
-            ring.make_contiguous().sort_by_key(|slot| served_last(&self.slots, *slot));
+        let left = self.iter().filter(|consumer| !consumer.waiting);
+        let mut left: Vec<(u64, u32)> = left.map(|consumer| (consumer.served, consumer.key.slot)).collect();
+        left.sort_unstable();
+        for (_, slot) in left {
+            self.enter_ring(slot);
         }
     }
 
@@ -242,8 +239,8 @@ impl Consumers {
                 let Some(consumer) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
                 let room = consumer.room(if ring.is_empty() { all } else { 1 });
                 if room > 0 {
-                    consumer.served = self.turns;
                     self.turns += 1;
+                    consumer.served = self.turns;
                     ring.push_back(slot);
                     return Some((consumer.key, room));
                 }
@@ -252,8 +249,4 @@ impl Consumers {
         }
         None
     }
-}
-
-fn served_last(slots: &[Option<Consumer>], slot: u32) -> u64 {
-    slots.get(slot as usize).and_then(Option::as_ref).map_or(0, |consumer| consumer.served)
 }

@@ -19,6 +19,8 @@ pub struct Effects {
     pub events: Vec<(Arc<Peer>, Vec<ConnectionEvent>)>,
     pub dead_letters: Vec<DeadLetter>,
     pub topology: Vec<TopologyCommand>,
+    /// What is to be read from storage: first sequence number and count.
+    pub loads: Vec<(u64, u32)>,
     /// Blocks of little use are to be freed.
     pub tidy: bool,
     /// When the queue wants a tick, in milliseconds since the Unix epoch.

@@ -5,6 +5,7 @@ use leveret_storage::{Block, Entry, Level, Op, Run};
 
 use super::arguments::Overflow;
 use super::effects::Effects;
+use super::lifetimes::Lifetimes;
 use super::state::QueueState;
 use crate::command::{ConfirmTo, ConnectionEvent, Segment, Token};
 use crate::message;
@@ -58,7 +59,7 @@ impl QueueState {
         let ttl = [self.settings.message_ttl, expiration].into_iter().flatten().min();
         let expires = ttl.map_or(Segment::NEVER, |ttl| now + ttl);
         self.timed |= ttl.is_some();
-        self.ready.push(Segment { first, run, persistent, redelivered: false, returns: 0, expires });
+        self.ready.push(Segment { persistent, expires, ..Segment::new(first, run) });
     }
 
     pub(super) fn confirm(&self, to: ConfirmTo, count: u32, persistent: bool, fx: &mut Effects) {
@@ -83,9 +84,7 @@ impl QueueState {
         }
         if self.settings.overflow == Overflow::RejectPublishDlx {
             // It never was stored here.
-            let segment =
-                Segment { first: 0, run, persistent: false, redelivered: false, returns: 0, expires: Segment::NEVER };
-            self.give_up(segment, Reason::MaxLen, fx);
+            self.give_up(Segment::new(0, run), Reason::MaxLen, fx);
         }
     }
 
@@ -101,17 +100,21 @@ impl QueueState {
 
     /// Dead-letters messages, or drops them where no dead-letter exchange is set.
     pub(super) fn give_up(&mut self, segment: Segment, reason: Reason, fx: &mut Effects) {
-        match &self.settings.dead_letter {
-            Some(to) => fx.dead_letters.push(DeadLetter {
-                queue: self.name.clone(),
-                id: self.id,
-                stored: self.durable && segment.persistent,
-                to: to.clone(),
-                reason,
-                segment,
-            }),
-            None => self.forget(segment.first, segment.count(), segment.persistent, fx),
-        }
+        let Some(to) = &self.settings.dead_letter else {
+            return self.forget(&segment, fx);
+        };
+        let Some(run) = segment.here().cloned() else {
+            return self.paged.give_up_when_loaded(segment, reason, fx);
+        };
+        fx.dead_letters.push(DeadLetter {
+            queue: self.name.clone(),
+            id: self.id,
+            stored: segment.spilled || (self.durable && segment.persistent),
+            to: to.clone(),
+            reason,
+            first: segment.first,
+            run,
+        });
     }
 
     /// Gives up what has expired at the head. A message with a time to live of 0 is spared until whoever waited for
@@ -121,11 +124,11 @@ impl QueueState {
             return;
         }
         while let Some(front) = self.ready.front() {
-            let due = front.expires < now || (front.expires == now && (all || front.redelivered));
-            if !due {
+            let (expires, count) = (front.expires, front.count());
+            let due = expires < now || (expires == now && (all || front.redelivered));
+            if !due || self.needs_content(expires) {
                 return;
             }
-            let count = front.count();
             let Some(segment) = self.ready.take(count) else { return };
             self.give_up(segment, Reason::Expired, fx);
         }
@@ -139,6 +142,9 @@ impl QueueState {
         while let Some(surplus) = self.settings.max_length.and_then(|most| self.ready.len().checked_sub(most))
             && surplus > 0
         {
+            if self.needs_content(Segment::NEVER) {
+                break;
+            }
             let Some(segment) = self.ready.take(surplus.min(u64::from(u32::MAX)) as u32) else { break };
             self.give_up(segment, Reason::MaxLen, fx);
         }
@@ -155,7 +161,8 @@ impl QueueState {
         }
         let head = if self.timed { self.ready.front().map(|front| front.expires) } else { None };
         // A message is due once its moment has passed.
-        let head = head.filter(|expires| *expires != Segment::NEVER).map(|expires| expires + 1);
+        let dated = |expires: &u64| ![Segment::NEVER, Segment::UNDATED].contains(expires);
+        let head = head.filter(dated).map(|expires| expires + 1);
         let Some(next) = [head, self.lease_ends()].into_iter().flatten().min() else { return };
         if next < self.armed {
             self.armed = next;
@@ -178,31 +185,49 @@ impl QueueState {
         }
     }
 
-    /// Takes in messages from storage, with the deadlines they had.
-    pub(super) fn recover(&mut self, mut segment: Segment) {
-        loop {
-            let expires = self.deadline(&segment.run.block, segment.run.from);
-            let same = (segment.run.from + 1..segment.run.to)
-                .take_while(|index| self.deadline(&segment.run.block, *index) == expires)
-                .count() as u32
-                + 1;
-            self.timed |= expires != Segment::NEVER;
-            if same == segment.count() {
-                segment.expires = expires;
-                return self.ready.push(segment);
-            }
-            let mut front = segment.split_front(same);
-            front.expires = expires;
-            self.ready.push(front);
+    /// Takes in messages from storage.
+    pub(super) fn recover(&mut self, segment: Segment) {
+        self.timed |= segment.expires != Segment::NEVER;
+        if segment.here().is_none() {
+            return self.ready.push(segment);
+        }
+        let mut dated = Vec::new();
+        date(&self.lifetimes, self.settings.message_ttl, segment, &mut dated);
+        for segment in dated {
+            self.timed |= segment.expires != Segment::NEVER;
+            self.ready.push(segment);
         }
     }
+}
 
-    fn deadline(&self, block: &Block, index: u32) -> u64 {
-        let meta = message::meta(block, index);
-        let own = if meta.expires() { expiration_of(block, index) } else { None };
-        let ttl = [self.settings.message_ttl, own].into_iter().flatten().min();
-        ttl.map_or(Segment::NEVER, |ttl| meta.published() + ttl)
+/// Gives messages from storage the deadlines they had, cutting the segment where they change.
+/// What held when a message came is in `lifetimes`, since a policy may have changed it; else it is `message_ttl`.
+pub(super) fn date(lifetimes: &Lifetimes, message_ttl: Option<u64>, mut segment: Segment, dated: &mut Vec<Segment>) {
+    let undated = segment.expires == Segment::UNDATED;
+    let Some(run) = segment.here().filter(|_| undated).cloned() else {
+        return dated.push(segment);
+    };
+    let first = segment.first;
+    let deadline = |index| {
+        let ttl = lifetimes.at(first + u64::from(index - run.from), message_ttl);
+        deadline(ttl, &run.block, index)
+    };
+    let mut from = run.from;
+    while from < run.to {
+        let expires = deadline(from);
+        let same = (from + 1..run.to).take_while(|index| deadline(*index) == expires).count() as u32 + 1;
+        from += same;
+        let mut front = if from < run.to { segment.split_front(same) } else { segment.clone() };
+        front.expires = expires;
+        dated.push(front);
     }
+}
+
+fn deadline(message_ttl: Option<u64>, block: &Block, index: u32) -> u64 {
+    let meta = message::meta(block, index);
+    let own = if meta.expires() { expiration_of(block, index) } else { None };
+    let ttl = [message_ttl, own].into_iter().flatten().min();
+    ttl.map_or(Segment::NEVER, |ttl| meta.published() + ttl)
 }
 
 /// The `expiration` property of a stored message, in milliseconds.

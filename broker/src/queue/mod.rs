@@ -5,21 +5,26 @@ mod consumers;
 mod effects;
 pub mod equivalence;
 mod intake;
+pub mod lifetimes;
+mod paged;
 mod ready;
 mod state;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use leveret_storage::{Entry, Gauge, Mark, Store};
 
+use self::arguments::{Overflow, Settings};
 use self::effects::Effects;
 pub use self::state::Origin;
 use self::state::QueueState;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
-use crate::timers::Timers;
+use crate::paging::Paging;
+use crate::timers::{Ticked, Timers};
 use crate::vhost::VHost;
 
 /// A queue as everybody but its owner knows it.
@@ -31,11 +36,17 @@ pub struct Queue {
     /// It keeps transient messages too (a quorum queue).
     pub keeps_all: bool,
     /// It may refuse publishes, and so answers each that wants a confirm.
-    pub refuses: bool,
+    refuses: AtomicBool,
     /// The connection that alone may use it.
     pub exclusive_to: Option<u64>,
+    /// See [`Queue::consumer_timeout`].
+    consumer_timeout: AtomicU64,
     turn: Arc<Turn<QueueOwner>>,
+    paging: Arc<Paging>,
 }
+
+/// A consumer timeout of which the queue says nothing.
+const NOT_SET: u64 = u64::MAX;
 
 /// What a queue's owner reaches beyond itself.
 #[derive(Clone)]
@@ -44,6 +55,7 @@ pub struct Outside {
     pub vhost: Weak<VHost>,
     pub timers: Arc<Timers>,
     pub gauge: Arc<Gauge>,
+    pub paging: Arc<Paging>,
 }
 
 impl Queue {
@@ -53,10 +65,13 @@ impl Queue {
             name: origin.name.clone(),
             durable: origin.durable,
             keeps_all: origin.settings.quorum,
-            refuses: origin.settings.overflow != arguments::Overflow::DropHead,
+            refuses: AtomicBool::new(origin.settings.overflow != Overflow::DropHead),
             exclusive_to,
+            consumer_timeout: AtomicU64::new(origin.settings.consumer_timeout.unwrap_or(NOT_SET)),
+            paging: outside.paging.clone(),
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
+                id: origin.id,
                 state: QueueState::new(origin, queue.clone()),
                 effects: Effects::default(),
                 mark,
@@ -72,7 +87,41 @@ impl Queue {
 
     /// Whether a publish with a confirm waits for this queue's word.
     pub fn answers(&self, persistent: bool) -> bool {
-        self.keeps(persistent) || self.refuses
+        self.keeps(persistent) || self.refuses.load(Ordering::Acquire)
+    }
+
+    /// The queue will get these settings. From now on each publish that wants a confirm waits for the queue's word, if
+    /// it may be refused by them.
+    pub fn may_refuse(&self, settings: &Settings) {
+        if settings.overflow != Overflow::DropHead {
+            self.refuses.store(true, Ordering::Release);
+        }
+    }
+
+    /// The queue has got these settings.
+    fn configured(&self, settings: &Settings) {
+        self.refuses.store(settings.overflow != Overflow::DropHead, Ordering::Release);
+        self.set_consumer_timeout(settings.consumer_timeout);
+    }
+
+    /// Milliseconds that a delivery may wait for its acknowledgement, 0: for ever; None: as long as the server says.
+    pub fn consumer_timeout(&self) -> Option<u64> {
+        Some(self.consumer_timeout.load(Ordering::Relaxed)).filter(|timeout| *timeout != NOT_SET)
+    }
+
+    /// Settings have changed: holds for what is outstanding too, from the next time that a channel looks.
+    fn set_consumer_timeout(&self, timeout: Option<u64>) {
+        self.consumer_timeout.store(timeout.unwrap_or(NOT_SET), Ordering::Relaxed);
+    }
+
+    /// Lets the queue know, from a thread that must not run it, that storage has what it was given.
+    pub fn spill_soon(self: Arc<Queue>) {
+        self.paging.spill_soon(Arc::downgrade(&self));
+    }
+
+    /// Storage can give back these messages of it.
+    pub fn stores(&self, first: u64, count: u32) -> bool {
+        self.paging.holds(self.id, first, count)
     }
 
     /// Tells the queue one thing.
@@ -96,9 +145,17 @@ impl Queue {
     }
 }
 
+impl Ticked for Queue {
+    fn tick(&self) {
+        self.push(QueueCommand::Tick);
+    }
+}
+
 /// The state with the way out for its effects.
 struct QueueOwner {
     queue: Weak<Queue>,
+    /// Of the queue.
+    id: u64,
     state: QueueState,
     effects: Effects,
     /// Remembers across a kill how far a durable queue has been delivered.
@@ -118,6 +175,9 @@ impl Owner for QueueOwner {
             self.state.apply(command, now, &mut self.effects);
         }
         self.state.deliver(now, &mut self.effects);
+        if self.outside.paging.is_high() {
+            self.state.spill(&self.outside.paging, &mut self.effects);
+        }
         while self.hand_out(now) {
             // Somebody was gone: what was meant for them goes to others.
             self.state.deliver(now, &mut self.effects);
@@ -135,6 +195,7 @@ impl QueueOwner {
     /// True when some delivery came back.
     fn hand_out(&mut self, now: u64) -> bool {
         let effects = &mut self.effects;
+        self.state.read_ahead(self.outside.paging.ahead(), effects);
         // Before anybody sees them: a kill right after this must find them marked as delivered.
         if let (Some(sequence), Some(mark)) = (effects.delivered_through.take(), &self.mark)
             && let Err(error) = mark.delivered_through(sequence)
@@ -163,7 +224,10 @@ impl QueueOwner {
             }
         }
         if let Some(moment) = effects.tick.take() {
-            self.outside.timers.at(moment, self.queue.clone());
+            self.outside.timers.at(moment, self.id, self.queue.clone());
+        }
+        for (first, count) in effects.loads.drain(..) {
+            self.outside.paging.load(self.queue.clone(), first, count);
         }
         if std::mem::take(&mut effects.tidy) {
             self.state.tidy(&self.outside.gauge);

@@ -6,12 +6,14 @@
 use std::sync::{Arc, Weak};
 
 use leveret_protocol::AmqpError;
-use leveret_storage::{Entry, Gauge, Level, Op};
+use leveret_storage::{Entry, Gauge, Level, Op, Run};
 
 use super::Queue;
 use super::arguments::Settings;
 use super::consumers::Consumers;
 use super::effects::Effects;
+use super::lifetimes::Lifetimes;
+use super::paged::Paged;
 use super::ready::Ready;
 use crate::command::{
     ConnectionEvent, ConsumerKey, Delivery, NewConsumer, QueueCommand, Reply, Requester, Segment, Token,
@@ -21,7 +23,7 @@ use crate::vhost::command::TopologyCommand;
 use crate::vhost::dead_letter::Reason;
 
 pub struct QueueState {
-    queue: Weak<Queue>,
+    pub(super) queue: Weak<Queue>,
     /// Identity in storage.
     pub(super) id: u64,
     pub(super) name: Arc<str>,
@@ -31,15 +33,18 @@ pub struct QueueState {
     auto_delete: bool,
     pub(super) settings: Settings,
     pub(super) ready: Ready,
-    consumers: Consumers,
+    pub(super) consumers: Consumers,
     pub(super) next_sequence: u64,
     pub(super) dead: bool,
+    pub(super) lifetimes: Lifetimes,
     /// Some message has a time to live.
     pub(super) timed: bool,
     /// When somebody last used the queue, for its lease.
     last_used: u64,
     /// The tick that is on its way.
     pub(super) armed: u64,
+    /// What is under way between memory and storage.
+    pub(super) paged: Paged,
 }
 
 /// What a queue is made from.
@@ -54,6 +59,8 @@ pub struct Origin {
     pub next_sequence: u64,
     /// Recovered messages, in order.
     pub messages: Vec<Segment>,
+    /// How the time to live has changed.
+    pub lifetimes: Lifetimes,
     /// Milliseconds since the Unix epoch.
     pub now: u64,
 }
@@ -72,10 +79,12 @@ impl QueueState {
             consumers: Consumers::new(settings.single_active, settings.quorum),
             settings,
             next_sequence: origin.next_sequence,
+            lifetimes: origin.lifetimes,
             dead: false,
             timed: false,
             last_used: origin.now,
             armed: Segment::NEVER,
+            paged: Paged::default(),
         };
         for segment in origin.messages {
             state.recover(segment);
@@ -93,9 +102,9 @@ impl QueueState {
                 self.publish(run, persistent, expiration, confirm, now, fx)
             }
             QueueCommand::Release(release) => fx.releases.push(release),
-            QueueCommand::Settle { consumer, first, count, persistent } => {
+            QueueCommand::Settle { consumer, first, count, persistent, spilled } => {
                 self.settled(consumer, count);
-                self.forget(first, count, persistent, fx);
+                self.forget_all(first, count, persistent, spilled, fx);
             }
             QueueCommand::Reject { consumer, segment } => {
                 self.settled(consumer, segment.count());
@@ -107,16 +116,19 @@ impl QueueState {
             }
             QueueCommand::Consume(new) => self.consume(*new, fx),
             QueueCommand::Cancel { consumer, then } => self.cancel(consumer, then, now, fx),
-            QueueCommand::Get { from, no_ack } => self.get(&from, no_ack, now, fx),
+            QueueCommand::Get { from, no_ack } => self.get(from, no_ack, now, fx),
             QueueCommand::Purge { from } => self.purge(from, fx),
             QueueCommand::Status { from, stored, .. } => self.status(from, stored, now, fx),
             QueueCommand::Delete { from, if_unused, if_empty } => self.delete(from, if_unused, if_empty, fx),
+            QueueCommand::Configure(settings) => self.configure(*settings, now, fx),
             QueueCommand::Kill => self.die(fx),
             QueueCommand::Tick => {
                 self.armed = Segment::NEVER;
                 self.end_lease(now, fx);
             }
             QueueCommand::Tidy => fx.tidy = true,
+            QueueCommand::Spill => self.paged.spilling = false,
+            QueueCommand::Loaded { first, count, runs } => self.loaded(first, count, &runs, now, fx),
             QueueCommand::NoteReturned => self.note_returned(fx),
             QueueCommand::Wake => self.consumers.wake(),
             QueueCommand::Sync { from, stored } => {
@@ -135,7 +147,7 @@ impl QueueState {
     pub fn deliver(&mut self, now: u64, fx: &mut Effects) {
         self.expire(now, false, fx);
         // A segment at a time: room is taken for what is there, so that none of it has to be given back.
-        while let Some(count) = self.ready.front().map(Segment::count) {
+        while let Some(count) = self.ready.front().and_then(Segment::here).map(Run::count) {
             let Some((key, room)) = self.consumers.next(count) else { break };
             let Some(segment) = self.ready.take(room) else { break };
             self.hand_over(key, segment, fx);
@@ -155,8 +167,7 @@ impl QueueState {
         let Some(consumer) = self.consumers.get_mut(key) else {
             return self.ready.put_back(segment);
         };
-        let bytes = (segment.run.from..segment.run.to).map(|i| segment.run.block.len_of(i)).sum();
-        consumer.sent(segment.count(), bytes);
+        consumer.sent(segment.count(), segment.bytes() as u32);
         let no_ack = consumer.no_ack;
         let (peer, channel) = (consumer.from.peer.clone(), consumer.from.channel);
         self.taken(&segment, no_ack, fx);
@@ -166,15 +177,19 @@ impl QueueState {
     /// Bookkeeping of messages that leave the ready list for a consumer or a get.
     fn taken(&self, segment: &Segment, no_ack: bool, fx: &mut Effects) {
         if no_ack {
-            self.forget(segment.first, segment.count(), segment.persistent, fx);
+            self.forget(segment, fx);
         } else if self.durable && segment.persistent {
             fx.delivered(segment.last());
         }
     }
 
     /// Messages that are done leave storage.
-    pub(super) fn forget(&self, first: u64, count: u32, persistent: bool, fx: &mut Effects) {
-        if self.durable && persistent {
+    pub(super) fn forget(&self, segment: &Segment, fx: &mut Effects) {
+        self.forget_all(segment.first, segment.count(), segment.persistent, segment.spilled, fx);
+    }
+
+    fn forget_all(&self, first: u64, count: u32, persistent: bool, spilled: bool, fx: &mut Effects) {
+        if spilled || (self.durable && persistent) {
             fx.storage.push(Entry::Op(Op::Remove { queue: self.id, first, count: count.into() }));
         }
     }
@@ -241,7 +256,7 @@ impl QueueState {
         }
     }
 
-    fn get(&mut self, from: &Requester, no_ack: bool, now: u64, fx: &mut Effects) {
+    pub(super) fn get(&mut self, from: Requester, no_ack: bool, now: u64, fx: &mut Effects) {
         self.last_used = now;
         if self.settings.quorum && self.consumers.is_single_active() {
             let text = format!(
@@ -249,20 +264,23 @@ impl QueueState {
                  single active consumer",
                 self.described
             );
-            return fx.reply(from, Reply::Error(AmqpError::resource_locked(text)));
+            return fx.reply(&from, Reply::Error(AmqpError::resource_locked(text)));
         }
         self.expire(now, false, fx);
+        if self.ready.front().is_some_and(|front| front.here().is_none()) {
+            return self.paged.gets.push_back((from, no_ack));
+        }
         let (Some(segment), Some(queue)) = (self.ready.take(1), self.queue.upgrade()) else {
-            return fx.reply(from, Reply::GetEmpty);
+            return fx.reply(&from, Reply::GetEmpty);
         };
         self.taken(&segment, no_ack, fx);
-        fx.reply(from, Reply::Got { queue, segment, left: clamp(self.ready.len()), no_ack });
+        fx.reply(&from, Reply::Got { queue, segment, left: clamp(self.ready.len()), no_ack });
     }
 
     fn purge(&mut self, from: Requester, fx: &mut Effects) {
         let reply = Reply::Method(Box::new(methods::purge_ok(clamp(self.ready.len()))));
         for segment in self.ready.drain() {
-            self.forget(segment.first, segment.count(), segment.persistent, fx);
+            self.forget(&segment, fx);
         }
         if self.durable {
             fx.storage.push(Entry::Notify(Level::Synced, Token::Reply { to: from, reply }));
@@ -301,6 +319,26 @@ impl QueueState {
         fx.reply(&from, Reply::Error(error));
     }
 
+    /// Other settings, by a policy. What is over a new limit goes at the end of the turn; messages that are here keep
+    /// the deadlines they have.
+    fn configure(&mut self, settings: Settings, now: u64, fx: &mut Effects) {
+        if settings.expires != self.settings.expires {
+            self.last_used = now;
+        }
+        let ttls = (self.settings.message_ttl, settings.message_ttl);
+        if self.durable && ttls.0 != ttls.1 {
+            self.lifetimes.change(self.next_sequence, ttls);
+            fx.storage.push(Entry::Op(self.lifetimes.put(self.id)));
+        }
+        if settings.max_bytes.is_some() != self.settings.max_bytes.is_some() {
+            self.ready.count_bytes(settings.max_bytes.is_some());
+        }
+        if let Some(queue) = self.queue.upgrade() {
+            queue.configured(&settings);
+        }
+        self.settings = settings;
+    }
+
     /// Nobody has used the queue for as long as its lease says.
     fn end_lease(&mut self, now: u64, fx: &mut Effects) {
         if self.lease_ends().is_some_and(|end| now >= end) {
@@ -323,8 +361,9 @@ impl QueueState {
     /// Messages are dropped, consumers told.
     fn die(&mut self, fx: &mut Effects) {
         self.give_out(fx);
-        if self.durable {
+        if self.durable || self.paged.spilled {
             fx.storage.push(Entry::Op(Op::DropQueue { queue: self.id }));
+            fx.storage.extend(self.lifetimes.delete(self.id).map(Entry::Op));
         }
     }
 
@@ -332,6 +371,9 @@ impl QueueState {
     pub fn give_out(&mut self, fx: &mut Effects) {
         self.dead = true;
         drop(self.ready.drain());
+        for (from, _) in std::mem::take(&mut self.paged.gets) {
+            fx.reply(&from, self.not_found());
+        }
         for consumer in self.consumers.drain() {
             let event = ConnectionEvent::ConsumerGone { channel: consumer.from.channel, consumer: consumer.key };
             fx.event(&consumer.from.peer, event);
@@ -359,9 +401,12 @@ impl QueueState {
             | QueueCommand::Reject { .. }
             | QueueCommand::Requeue { .. }
             | QueueCommand::Cancel { then: None, .. }
+            | QueueCommand::Configure(_)
             | QueueCommand::Kill
             | QueueCommand::Tick
             | QueueCommand::Tidy
+            | QueueCommand::Spill
+            | QueueCommand::Loaded { .. }
             | QueueCommand::NoteReturned
             | QueueCommand::Wake => {}
         }

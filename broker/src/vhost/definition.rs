@@ -1,4 +1,5 @@
 //! Durable exchanges, queues and bindings as storage keeps them: a key that names the thing, a value that describes it.
+//! What administrators set is in `records`, under keys of the same make.
 //!
 //! Key: kind (1 octet), virtual host, then the names, each with its length (u32, big-endian) before it. Value: one
 //! octet of flags, numbers big-endian, argument tables as on the wire.
@@ -8,6 +9,8 @@ use leveret_protocol::value::{decode_table, encode_table};
 use thiserror::Error;
 
 use super::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare};
+use super::records::{self, Record};
+use crate::queue::lifetimes::Lifetimes;
 
 /// A definition that cannot be read back.
 #[derive(Debug, Error)]
@@ -28,16 +31,27 @@ pub enum Definition {
     /// Which messages of the queue with this id were redelivered when the broker was stopped; id 0: every queue was
     /// asked, so that one without an entry has none.
     Returned(u64, Vec<Returned>),
-    Exchange(ExchangeDeclare),
+    /// With its id in storage, if it holds messages back.
+    Exchange(Option<u64>, ExchangeDeclare),
     Queue(u64, QueueDeclare),
+    /// How the time to live of the queue with this id has changed.
+    Lifetimes(u64, Lifetimes),
     /// With its place among the bindings of its source, where that matters.
     Binding(Option<u64>, BindingSpec),
+    /// What an administrator has set. A user belongs to no virtual host.
+    Record(Record),
 }
 
 const EXCHANGE: u8 = b'x';
 const QUEUE: u8 = b'q';
 const BINDING: u8 = b'b';
 const RETURNED: u8 = b'r';
+const LIFETIMES: u8 = b'l';
+
+// Flags of an exchange.
+const AUTO_DELETE: u8 = 1;
+const INTERNAL: u8 = 2;
+const HAS_ID: u8 = 4;
 
 pub type Key = Box<[u8]>;
 pub type Value = Box<[u8]>;
@@ -62,7 +76,7 @@ pub fn binding_key(vhost: &str, binding: &BindingSpec) -> Key {
     )
 }
 
-fn key(kind: u8, parts: &[&[u8]]) -> Key {
+pub(super) fn key(kind: u8, parts: &[&[u8]]) -> Key {
     let mut key = vec![kind];
     for part in parts {
         key.extend_from_slice(&(part.len() as u32).to_be_bytes());
@@ -78,6 +92,10 @@ pub fn binding_value(order: Option<u64>) -> Value {
 
 pub fn returned_key(queue: u64) -> Key {
     key(RETURNED, &[b"", &queue.to_be_bytes()])
+}
+
+pub fn lifetimes_key(queue: u64) -> Key {
+    key(LIFETIMES, &[b"", &queue.to_be_bytes()])
 }
 
 pub fn returned_value(returned: &[Returned]) -> Value {
@@ -101,8 +119,11 @@ fn returned(value: &[u8]) -> Result<Vec<Returned>, BadDefinition> {
     Ok(entries.iter().map(entry).collect())
 }
 
-pub fn exchange_value(declare: &ExchangeDeclare) -> Value {
-    let mut value = vec![u8::from(declare.auto_delete) | u8::from(declare.internal) << 1];
+/// `id`: of what it holds back, for exchanges that do.
+pub fn exchange_value(id: Option<u64>, declare: &ExchangeDeclare) -> Value {
+    let flags = [(declare.auto_delete, AUTO_DELETE), (declare.internal, INTERNAL), (id.is_some(), HAS_ID)];
+    let mut value = vec![flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()];
+    value.extend(id.iter().flat_map(|id| id.to_be_bytes()));
     value.extend_from_slice(&(declare.kind.len() as u32).to_be_bytes());
     value.extend_from_slice(declare.kind.as_bytes());
     value.extend_from_slice(&encode_table(&declare.arguments));
@@ -124,14 +145,20 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
         EXCHANGE => {
             let name = text(part(&mut rest)?)?;
             let (flags, mut value) = value.split_first().ok_or(BadDefinition)?;
-            Definition::Exchange(ExchangeDeclare {
+            let mut id = None;
+            if flags & HAS_ID != 0 {
+                let (octets, rest) = value.split_first_chunk().ok_or(BadDefinition)?;
+                (id, value) = (Some(u64::from_be_bytes(*octets)), rest);
+            }
+            let declare = ExchangeDeclare {
                 name,
                 kind: text(part(&mut value)?)?,
                 durable: true,
-                auto_delete: flags & 1 != 0,
-                internal: flags & 2 != 0,
+                auto_delete: flags & AUTO_DELETE != 0,
+                internal: flags & INTERNAL != 0,
                 arguments: table(value)?,
-            })
+            };
+            Definition::Exchange(id, declare)
         }
         QUEUE => {
             let name = text(part(&mut rest)?)?;
@@ -166,6 +193,22 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
             let id = part(&mut rest)?.try_into().map_err(|_| BadDefinition)?;
             Definition::Returned(u64::from_be_bytes(id), returned(value)?)
         }
+        LIFETIMES => {
+            let id = part(&mut rest)?.try_into().map_err(|_| BadDefinition)?;
+            Definition::Lifetimes(u64::from_be_bytes(id), Lifetimes::read(value).ok_or(BadDefinition)?)
+        }
+        kind @ (records::USER
+        | records::VHOST
+        | records::PERMISSIONS
+        | records::TOPIC_PERMISSIONS
+        | records::POLICY
+        | records::OPERATOR_POLICY) => {
+            let mut names = Vec::new();
+            while !rest.is_empty() {
+                names.push(text(part(&mut rest)?)?);
+            }
+            Definition::Record(Record::read(kind, &names, value)?)
+        }
         _ => return Err(BadDefinition),
     };
     Ok((vhost, definition))
@@ -184,4 +227,42 @@ fn text(bytes: &[u8]) -> Result<Box<str>, BadDefinition> {
 
 fn table(bytes: &[u8]) -> Result<FieldTable, BadDefinition> {
     decode_table(bytes).map_err(|_| BadDefinition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declare() -> ExchangeDeclare {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-delayed-type".into(), leveret_protocol::amq::AMQPValue::LongString("topic".into()));
+        let (name, kind) = ("x".into(), "x-delayed-message".into());
+        ExchangeDeclare { name, kind, durable: true, auto_delete: true, internal: false, arguments }
+    }
+
+    fn read(value: &[u8]) -> (Option<u64>, ExchangeDeclare) {
+        match decode(&exchange_key("/", "x"), value) {
+            Ok((_, Definition::Exchange(id, declare))) => (id, declare),
+            _ => panic!("an exchange"),
+        }
+    }
+
+    #[test]
+    fn an_exchange_comes_back_with_the_id_of_what_it_holds_back_if_it_has_one() {
+        for id in [None, Some(0x0102_0304_0506_0708)] {
+            let (found, read) = read(&exchange_value(id, &declare()));
+            assert_eq!(found, id);
+            assert_eq!(
+                (&*read.name, &*read.kind, read.auto_delete, read.internal),
+                ("x", "x-delayed-message", true, false)
+            );
+            assert_eq!(read.arguments, declare().arguments);
+        }
+    }
+
+    #[test]
+    fn exchanges_written_before_there_were_ids_are_read() {
+        let (id, declare) = read(b"\x03\0\0\0\x06fanout\0\0\0\0");
+        assert_eq!((id, &*declare.kind, declare.auto_delete, declare.internal), (None, "fanout", true, true));
+    }
 }

@@ -15,7 +15,6 @@ use crate::clock::Clock;
 use crate::expiration;
 use crate::message::meta;
 use crate::outbox::{Body, Outbox};
-use crate::queue::Queue;
 
 /// Routing keys of a message beyond that of its publish: CC and BCC.
 pub type FurtherKeys = Box<[Box<[u8]>]>;
@@ -79,7 +78,7 @@ impl Histories {
         let mut onwards: Vec<(Name, Kept)> = Vec::new();
         for kept in &history.kept {
             let found = kept.way(snapshot, to);
-            kept.replay(&found.queues, now, &mut self.replays);
+            kept.replay(&found, now, &mut self.replays);
             let histories = found.histories.iter();
             onwards.extend(histories.map(|next| (next.spec.name.as_bytes().into(), kept.clone())));
         }
@@ -93,6 +92,7 @@ impl Histories {
     /// Sends what is planned.
     pub fn replay(&mut self) {
         self.replays.flush(&self.gauge, |_| {});
+        self.replays.flush_delayed(&self.gauge, |_| {});
     }
 
     /// Gives up what is planned.
@@ -142,12 +142,15 @@ impl Kept {
     }
 
     /// Publishes it again: its time to live begins anew.
-    fn replay(&self, queues: &[Arc<Queue>], now: u64, outbox: &mut Outbox) {
+    fn replay(&self, found: &Found, now: u64, outbox: &mut Outbox) {
         let meta = meta(&self.run.block, self.run.from).published_at(now);
         let expiration = self.read(|_, properties| properties.expiration.map(expiration::parse));
         // It was checked when it was published.
         let expiration = expiration.flatten().and_then(Result::ok);
         let bytes = self.run.block.bytes(self.run.from);
-        outbox.publish(Body::Borrowed(bytes), meta, expiration, queues, None);
+        outbox.publish(Body::Borrowed(bytes), meta, expiration, &found.queues, None);
+        for hold in &found.delayed {
+            outbox.hold(hold, bytes, meta, None);
+        }
     }
 }

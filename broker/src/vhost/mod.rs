@@ -3,8 +3,11 @@
 mod bindings;
 pub mod command;
 pub mod dead_letter;
+mod deaths;
 pub mod definition;
 pub mod history;
+pub mod publisher;
+pub mod records;
 pub mod replies;
 pub mod snapshot;
 pub mod topology;
@@ -17,17 +20,21 @@ use leveret_storage::{Gauge, Store};
 
 use self::command::TopologyCommand;
 use self::dead_letter::{DeadLetter, DeadLetterOwner};
+use self::publisher::Publisher;
+use self::records::Metadata;
 use self::replies::Replies;
 use self::snapshot::Snapshot;
 use self::topology::TopologyOwner;
 use crate::clock::Clock;
 use crate::command::Token;
+use crate::delayed::Delayed;
 use crate::mailbox::Turn;
-use crate::outbox::Outbox;
+use crate::paging::Paging;
 use crate::timers::Timers;
 
 pub struct VHost {
     pub name: Arc<str>,
+    metadata: ArcSwap<Metadata>,
     snapshot: ArcSwap<Snapshot>,
     generation: AtomicU64,
     topology: Arc<Turn<TopologyOwner>>,
@@ -39,12 +46,13 @@ pub struct VHost {
 /// What a virtual host is made with.
 #[derive(Clone)]
 pub struct Parts {
-    /// Numbers queues, broker-wide.
+    /// Numbers what has messages in storage, broker-wide.
     pub next_id: Arc<AtomicU64>,
     pub store: Store<Token>,
     pub gauge: Arc<Gauge>,
     pub timers: Arc<Timers>,
     pub clock: Arc<dyn Clock>,
+    pub paging: Arc<Paging>,
 }
 
 impl VHost {
@@ -54,13 +62,13 @@ impl VHost {
             let dead_letters = DeadLetterOwner {
                 vhost: vhost.clone(),
                 store: parts.store.clone(),
-                gauge: parts.gauge.clone(),
                 clock: parts.clock.clone(),
-                outbox: Outbox::default(),
+                publisher: Publisher::new(parts.gauge.clone()),
             };
             let owner = TopologyOwner::new(name.clone(), vhost.clone(), parts);
             VHost {
                 name,
+                metadata: ArcSwap::default(),
                 snapshot: ArcSwap::from_pointee(owner.snapshot()),
                 generation: AtomicU64::new(1),
                 topology: Turn::new(owner),
@@ -79,6 +87,33 @@ impl VHost {
         })
     }
 
+    /// Lets definitions be imported; what they change is stored and in force afterwards.
+    pub fn import<R>(&self, fill: impl FnOnce(&mut TopologyOwner) -> R) -> R {
+        let result = self.topology.with(|owner| {
+            let result = fill(owner);
+            owner.publish();
+            owner.hand_out();
+            result
+        });
+        // What came meanwhile was left for us.
+        self.topology.run();
+        result
+    }
+
+    /// What is known of it beyond its name.
+    pub fn metadata(&self) -> Guard<Arc<Metadata>> {
+        self.metadata.load()
+    }
+
+    pub fn describe(&self, metadata: Metadata) {
+        self.metadata.store(Arc::new(metadata));
+    }
+
+    /// Routes that were found no longer hold, as when permissions have changed.
+    pub fn touch(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// The topology as it is now.
     pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
@@ -93,6 +128,11 @@ impl VHost {
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What its x-delayed-message exchanges hold back.
+    pub fn delayed(&self) -> Vec<Arc<Delayed>> {
+        self.snapshot().exchanges.values().filter_map(|exchange| exchange.spec.delayed.clone()).collect()
     }
 
     /// Takes over what queues have given up.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use leveret_protocol::amq::FieldTable;
 use leveret_protocol::content::Properties;
 
+use crate::delayed::{Delayed, header};
 use crate::exchange::{self, ExchangeType, Router};
+use crate::policy::Policies;
 use crate::queue::Queue;
 
 /// A name as a key: any bytes, cheap to copy.
@@ -20,26 +22,48 @@ pub type Name = Arc<[u8]>;
 pub struct Snapshot {
     pub exchanges: imbl::HashMap<Name, Arc<Exchange>>,
     pub queues: imbl::HashMap<Name, Arc<Queue>>,
+    /// Already applied to both.
+    pub policies: Policies,
 }
 
 /// What was declared of an exchange.
 pub struct ExchangeSpec {
     pub name: Box<str>,
+    /// How it routes; what a client declared is [`ExchangeSpec::type_name`].
     pub kind: ExchangeType,
     pub durable: bool,
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: FieldTable,
-    /// Where messages go that match no binding.
+    /// Where messages go that match no binding, by its own argument.
     pub alternate: Option<Name>,
     /// x-recent-history: how many messages it keeps.
     pub history: Option<usize>,
+    /// x-delayed-message: what it holds back.
+    pub delayed: Option<Arc<Delayed>>,
+}
+
+impl ExchangeSpec {
+    /// The type of exchanges that hold messages back, and route them as another type then.
+    pub const DELAYED: &str = "x-delayed-message";
+
+    /// It was declared as a topic exchange: topic permissions are for those.
+    pub fn is_topic(&self) -> bool {
+        self.kind == ExchangeType::Topic && self.delayed.is_none()
+    }
+
+    /// The type that it was declared with.
+    pub fn type_name(&self) -> &'static str {
+        if self.delayed.is_some() { ExchangeSpec::DELAYED } else { self.kind.as_str() }
+    }
 }
 
 #[derive(Clone)]
 pub struct Exchange {
     pub spec: Arc<ExchangeSpec>,
     pub router: Router<Destination>,
+    /// Where messages go that match no binding, by argument or policy.
+    pub alternate: Option<Name>,
 }
 
 /// What a binding leads to.
@@ -71,6 +95,13 @@ impl Hash for Destination {
     }
 }
 
+/// An exchange that holds a message back.
+pub struct Hold {
+    pub by: Arc<Delayed>,
+    /// Milliseconds.
+    pub delay: u64,
+}
+
 /// Where a message goes.
 #[derive(Default)]
 pub struct Found {
@@ -78,6 +109,8 @@ pub struct Found {
     pub queues: Vec<Arc<Queue>>,
     /// The x-recent-history exchanges that keep it; the topology's owner must be told.
     pub histories: Vec<Arc<Exchange>>,
+    /// The x-delayed-message exchanges that hold it back; they route it when it is due.
+    pub delayed: Vec<Hold>,
     /// More than the routing keys had a say: the answer holds for this message only.
     pub once: bool,
 }
@@ -86,6 +119,7 @@ impl Found {
     pub fn clear(&mut self) {
         self.queues.clear();
         self.histories.clear();
+        self.delayed.clear();
         self.once = false;
     }
 }
@@ -108,6 +142,16 @@ impl Snapshot {
     fn route_bindings(&self, exchange: &Arc<Exchange>, keys: &[&[u8]], properties: &Properties<'_>, found: &mut Found) {
         let mut path = Path::from(exchange);
         while let Some(exchange) = path.next() {
+            if let Some(by) = &exchange.spec.delayed {
+                // Not remembered, since the headers of each message have a say.
+                found.once = true;
+                if let Some(delay) = header::delay_of(properties.headers) {
+                    found.delayed.push(Hold { by: by.clone(), delay });
+                    // RabbitMQ's plugin lets it match nothing now, so that the alternate exchange gets it at once too.
+                    path.follow_alternate(self, &exchange);
+                    continue;
+                }
+            }
             found.once |= exchange.router.beyond_keys();
             if exchange.spec.history.is_some() {
                 // Not remembered, so that the headers of each message are looked at.
@@ -124,8 +168,8 @@ impl Snapshot {
                     Destination::Exchange(name) => path.follow(self, name),
                 }
             });
-            if !matched && let Some(alternate) = &exchange.spec.alternate {
-                path.follow(self, alternate);
+            if !matched {
+                path.follow_alternate(self, &exchange);
             }
         }
     }
@@ -152,6 +196,13 @@ impl Path {
         let next = self.exchanges.get(self.done).cloned();
         self.done += 1;
         next
+    }
+
+    /// The message also goes to what takes over where `exchange` leads nowhere.
+    fn follow_alternate(&mut self, snapshot: &Snapshot, exchange: &Exchange) {
+        if let Some(alternate) = &exchange.alternate {
+            self.follow(snapshot, alternate);
+        }
     }
 
     /// The message also goes to the exchange of that name, if there is one; never to the default exchange.

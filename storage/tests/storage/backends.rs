@@ -4,7 +4,7 @@ use leveret_storage::conformance::{self, Model, Place, insert};
 use leveret_storage::{Batch, Op};
 use proptest::prelude::*;
 
-use crate::support::{MemoryPlace, SledPlace};
+use crate::support::{DiskPlace, MemoryPlace};
 
 #[test]
 fn memory_conforms() {
@@ -12,8 +12,8 @@ fn memory_conforms() {
 }
 
 #[test]
-fn sled_conforms() {
-    conformance::all(SledPlace::new);
+fn disk_conforms() {
+    conformance::all(DiskPlace::new);
 }
 
 /// What a random step does; sequence numbers are chosen when it is played.
@@ -26,6 +26,13 @@ enum Step {
         len: usize,
     },
     /// Where in the queue so far, in thousandths, and how many.
+    Spill {
+        queue: u64,
+        at: u64,
+        count: u32,
+        len: usize,
+    },
+    /// Likewise.
     Remove {
         queue: u64,
         at: u64,
@@ -56,6 +63,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(queue, gap, count, len)| Step::Insert { queue, gap, count: if len > 300 { 1 } else { count }, len }),
         8 => (queue.clone(), 0u64..1000, prop_oneof![8 => Just(1u64), 2 => 1u64..60, 1 => Just(100_000u64)])
             .prop_map(|(queue, at, count)| Step::Remove { queue, at, count }),
+        4 => (queue.clone(), 0u64..1000, 1u32..60, 0usize..300)
+            .prop_map(|(queue, at, count, len)| Step::Spill { queue, at, count, len }),
         // Long enough for more records than are deleted one by one.
         1 => (queue.clone(), 5_000u32..8_000)
             .prop_map(|(queue, count)| Step::Insert { queue, gap: 0, count, len: 250 }),
@@ -71,6 +80,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Player {
     next: [u64; 4],
+    /// (first, count) of what was left out.
+    gaps: [Vec<(u64, u64)>; 4],
 }
 
 impl Player {
@@ -79,8 +90,18 @@ impl Player {
             Step::Insert { queue, gap, count, len } => {
                 let next = &mut self.next[queue as usize];
                 let first = *next + 1 + gap;
+                if gap > 0 {
+                    self.gaps[queue as usize].push((*next + 1, gap));
+                }
                 *next = first + u64::from(count) - 1;
                 insert(queue, first, count, len)
+            }
+            // Among those that were left out: what is kept is not spilled.
+            Step::Spill { queue, at, count, len } => {
+                let gaps = &self.gaps[queue as usize];
+                let &(first, gap) = gaps.get(gaps.len() * at as usize / 1000)?;
+                let Op::Insert { run, .. } = insert(queue, first, count.min(gap as u32), len) else { return None };
+                Op::Spill { queue, first, run }
             }
             Step::Remove { queue, at, count } => {
                 let first = self.next[queue as usize] * at / 1000;
@@ -101,7 +122,7 @@ proptest! {
 
     #[test]
     fn any_sequence_of_operations_is_found_again(steps in prop::collection::vec(step(), 1..80)) {
-        let place = SledPlace::new();
+        let place = DiskPlace::new();
         let (mut backend, _) = place.open().unwrap();
         let mut player = Player::default();
         let mut model = Model::default();
@@ -112,6 +133,7 @@ proptest! {
                     model.apply(&op);
                     pending.push(op);
                 }
+                (None, Step::Spill { .. }) => {}
                 (None, Step::Reopen { close }) => {
                     backend.commit(&Batch::fold(pending.drain(..))).unwrap();
                     if *close {
@@ -121,11 +143,23 @@ proptest! {
                     }
                     let (opened, recovered) = place.open().unwrap();
                     backend = opened;
-                    prop_assert_eq!(Model::of(&recovered), model.clone());
+                    model.spilled.clear();
+                    player.gaps = Default::default();
+                    prop_assert_eq!(Model::of(&recovered, &*backend), model.clone());
                     prop_assert_eq!(recovered.quarantined, vec![]);
                     prop_assert_eq!(recovered.clean, *close);
                 }
-                (None, _) => backend.commit(&Batch::fold(pending.drain(..))).unwrap(),
+                (None, _) => {
+                    backend.commit(&Batch::fold(pending.drain(..))).unwrap();
+                    let reader = backend.reader().unwrap();
+                    for queue in 1..4 {
+                        let next = player.next[queue as usize];
+                        for (first, count) in [(0, u32::MAX), (next / 3, 100)] {
+                            let found = conformance::read(&*reader, queue, first, count);
+                            prop_assert_eq!(found, model.read(queue, first, count));
+                        }
+                    }
+                }
             }
         }
     }

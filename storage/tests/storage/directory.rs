@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use leveret_storage::conformance::{Place, insert};
 use leveret_storage::{Batch, Note, StorageError, open_memory};
 
-use crate::support::{SledPlace, open};
+use crate::support::{DiskPlace, open};
 
 /// Every file below `dir` with its content and time of change: equal means untouched.
 fn content(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
@@ -32,14 +32,14 @@ fn opening_fails(dir: &Path) -> StorageError {
     }
 }
 
-fn delivered(place: &SledPlace) -> Vec<(u64, u64)> {
+fn delivered(place: &DiskPlace) -> Vec<(u64, u64)> {
     let (_backend, recovered) = place.open().unwrap();
     recovered.queues.iter().map(|q| (q.queue, q.delivered_through)).collect()
 }
 
 /// A store with 10 messages in queue 1, delivered through 4; not closed.
-fn crashed() -> SledPlace {
-    let place = SledPlace::new();
+fn crashed() -> DiskPlace {
+    let place = DiskPlace::new();
     let (mut backend, _) = place.open().unwrap();
     backend.commit(&Batch::fold([insert(1, 1, 10, 100)])).unwrap();
     backend.marks().mark(1).delivered_through(4).unwrap();
@@ -59,7 +59,7 @@ fn an_unknown_version_is_refused_and_nothing_touched() {
 
 #[test]
 fn a_directory_of_something_else_is_refused_and_nothing_touched() {
-    let place = SledPlace::new();
+    let place = DiskPlace::new();
     fs::create_dir(place.dir()).unwrap();
     fs::write(place.dir().join("thesis.txt"), "do not lose").unwrap();
     let before = content(&place.dir());
@@ -82,7 +82,7 @@ fn a_second_opener_is_told_that_the_directory_is_locked() {
 
 #[test]
 fn a_path_that_is_a_file_is_an_error_with_its_name() {
-    let place = SledPlace::new();
+    let place = DiskPlace::new();
     fs::write(place.dir(), "").unwrap();
     let error = opening_fails(&place.dir());
     assert!(matches!(error, StorageError::Io { .. }), "{error}");
@@ -91,7 +91,7 @@ fn a_path_that_is_a_file_is_an_error_with_its_name() {
 
 #[test]
 fn a_clean_stop_is_known_once() {
-    let place = SledPlace::new();
+    let place = DiskPlace::new();
     let (backend, recovered) = place.open().unwrap();
     assert!(recovered.clean, "a new store is clean");
     backend.close().unwrap();
@@ -162,7 +162,7 @@ fn a_directory_from_a_crash_in_the_middle_of_creation_opens_as_empty() {
         },
     ];
     for (n, crash) in crashes.into_iter().enumerate() {
-        let place = SledPlace::new();
+        let place = DiskPlace::new();
         crash(&place.dir());
         let (mut backend, recovered) = place.open().unwrap();
         assert!(recovered.queues.is_empty() && recovered.definitions.is_empty(), "crash {n}");

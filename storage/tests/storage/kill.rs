@@ -10,23 +10,19 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use leveret_storage::conformance::{Model, insert};
-use leveret_storage::{Entry, Level, Op, Store, StoreOptions};
+use leveret_storage::disk::{DiskOptions, open_disk_with};
+use leveret_storage::{Backend, Entry, Level, Op, Recovered, StorageError, Store, StoreOptions};
 
-use crate::support::{SledPlace, open};
+use crate::support::{Dice, DiskPlace};
 
 const CHILD: &str = "LEVERET_STORAGE_KILL_CHILD";
 const TEST: &str = "kill::what_was_promised_survives_sigkill_at_any_instant";
 const ROUNDS: u64 = 15;
 const QUEUES: u64 = 3;
 
-/// A little generator of our own: the tests need no quality, only variety.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
+/// Small files, so that cleaning goes on all the time.
+fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
+    open_disk_with(dir, &DiskOptions { segment_bytes: 128 << 10, spare_bytes: 256 << 10 })
 }
 
 /// (queue, first, count)
@@ -111,7 +107,7 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
     if let Some(dir) = env::var_os(CHILD) {
         return work(dir.as_ref());
     }
-    let place = SledPlace::new();
+    let place = DiskPlace::new();
     let mut knowledge = Knowledge::default();
     let mut completed = 0;
     for round in 0..ROUNDS {
@@ -120,7 +116,7 @@ fn what_was_promised_survives_sigkill_at_any_instant() {
         let (backend, recovered) = open(&place.dir()).unwrap();
         assert!(!recovered.clean, "round {round}: the child was killed");
         assert_eq!(recovered.quarantined, [], "round {round}");
-        let found = Model::of(&recovered);
+        let found = Model::of(&recovered, &*backend);
         for (queue, messages) in &found.queues {
             for (sequence, content) in messages {
                 assert_eq!(Some(content), expected(*queue, *sequence).as_ref(), "queue {queue}, message {sequence}");
@@ -192,7 +188,7 @@ fn work(dir: &Path) {
         thread::spawn(move || {
             let found = recovered.lock().unwrap().iter_mut().find(|q| q.queue == queue).map(std::mem::take);
             let found = found.unwrap_or_default();
-            let held = found.runs.iter().flat_map(|(first, run)| *first..first + u64::from(run.count()));
+            let held = found.stored.iter().flat_map(|s| s.first..s.first + u64::from(s.count));
             serve(&store, queue, held.collect(), found.next_sequence.max(1));
         })
     });

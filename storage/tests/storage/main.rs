@@ -3,6 +3,8 @@
 mod backends;
 mod damage;
 mod directory;
+mod format1;
 mod kill;
+mod log;
 mod support;
 mod writer;

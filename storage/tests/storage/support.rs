@@ -1,24 +1,23 @@
 //! Places to open stores in, and a store whose completions arrive in a channel.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use leveret_storage::conformance::Place;
 use leveret_storage::faulty::Faults;
 use leveret_storage::{
-    Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_memory, open_sled,
+    Backend, Entry, Level, Op, Recovered, StorageError, Store, StoreOptions, open_disk, open_memory,
 };
 
 /// Long enough for the slowest machine; reached only when something is lost.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct SledPlace(tempfile::TempDir);
+pub struct DiskPlace(tempfile::TempDir);
 
-impl SledPlace {
-    pub fn new() -> SledPlace {
-        SledPlace(tempfile::tempdir().unwrap())
+impl DiskPlace {
+    pub fn new() -> DiskPlace {
+        DiskPlace(tempfile::tempdir().unwrap())
     }
 
     pub fn dir(&self) -> PathBuf {
@@ -26,7 +25,7 @@ impl SledPlace {
     }
 }
 
-impl Place for SledPlace {
+impl Place for DiskPlace {
     fn open(&self) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
         open(&self.dir())
     }
@@ -49,7 +48,7 @@ impl Place for MemoryPlace {
 }
 
 pub fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
-    open_sled(dir, &Arc::new(Gauge::default()))
+    open_disk(dir)
 }
 
 /// A store whose tokens and failure can be waited for.
@@ -105,4 +104,15 @@ pub fn synced(token: u32) -> Entry<u32> {
 
 pub fn written(token: u32) -> Entry<u32> {
     Entry::Notify(Level::Written, token)
+}
+
+/// A little generator of our own: the tests need no quality, only variety.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `sides`.
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
 }

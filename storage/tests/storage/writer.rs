@@ -7,7 +7,7 @@ use leveret_storage::conformance::{Model, Place, insert};
 use leveret_storage::faulty::{Counts, Fault, Step};
 use leveret_storage::{Op, StorageError, StoreOptions, open_memory};
 
-use crate::support::{PATIENCE, SledPlace, Watched, op, synced, written};
+use crate::support::{DiskPlace, PATIENCE, Watched, op, synced, written};
 
 fn remove(queue: u64, first: u64, count: u64) -> Op {
     Op::Remove { queue, first, count }
@@ -200,7 +200,7 @@ fn pending_bytes_grow_with_what_waits_and_return_to_nothing() {
 
 #[test]
 fn closing_writes_syncs_and_completes_everything_and_can_be_repeated() {
-    let place = SledPlace::new();
+    let place = DiskPlace::new();
     let (backend, _) = place.open().unwrap();
     let watched = Watched::on(backend, StoreOptions::default());
     watched.submit([op(insert(1, 1, 10, 100)), op(insert(2, 1, 3, 10)), synced(1), op(remove(2, 1, 1))]);
@@ -212,16 +212,16 @@ fn closing_writes_syncs_and_completes_everything_and_can_be_repeated() {
     watched.submit([op(insert(1, 11, 1, 100)), synced(2)]);
     assert!(watched.tokens.recv().is_err(), "a closed store accepts nothing");
 
-    let (_backend, recovered) = place.open().unwrap();
+    let (backend, recovered) = place.open().unwrap();
     let mut model = Model::default();
     [insert(1, 1, 10, 100), insert(2, 1, 3, 10), remove(2, 1, 1)].iter().for_each(|op| model.apply(op));
-    assert_eq!(Model::of(&recovered), model);
+    assert_eq!(Model::of(&recovered, &*backend), model);
     assert!(recovered.clean);
 }
 
 #[test]
 fn a_store_that_is_let_go_is_closed() {
-    let place = SledPlace::new();
+    let place = DiskPlace::new();
     let (backend, _) = place.open().unwrap();
     let watched = Watched::on(backend, StoreOptions::default());
     watched.submit([op(insert(1, 1, 10, 100))]);

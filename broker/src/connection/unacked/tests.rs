@@ -18,15 +18,9 @@ fn delivered(first: u64, count: u64) -> Outstanding {
         first_tag: first,
         consumer: None,
         queue: queue(),
-        segment: Segment {
-            first,
-            run: testing::run(first..first + count),
-            persistent: false,
-            redelivered: false,
-            returns: 0,
-            expires: Segment::NEVER,
-        },
+        segment: Segment { persistent: false, ..Segment::new(first, testing::run(first..first + count)) },
         counted: false,
+        at: Duration::ZERO,
     }
 }
 

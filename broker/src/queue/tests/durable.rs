@@ -131,12 +131,9 @@ fn a_synchronous_method_after_acks_is_answered_when_their_removals_are_written()
 #[test]
 fn recovered_messages_come_first_and_new_ones_get_higher_numbers() {
     let recovered = |first, number, redelivered| Segment {
-        first,
-        run: testing::run([number]),
         persistent: true,
         redelivered,
-        returns: 0,
-        expires: Segment::NEVER,
+        ..Segment::new(first, testing::run([number]))
     };
     let mut queue = Driven::with(|origin| {
         origin.messages = vec![recovered(3, 30, true), recovered(9, 90, false)];

@@ -1,9 +1,12 @@
 //! The rules of a queue, driven by hand: a sentence a test. Random lives of a queue against a list are in `model`.
 
+mod configured;
 mod delivery;
 mod durable;
 mod endings;
+mod life;
 mod model;
+mod paging;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -37,6 +40,10 @@ struct Driven {
     returned: Vec<Returned>,
     /// Something came back, be it an answer.
     came_back: bool,
+    /// What was asked back from storage: first sequence number and count.
+    loads: Vec<(u64, u32)>,
+    /// The messages of each dead letter.
+    dead_letters: Vec<Vec<u64>>,
 }
 
 /// A delivery that came back.
@@ -70,6 +77,8 @@ impl Driven {
             delivered_through: 0,
             returned: Vec::new(),
             came_back: false,
+            loads: Vec::new(),
+            dead_letters: Vec::new(),
         }
     }
 
@@ -86,11 +95,14 @@ impl Driven {
 
     /// True when something came back.
     fn hand_out(&mut self) -> bool {
+        self.state.read_ahead(64, &mut self.effects);
         let effects = std::mem::take(&mut self.effects);
         if let Some(sequence) = effects.delivered_through {
             self.delivered_through = self.delivered_through.max(sequence);
         }
         self.stored.extend(effects.storage);
+        self.loads.extend(effects.loads);
+        self.dead_letters.extend(effects.dead_letters.iter().map(|letter| testing::numbers(&letter.run)));
         let mut returned = Vec::new();
         for (peer, mut events) in effects.events {
             if !peer.mailbox.append(&mut events) {
@@ -154,6 +166,7 @@ fn ack(consumer: ConsumerKey, segment: &Segment) -> QueueCommand {
         first: segment.first,
         count: segment.count(),
         persistent: segment.persistent,
+        spilled: segment.spilled,
     }
 }
 
@@ -173,6 +186,8 @@ fn word(entry: &Entry<Token>) -> String {
             format!("{level:?}: confirm {}+{count}", to.first)
         }
         Entry::Notify(level, Token::Reply { .. }) => format!("{level:?}: reply"),
+        Entry::Notify(level, Token::Done(_)) => format!("{level:?}: done"),
+        Entry::Notify(level, Token::Spill(_)) => format!("{level:?}: spill"),
     }
 }
 
@@ -303,7 +318,7 @@ fn hear(event: &ConnectionEvent) -> String {
         ConnectionEvent::ConsumerGone { .. } => "consumer gone".into(),
         ConnectionEvent::DirectReply { .. } => "direct reply".into(),
         ConnectionEvent::Tidy => "tidy".into(),
-        ConnectionEvent::Close { error, .. } => error.reply_text(),
+        ConnectionEvent::Close { error, .. } | ConnectionEvent::Forced { error, .. } => error.reply_text(),
     }
 }
 

@@ -333,7 +333,13 @@ impl World {
             return;
         }
         if !back {
-            commands.push(QueueCommand::Settle { consumer, first: segment.first, count: 1, persistent });
+            commands.push(QueueCommand::Settle {
+                consumer,
+                first: segment.first,
+                count: 1,
+                persistent,
+                spilled: false,
+            });
             return;
         }
         let seen = true;
@@ -511,7 +517,7 @@ fn note(connection: &mut Connection, seen_through: &mut u64, delivery: &Delivery
     let mut taps = connection.taps.iter();
     let tap = taps.find(|tap| tap.key == delivery.consumer);
     let tap = tap.expect("deliveries go to registered consumers");
-    assert!(!tap.window.drain(1, segment.run.bytes() as u32));
+    assert!(!tap.window.drain(1, segment.bytes() as u32));
     if tap.no_ack {
         return;
     }

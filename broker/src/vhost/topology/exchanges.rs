@@ -1,26 +1,22 @@
 //! Exchanges: declared, checked, deleted.
 
+use leveret_protocol::amq::AMQPValue;
+
 use super::*;
 
 impl TopologyOwner {
     pub(super) fn add_exchange(&mut self, spec: ExchangeSpec, router: Router<Destination>) {
         let name: Name = spec.name.as_bytes().into();
+        let alternate = alternate(&self.snapshot.policies, &spec);
         if let Some(length) = spec.history {
             self.histories.add(name.clone(), length);
         }
-        self.snapshot.exchanges.insert(name, Arc::new(Exchange { spec: Arc::new(spec), router }));
+        self.snapshot.exchanges.insert(name, Arc::new(Exchange { spec: Arc::new(spec), router, alternate }));
         self.changed = true;
     }
 
     pub(super) fn declare_exchange(&mut self, from: &Requester, declare: ExchangeDeclare) -> Result<(), AmqpError> {
-        let kind = ExchangeType::parse(&declare.kind);
-        if kind.is_none() && TYPES_NOT_YET.contains(&&*declare.kind) {
-            let text = format!("exchange type '{}' is not supported yet", declare.kind);
-            return Err(AmqpError::not_implemented(text));
-        }
-        let Some(kind) = kind else {
-            return Err(AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)));
-        };
+        check_type(&declare.kind)?;
         not_default(&declare.name)?;
         let described = names::exchange(&declare.name, &self.name);
         if let Ok(existing) = self.exchange(&declare.name) {
@@ -29,20 +25,40 @@ impl TopologyOwner {
             self.answer_as(durable, from, methods::exchange_declare_ok());
             return Ok(());
         }
+        let durable = self.new_exchange(&declare)?;
+        self.answer_as(durable, from, methods::exchange_declare_ok());
+        Ok(())
+    }
+
+    /// Creates an exchange; answers whether it is durable.
+    pub(super) fn new_exchange(&mut self, declare: &ExchangeDeclare) -> Result<bool, AmqpError> {
+        check_type(&declare.kind)?;
+        not_default(&declare.name)?;
+        let described = names::exchange(&declare.name, &self.name);
         if declare.name.starts_with("amq.") {
             let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", declare.name);
             return Err(AmqpError::access_refused(text));
         }
-        let (spec, router) = exchange_spec(&declare, kind, &described)?;
+        let (mut spec, router) = exchange_spec(declare, &described)?;
+        if &*declare.kind == ExchangeSpec::DELAYED {
+            spec.delayed = Some(self.delayed(None, declare));
+        }
         if spec.durable {
+            let id = spec.delayed.as_ref().map(|delayed| delayed.id);
             self.entries.push(Entry::Op(Op::PutDefinition {
                 key: definition::exchange_key(&self.name, &declare.name),
-                value: definition::exchange_value(&declare),
+                value: definition::exchange_value(id, declare),
             }));
         }
-        self.answer_as(spec.durable, from, methods::exchange_declare_ok());
+        let durable = spec.durable;
         self.add_exchange(spec, router);
-        Ok(())
+        Ok(durable)
+    }
+
+    /// What an x-delayed-message exchange holds back: nothing yet. With the `id` in storage that it had, if any.
+    pub(super) fn delayed(&self, id: Option<u64>, declare: &ExchangeDeclare) -> Arc<Delayed> {
+        let id = id.unwrap_or_else(|| self.next_id.fetch_add(1, Ordering::Relaxed));
+        Delayed::new(id, declare.name.clone(), declare.durable, self.outside())
     }
 
     pub(super) fn check_exchange(&mut self, from: &Requester, name: &str) -> Result<(), AmqpError> {
@@ -87,6 +103,7 @@ impl TopologyOwner {
         };
         self.changed = true;
         self.histories.remove(name.as_bytes());
+        self.dropped.extend(exchange.spec.delayed.clone());
         if exchange.spec.durable {
             let key = definition::exchange_key(&self.name, name);
             self.entries.push(Entry::Op(Op::DeleteDefinition { key }));
@@ -98,12 +115,45 @@ impl TopologyOwner {
     }
 }
 
+/// The type of that name.
+///
+/// # Errors
+/// 406 for an unknown one.
+pub fn check_type(name: &str) -> Result<(), AmqpError> {
+    if name == ExchangeSpec::DELAYED { Ok(()) } else { type_named(name).map(drop) }
+}
+
+/// The routing type of that name.
+fn type_named(name: &str) -> Result<ExchangeType, AmqpError> {
+    let unknown = || AmqpError::precondition_failed(format!("unknown exchange type '{name}'"));
+    ExchangeType::parse(name).ok_or_else(unknown)
+}
+
+/// How an exchange routes: by its type, or, if it holds messages back, by the one that an argument names.
+fn routing_type(declare: &ExchangeDeclare) -> Result<ExchangeType, AmqpError> {
+    if &*declare.kind != ExchangeSpec::DELAYED {
+        return type_named(&declare.kind);
+    }
+    let name = match arguments::get(&declare.arguments, DELAYED_TYPE) {
+        Some(AMQPValue::LongString(name)) => leveret_protocol::error::text_of(name.as_bytes()),
+        Some(AMQPValue::ByteArray(name)) => leveret_protocol::error::text_of(name.as_slice()),
+        _ => {
+            let text = format!("Invalid argument, '{DELAYED_TYPE}' must be an existing exchange type");
+            return Err(AmqpError::precondition_failed(text));
+        }
+    };
+    if name == ExchangeSpec::DELAYED {
+        let text = format!("Invalid argument, '{name}' can't be used for '{DELAYED_TYPE}'");
+        return Err(AmqpError::precondition_failed(text));
+    }
+    type_named(&name)
+}
+
+/// What a declaration asks for; without what the exchange holds back.
 pub(super) fn exchange_spec(
     declare: &ExchangeDeclare,
-    kind: ExchangeType,
     described: &str,
 ) -> Result<(ExchangeSpec, Router<Destination>), AmqpError> {
-    use leveret_protocol::amq::AMQPValue;
     let alternate = match arguments::get(&declare.arguments, ALTERNATE) {
         None => None,
         Some(AMQPValue::LongString(name)) => Some(name.as_bytes().into()),
@@ -113,6 +163,7 @@ pub(super) fn exchange_spec(
             return Err(AmqpError::precondition_failed(text));
         }
     };
+    let kind = routing_type(declare)?;
     let refused = |error: exchange::ArgumentError| AmqpError::precondition_failed(error.to_string());
     let router = Router::declared(kind, &declare.arguments).map_err(refused)?;
     let history = match kind {
@@ -128,15 +179,17 @@ pub(super) fn exchange_spec(
         arguments: declare.arguments.clone(),
         alternate,
         history,
+        delayed: None,
     };
     Ok((spec, router))
 }
 
 const ALTERNATE: &str = "alternate-exchange";
+const DELAYED_TYPE: &str = "x-delayed-type";
 
 fn equivalent_exchange(current: &ExchangeSpec, new: &ExchangeDeclare, described: &str) -> Result<(), AmqpError> {
-    if current.kind.as_str() != &*new.kind {
-        return Err(equivalence::inequivalent("type", described, &new.kind, current.kind.as_str()));
+    if current.type_name() != &*new.kind {
+        return Err(equivalence::inequivalent("type", described, &new.kind, current.type_name()));
     }
     flag("durable", described, new.durable, current.durable)?;
     flag("auto_delete", described, new.auto_delete, current.auto_delete)?;

@@ -5,6 +5,8 @@
 
 mod binding;
 mod exchanges;
+mod import;
+mod policies;
 mod queues;
 mod recovery;
 
@@ -16,7 +18,9 @@ use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Entry, Gauge, Level, Op, Store};
 
+pub use self::exchanges::check_type;
 use self::exchanges::exchange_spec;
+use self::policies::{Declared, alternate};
 use self::queues::flags;
 use super::bindings::{Bindings, Bound};
 use super::command::*;
@@ -25,36 +29,42 @@ use super::history::Histories;
 use super::snapshot::{Destination, Exchange, ExchangeSpec, Name, Snapshot};
 use super::{Parts, VHost};
 use crate::command::{QueueCommand, Reply, Requester, Segment, Token};
+use crate::delayed::{Delayed, DelayedCommand};
 use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
+use crate::paging::Paging;
 use crate::queue::arguments::{self, Flags, Settings};
+use crate::queue::lifetimes::Lifetimes;
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
 use crate::{methods, names};
-
-/// Exchange types of RabbitMQ's plugins that are not here yet.
-const TYPES_NOT_YET: &[&str] = &["x-delayed-message"];
 
 pub struct TopologyOwner {
     pub vhost: Weak<VHost>,
     name: Arc<str>,
     snapshot: Snapshot,
     changed: bool,
+    /// The virtual host is no more.
+    deleted: bool,
     bindings: Bindings,
     /// Of the x-recent-history exchanges.
     histories: Histories,
     /// What each queue was declared with.
-    declared: HashMap<Name, QueueDeclare>,
+    declared: HashMap<Name, Declared>,
     /// Exclusive queues by the connection that owns them.
     exclusive: HashMap<u64, HashSet<Name>>,
     next_id: Arc<AtomicU64>,
     store: Store<Token>,
     timers: Arc<Timers>,
     gauge: Arc<Gauge>,
+    paging: Arc<Paging>,
     // What follows from a turn, in the order in which it is handed out.
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
     told: Vec<(Arc<Queue>, QueueCommand)>,
+    done: Vec<Entry<Token>>,
+    /// What exchanges held back that are gone.
+    dropped: Vec<Arc<Delayed>>,
 }
 
 impl Owner for TopologyOwner {
@@ -77,17 +87,20 @@ impl Owner for TopologyOwner {
         self.entries.clear();
         self.replies.clear();
         self.told.clear();
+        self.done.clear();
+        self.dropped.clear();
     }
 }
 
 impl TopologyOwner {
     pub fn new(name: Arc<str>, vhost: Weak<VHost>, parts: Parts) -> TopologyOwner {
-        let Parts { next_id, store, gauge, timers, clock } = parts;
+        let Parts { next_id, store, gauge, timers, clock, paging } = parts;
         let mut owner = TopologyOwner {
             vhost,
             name,
             snapshot: Snapshot::default(),
             changed: true,
+            deleted: false,
             bindings: Bindings::default(),
             histories: Histories::new(gauge.clone(), clock),
             declared: HashMap::new(),
@@ -96,9 +109,12 @@ impl TopologyOwner {
             store,
             timers,
             gauge,
+            paging,
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
+            done: Vec::new(),
+            dropped: Vec::new(),
         };
         owner.predeclare();
         owner
@@ -124,6 +140,7 @@ impl TopologyOwner {
                 arguments: Default::default(),
                 alternate: None,
                 history: None,
+                delayed: None,
             };
             self.add_exchange(spec, Router::new(kind));
         }
@@ -143,7 +160,7 @@ impl TopologyOwner {
         }
     }
 
-    fn hand_out(&mut self) {
+    pub(super) fn hand_out(&mut self) {
         if !self.entries.is_empty() {
             self.store.submit(&mut self.entries);
         }
@@ -153,9 +170,21 @@ impl TopologyOwner {
         for (queue, command) in std::mem::take(&mut self.told) {
             queue.push(command);
         }
+        for delayed in self.dropped.drain(..) {
+            delayed.push(DelayedCommand::Drop);
+        }
+        if !self.done.is_empty() {
+            self.store.submit(&mut self.done);
+        }
     }
 
     fn apply(&mut self, command: TopologyCommand) {
+        if self.deleted
+            && let Some(from) = command.from()
+        {
+            let text = format!("vhost '{}' is deleted", self.name);
+            return self.replies.push((from.clone(), Reply::Error(AmqpError::connection_forced(text))));
+        }
         let (from, outcome) = match command {
             TopologyCommand::DeclareExchange { from, declare } => {
                 let outcome = self.declare_exchange(&from, declare);
@@ -193,6 +222,9 @@ impl TopologyOwner {
             }
             TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
+            TopologyCommand::SetPolicy { kind, policy, done } => return self.set_policy(kind, *policy, done),
+            TopologyCommand::ClearPolicy { kind, name, done } => return self.clear_policy(kind, &name, done),
+            TopologyCommand::DeleteAll { done } => return self.delete_all(done),
         };
         if let Err(error) = outcome {
             self.replies.push((from, Reply::Error(error)));
@@ -206,6 +238,7 @@ impl TopologyOwner {
             vhost: self.vhost.clone(),
             timers: self.timers.clone(),
             gauge: self.gauge.clone(),
+            paging: self.paging.clone(),
         }
     }
 

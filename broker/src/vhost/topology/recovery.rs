@@ -1,14 +1,33 @@
 //! Durable exchanges, queues and bindings brought back at start.
 
+use leveret_storage::{RecoveredQueue, StorageError};
+
 use super::*;
 
 impl TopologyOwner {
-    /// Brings back a durable exchange.
-    pub fn recover_exchange(&mut self, declare: &ExchangeDeclare) -> Result<(), AmqpError> {
+    /// Brings back a durable exchange; with what was `stored` under its `id`, if it holds messages back.
+    pub fn recover_exchange(
+        &mut self,
+        id: Option<u64>,
+        declare: &ExchangeDeclare,
+        stored: RecoveredQueue,
+    ) -> Result<(), StorageError> {
         let described = names::exchange(&declare.name, &self.name);
-        let kind = ExchangeType::parse(&declare.kind)
-            .ok_or_else(|| AmqpError::precondition_failed(format!("unknown exchange type '{}'", declare.kind)))?;
-        let (spec, router) = exchange_spec(declare, kind, &described)?;
+        let (mut spec, router) = match exchange_spec(declare, &described) {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::error!(exchange = &*declare.name, "left out: {}", error.reply_text());
+                return Ok(());
+            }
+        };
+        if &*declare.kind == ExchangeSpec::DELAYED {
+            let delayed = self.delayed(id, declare);
+            delayed.recover(self.paging.fetch_all(delayed.id, &stored.stored)?, stored.next_sequence);
+            if delayed.count() > 0 {
+                tracing::info!(exchange = &*declare.name, "recovered {} delayed messages", delayed.count());
+            }
+            spec.delayed = Some(delayed);
+        }
         self.add_exchange(spec, router);
         Ok(())
     }
@@ -20,12 +39,21 @@ impl TopologyOwner {
         declare: QueueDeclare,
         next_sequence: u64,
         messages: Vec<Segment>,
-    ) -> Result<(), leveret_storage::StorageError> {
+        lifetimes: Lifetimes,
+    ) -> Result<(), StorageError> {
         let described = names::queue(&declare.name, &self.name);
-        let settings = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
+        let own = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
             tracing::error!(queue = &*declare.name, "arguments are left out: {}", error.reply_text());
             Settings::default()
         });
+        let settings = self.note_declared(declare.clone(), own);
+        let mut messages = messages;
+        if settings.message_ttl.is_some() || !lifetimes.is_empty() {
+            messages.iter_mut().for_each(|segment| segment.expires = Segment::UNDATED);
+        }
+        if settings.needs_content() {
+            messages = self.paging.fetch(id, messages)?;
+        }
         let mark = self.store.mark(id)?;
         let origin = Origin {
             id,
@@ -34,14 +62,14 @@ impl TopologyOwner {
             durable: true,
             auto_delete: declare.auto_delete,
             settings,
-            next_sequence,
+            next_sequence: next_sequence.max(lifetimes.next()),
             messages,
+            lifetimes,
             now: self.timers.now(),
         };
         let queue = Queue::new(origin, None, Some(mark), self.outside());
         let name: Name = declare.name.as_bytes().into();
-        self.snapshot.queues.insert(name.clone(), queue);
-        self.declared.insert(name, declare);
+        self.snapshot.queues.insert(name, queue);
         Ok(())
     }
 

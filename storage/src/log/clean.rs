@@ -1,0 +1,181 @@
+//! Space given back. Of a series that takes more than twice what lives in it, the oldest segment's survivors are
+//! written anew, a few at a time, until nothing of it is needed and it can go.
+
+use std::sync::Arc;
+
+use super::frame::Head;
+use super::pack::Frame;
+use super::read::Wanted;
+use super::space::{Kind, Series};
+use super::{Log, scan, segment};
+use crate::block::{Gauge, Run};
+use crate::disk::DiskOptions;
+use crate::error::{IoContext, StorageError};
+use crate::sequences::Sequences;
+
+/// Bytes that may be copied for each byte written.
+const PER_BYTE: u64 = 2;
+/// Bytes that may be copied at once, when there was much to earn.
+const AT_ONCE: u64 = 4 << 20;
+/// Bytes of survivors in one frame.
+const FRAME: u64 = 1 << 20;
+
+/// How far the cleaning of one series has come.
+#[derive(Debug, Default)]
+pub(crate) struct Cleaning {
+    /// Bytes that may be copied now.
+    allowed: u64,
+    /// The segment being cleaned, and those of its records not looked at yet, last first.
+    segment: u32,
+    records: Vec<(u64, Sequences, u64)>,
+}
+
+impl Cleaning {
+    /// `bytes` were written: so much more may be copied.
+    pub fn earn(&mut self, bytes: u64) {
+        self.allowed = (self.allowed + bytes * PER_BYTE).min(AT_ONCE);
+    }
+}
+
+fn is_due(series: &Series, options: &DiskOptions) -> bool {
+    series.total > 2 * series.live + options.spare_bytes
+}
+
+impl Log {
+    /// Copies as much as was earned. A full disk only puts it off.
+    pub fn clean(&mut self) -> Result<(), StorageError> {
+        for kind in Kind::ALL {
+            match self.clean_series(kind) {
+                Err(StorageError::Full { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // What was spilled needs no sync.
+        self.reap(Kind::Spilled)
+    }
+
+    /// Cleans a little while nothing else is to be done. True: there is more.
+    pub fn idle(&mut self) -> Result<bool, StorageError> {
+        self.cleaning.iter_mut().for_each(|cleaning| cleaning.earn(FRAME / PER_BYTE));
+        self.clean()?;
+        let head = self.tails[Kind::Kept as usize].head_id();
+        if self.shared.state().series(Kind::Kept).has_dead(head) {
+            self.sync()?;
+        }
+        let state = self.shared.state();
+        Ok(Kind::ALL.into_iter().any(|kind| {
+            let series = state.series(kind);
+            let tail = &self.tails[kind as usize];
+            is_due(series, &tail.options) && series.oldest().is_some_and(|(id, _)| Some(id) != tail.head_id())
+        }))
+    }
+
+    fn clean_series(&mut self, kind: Kind) -> Result<(), StorageError> {
+        while self.cleaning[kind as usize].allowed > 0 {
+            let oldest = {
+                let state = self.shared.state();
+                let series = state.series(kind);
+                series.oldest().filter(|_| is_due(series, &self.tails[kind as usize].options))
+            };
+            // One of which nothing lives goes with the next sync.
+            let Some((oldest, true)) = oldest else { return Ok(()) };
+            let cleaning = &self.cleaning[kind as usize];
+            let cleaned = cleaning.segment == oldest && cleaning.records.is_empty();
+            if cleaned || self.tails[kind as usize].head_id() == Some(oldest) {
+                return Ok(());
+            }
+            if cleaning.segment != oldest {
+                self.begin(kind, oldest)?;
+            }
+            let copied = self.copy_some(kind)?;
+            let cleaning = &mut self.cleaning[kind as usize];
+            cleaning.allowed = cleaning.allowed.saturating_sub(copied);
+        }
+        Ok(())
+    }
+
+    /// Finds out which records lie in a segment.
+    fn begin(&mut self, kind: Kind, id: u32) -> Result<(), StorageError> {
+        let (path, file) = {
+            let mut state = self.shared.state();
+            let path = state.series(kind).path(id);
+            (path.clone(), state.file(kind, id).context("open", &path)?)
+        };
+        let len = file.metadata().context("read", &path)?.len();
+        let dir = &self.tails[kind as usize].dir;
+        let frames = match segment::Sidecar::read(dir, id, len, None) {
+            Some(frames) => frames,
+            None => {
+                let scanned = scan::scan(&file, len, false).context("read", &path)?;
+                scanned.frames.into_iter().map(|frame| (frame.bodies(), frame.heads)).collect()
+            }
+        };
+        let cleaning = &mut self.cleaning[kind as usize];
+        cleaning.segment = id;
+        cleaning.records.clear();
+        for (bodies, heads) in frames {
+            let mut offset = bodies;
+            for head in heads {
+                if let Head::Insert { queue, record } = head {
+                    let body = record.body();
+                    cleaning.records.push((queue, record.sequences, offset));
+                    offset += body;
+                }
+            }
+        }
+        // So that what is left of neighbours comes together.
+        cleaning.records.sort_unstable_by_key(|(queue, sequences, _)| (*queue, sequences.first()));
+        cleaning.records.reverse();
+        Ok(())
+    }
+
+    /// Writes a frame of survivors anew, and returns how many bytes that took.
+    fn copy_some(&mut self, kind: Kind) -> Result<u64, StorageError> {
+        let mut survivors: Vec<(u64, Vec<(u64, Run)>)> = Vec::new();
+        let mut bytes = 0;
+        let cleaning = &mut self.cleaning[kind as usize];
+        let id = cleaning.segment;
+        let mut taken = Vec::new();
+        while bytes < FRAME.min(cleaning.allowed)
+            && let Some((queue, sequences, offset)) = cleaning.records.pop()
+        {
+            let (wanted, file) = {
+                let mut state = self.shared.state();
+                let entry = state.series(kind).index.at(queue, &sequences, id, offset);
+                let Some(wanted) = entry.and_then(|entry| Wanted::new(kind, entry, 0, u64::MAX)) else { continue };
+                let path = state.series(kind).path(id);
+                (wanted, state.file(kind, id).context("open", &path)?)
+            };
+            bytes += wanted.body() as u64;
+            let mut runs = Vec::new();
+            // Copies under way count in nobody's memory: they are gone in a moment.
+            self.shared.read_group(queue, &[wanted], &file, &Arc::new(Gauge::default()), &mut runs);
+            taken.push((queue, sequences, offset));
+            match survivors.last_mut() {
+                Some((same, before)) if *same == queue => before.append(&mut runs),
+                _ => survivors.push((queue, runs)),
+            }
+        }
+        let written = self.rewrite(kind, &mut survivors);
+        if written.is_err() {
+            // Full: they are tried again later.
+            taken.reverse();
+            self.cleaning[kind as usize].records.append(&mut taken);
+        }
+        written.map(|()| bytes)
+    }
+
+    fn rewrite(&mut self, kind: Kind, survivors: &mut [(u64, Vec<(u64, Run)>)]) -> Result<(), StorageError> {
+        let mut frame = Frame::new(std::mem::take(&mut self.scratch[kind as usize]));
+        for (queue, runs) in survivors {
+            runs.sort_unstable_by_key(|(first, _)| *first);
+            frame.insert(*queue, runs);
+        }
+        if !frame.is_empty() {
+            let written = self.tails[kind as usize].append(&frame, &self.shared)?;
+            super::place(self.shared.state().series_mut(kind), &mut frame, &written);
+        }
+        self.scratch[kind as usize] = frame.into_scratch();
+        Ok(())
+    }
+}
