@@ -275,6 +275,27 @@ fn an_entry_of_x_death_has_these_keys_and_types_and_no_others() {
     assert!(time <= now + 1 && time + 60 > now, "seconds: {time}, now {now}");
 }
 
+#[test]
+fn the_keys_of_an_entry_of_x_death_have_this_order_on_the_wire() {
+    let mut peer = peer();
+    let grave = peer.queue(1, "grave");
+    let queue = peer.queue_with(1, &[(DLX, text("")), (DLK, text(&grave))]);
+    let order = ["original-expiration", "count", "reason", "queue", "time", "exchange", "routing-keys"];
+    let expiring = Content::with(1 << 8, Octets::new().shortstr("60000"), "x");
+    for (message, keys) in [(expiring, &order[..]), (Content::new("x"), &order[1..])] {
+        peer.publish_content(1, say::publish("", &queue), &message);
+        reject_next(&mut peer, &queue);
+        let (_, content) = peer.wait_for(1, &grave);
+        let mut octets = &content.properties[..];
+        for key in keys {
+            let key = [&[key.len() as u8], key.as_bytes()].concat();
+            let place = octets.windows(key.len()).position(|found| found == key);
+            let place = place.unwrap_or_else(|| panic!("{keys:?} in this order: {content:?}"));
+            octets = &octets[place + key.len()..];
+        }
+    }
+}
+
 /// Two queues, each the other's grave.
 fn two_graves(peer: &mut Peer) -> (String, String) {
     let (one, two) = (unique("one"), unique("two"));
