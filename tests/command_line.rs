@@ -250,6 +250,19 @@ fn the_default_user_password_and_vhost_are_those_it_is_given() {
 }
 
 #[test]
+fn a_default_user_who_is_not_that_of_the_first_start_is_worth_a_warning() {
+    let dir = empty_dir();
+    let warning = "the default user is made at the first start only";
+    let warns = |password: &str| {
+        let running = Running::start(leveret(&dir, ANY_PORT).args(["--default-pass", password]));
+        running.log.iter().any(|line| line.contains(warning))
+    };
+    assert!(!warns("first"));
+    assert!(!warns("first"));
+    assert!(warns("second"));
+}
+
+#[test]
 fn rabbitmqs_variables_for_user_password_and_vhost_are_understood() {
     let dir = empty_dir();
     let variables =
@@ -412,6 +425,66 @@ fn an_unreadable_or_wrong_configuration_is_refused_in_one_line() {
         }
     }
     assert!(!dir.path().join("leveret-data").exists(), "nothing is touched");
+}
+
+#[test]
+fn a_definitions_file_that_cannot_be_read_is_refused_in_one_line_and_the_data_directory_is_not_touched() {
+    let dir = empty_dir();
+    fs::write(dir.path().join("broken.json"), "{\"queues\": [\n  {]}").expect("a file");
+    fs::write(dir.path().join("list.json"), "[]").expect("a file");
+    fs::write(dir.path().join("section.json"), "{\"queues\": {}}").expect("a file");
+    for (file, says) in [
+        ("missing.json", "cannot read the definitions file missing.json: "),
+        (".", "cannot read the definitions file .: "),
+        ("broken.json", "the definitions file broken.json is not valid: key must be a string at line 2 column 4"),
+        ("list.json", "the definitions file list.json is not valid: a JSON object is expected"),
+        ("section.json", "the definitions file section.json is not valid: 'queues' is not a list"),
+    ] {
+        for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["check-config"]] {
+            let line = refused(leveret(&dir, command).args(["--definitions", file]));
+            assert!(line.contains(says), "{command:?} {file}: {line}");
+            let line = refused(leveret(&dir, command).env("LEVERET_DEFINITIONS", file));
+            assert!(line.contains(says), "{command:?} {file}: {line}");
+        }
+    }
+    assert!(!dir.path().join("leveret-data").exists(), "nothing is touched");
+}
+
+#[test]
+fn a_wrong_policy_in_the_configuration_is_refused_in_one_line() {
+    let dir = empty_dir();
+    for (text, says) in [
+        ("[[policy]]\npattern = ''\n", "policy 1: `name` must be a text"),
+        ("[[policy]]\nname = 'p'\n", "policy 'p': Key \"pattern\" not found in p; Key \"definition\" not found in p"),
+        (
+            "[[policy]]\nname = 'p'\npattern = ''\ndefinition = { max-length = -1 }\n",
+            "policy 'p': -1 is not a valid maximum length",
+        ),
+        ("[[policy]]\nname = 'p'\npatern = ''\n", "policy 'p': unknown key `patern`"),
+        (
+            "[[operator_policy]]\nname = 'p'\npattern = ''\ndefinition = { dead-letter-exchange = 'x' }\n",
+            "operator_policy 'p': [<<\"dead-letter-exchange\">>] are not recognised policy settings",
+        ),
+        ("policy = 'p'\n", "policy.toml:1: invalid type: string"),
+    ] {
+        fs::write(dir.path().join("policy.toml"), text).expect("a file");
+        for command in [&["serve"][..], &["check-config"]] {
+            let line = refused(leveret(&dir, command).args(["--config", "policy.toml"]));
+            assert!(line.contains(says), "{command:?}: {line}");
+        }
+    }
+    assert!(!dir.path().join("leveret-data").exists(), "nothing is touched");
+}
+
+#[test]
+fn policies_of_a_printed_configuration_are_the_same_policies() {
+    let dir = empty_dir();
+    let policy = "[[policy]]\nname = 'p'\npattern = '^a'\npriority = 2\ndefinition = { max-length = 5 }\n";
+    fs::write(dir.path().join("first.toml"), policy).expect("a file");
+    let printed_once = printed(&mut leveret(&dir, ["--config", "first.toml", "--print-config"]));
+    assert!(printed_once.contains("[[policy]]"), "{printed_once}");
+    fs::write(dir.path().join("second.toml"), &printed_once).expect("a file");
+    assert_eq!(printed(&mut leveret(&dir, ["--config", "second.toml", "--print-config"])), printed_once);
 }
 
 #[test]

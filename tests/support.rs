@@ -62,7 +62,8 @@ fn every_difference_from_the_reference_names_a_test() {
 #[test]
 fn every_module_of_the_wire_tests_is_named() {
     let text = read(&root().join("docs/support.md"));
-    let modules: BTreeSet<&str> = named(&text).filter_map(|name| name.split_once("::")).map(|(module, _)| module).collect();
+    let modules: BTreeSet<&str> =
+        named(&text).filter_map(|name| name.split_once("::")).map(|(module, _)| module).collect();
     let tests = wire_tests();
     let unnamed: BTreeSet<&str> = (tests.iter().filter_map(|test| test.split_once("::")))
         .map(|(module, _)| module)

@@ -10,6 +10,7 @@ use leveret_storage::{Block, Entry, Run, Store};
 
 use crate::mailbox::Mailbox;
 use crate::queue::Queue;
+use crate::queue::arguments::Settings;
 use crate::vhost::replies::ReplyTo;
 
 /// A connection as others know it.
@@ -295,6 +296,8 @@ pub enum Token {
         to: Requester,
         reply: Reply,
     },
+    /// For a caller of the library.
+    Done(crate::vhost::command::Done),
     /// The queue may let go of what it holds in memory.
     Spill(Weak<Queue>),
 }
@@ -312,6 +315,8 @@ impl Token {
                 });
             }
             Token::Reply { to, reply } => to.reply(reply),
+            // A caller who has stopped waiting need not know.
+            Token::Done(done) => drop(done.send(())),
             Token::Spill(queue) => {
                 if let Some(queue) = queue.upgrade() {
                     queue.spill_soon();
@@ -350,8 +355,19 @@ pub enum ConnectionEvent {
         error: AmqpError,
         until: Duration,
     },
+    /// The broker ends the connection at once, if it is one of these.
+    Forced {
+        whose: Whose,
+        error: AmqpError,
+    },
     /// See [`crate::tidy`].
     Tidy,
+}
+
+/// Connections that have something in common.
+pub enum Whose {
+    User(Box<str>),
+    VHost(Box<str>),
 }
 
 /// Messages for a consumer.
@@ -445,6 +461,8 @@ pub enum QueueCommand {
         if_unused: bool,
         if_empty: bool,
     },
+    /// Its settings are others now, by a policy.
+    Configure(Box<Settings>),
     /// The topology has removed the queue.
     Kill,
     /// Something may have expired.

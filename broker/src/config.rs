@@ -11,6 +11,7 @@
 //! * `validate`: what a value must be beyond its type.
 
 mod machine;
+mod policies;
 mod size;
 mod validate;
 mod value;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use machine::memory_available;
+pub use policies::{ConfiguredPolicy, PolicyTableError};
 pub use size::ByteSize;
 pub use validate::InvalidSetting;
 pub use value::{DEFAULT_PORT, Durability, InvalidValue, LogFormat, Password, Scalar, StorageKind, Value};
@@ -47,11 +49,15 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq)]
         pub struct Config {
             $($(#[doc = $doc])* pub $name: $type,)*
+            /// Policies as the file writes them; [`Config::policies`] reads them.
+            pub policy: Vec<toml::Table>,
+            /// Operator policies, the same way.
+            pub operator_policy: Vec<toml::Table>,
         }
 
         impl Default for Config {
             fn default() -> Self {
-                Self { $($name: $default,)* }
+                Self { $($name: $default,)* policy: Vec::new(), operator_policy: Vec::new() }
             }
         }
 
@@ -65,12 +71,22 @@ macro_rules! settings {
                 #[arg(long, value_parser = <$type as Value>::parser(), $($arg)*)]
                 pub $name: Option<$type>,
             )*
+            /// Policies, in the file only: tables `[[policy]]`.
+            #[arg(skip)]
+            pub policy: Vec<toml::Table>,
+            /// Operator policies: tables `[[operator_policy]]`.
+            #[arg(skip)]
+            pub operator_policy: Vec<toml::Table>,
         }
 
         impl PartialConfig {
             /// This layer, and where it says nothing, the `lower` one.
             pub fn over(self, lower: Self) -> Self {
-                Self { $($name: self.$name.or(lower.$name),)* }
+                Self {
+                    $($name: self.$name.or(lower.$name),)*
+                    policy: either(self.policy, lower.policy),
+                    operator_policy: either(self.operator_policy, lower.operator_policy),
+                }
             }
 
             /// Sets the setting of that name from a text. `false`: there is none of that name.
@@ -88,7 +104,11 @@ macro_rules! settings {
             /// This layer over the defaults: everything that is not said is the default.
             pub fn complete(self) -> Config {
                 let default = Config::default();
-                Config { $($name: self.$name.unwrap_or(default.$name),)* }
+                Config {
+                    $($name: self.$name.unwrap_or(default.$name),)*
+                    policy: self.policy,
+                    operator_policy: self.operator_policy,
+                }
             }
         }
 
@@ -116,7 +136,7 @@ settings! {
     /// Where durable data is kept: sled (the data directory) or memory (gone with the broker). Default: sled
     storage: StorageKind = StorageKind::Sled, [value_name = "KIND"];
 
-    /// Name of the user created at start. Default: guest
+    /// Name of the user created at the first start. Default: guest
     default_user: String = "guest".to_owned(), [value_name = "NAME"];
 
     /// Password of that user. Default: guest
@@ -124,13 +144,20 @@ settings! {
     /// On the command line other users of the machine can see it; the environment and the file are better places.
     default_pass: Password = "guest".into(), [value_name = "PASSWORD"];
 
-    /// Virtual host created at start, open to that user. Default: /
+    /// Virtual host created at the first start, open to that user. Default: /
     default_vhost: String = "/".to_owned(), [value_name = "VHOST"];
 
     /// Users who may connect from the machine itself only; an empty list: nobody is held to that. Default: guest
     ///
     /// Several are separated by commas or given one by one.
     loopback_users: Vec<String> = vec!["guest".to_owned()], [value_name = "NAMES", value_delimiter = ','];
+
+    /// Definitions in RabbitMQ's JSON format, applied at every start: virtual hosts, users, policies, queues, bindings
+    ///
+    /// What cannot be applied is in the log, the rest is applied; nothing is deleted. With a file, a broker that starts
+    /// for the first time makes no default user and no default virtual host. Relative to the directory the broker is
+    /// started in; an empty path: no file.
+    definitions: PathBuf = PathBuf::new(), [value_name = "FILE", value_hint = clap::ValueHint::FilePath];
 
     /// Memory for messages; at the limit, publishers wait and are told so. Default: 40 % of the memory there is
     ///
@@ -207,6 +234,11 @@ settings! {
     log_level: String = "info".to_owned(), [value_name = "LEVEL"];
 }
 
+/// The first list, or the second if that one is empty.
+fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
+    if first.is_empty() { second } else { first }
+}
+
 /// [`MEMORY_SHARE_PERCENT`] of the memory there is.
 fn default_memory_limit() -> ByteSize {
     memory_available()
@@ -224,6 +256,8 @@ pub enum ConfigError {
     Variable { variable: String, text: String, reason: InvalidValue },
     #[error("the environment variable {0} is not UTF-8")]
     NotUtf8(String),
+    #[error("{reason}")]
+    Policy { reason: PolicyTableError },
     #[error("{}: {reason}", setting)]
     Setting { setting: &'static str, reason: InvalidSetting },
 }
@@ -300,7 +334,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Setting`] for the first setting that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        validate::validate(self).map_err(|(setting, reason)| ConfigError::Setting { setting, reason })
+        validate::validate(self).map_err(|(setting, reason)| ConfigError::Setting { setting, reason })?;
+        self.policies().map(drop)
     }
 
     /// The configuration as the text of a file that gives the same one, except the password, which is not shown.
@@ -309,7 +344,7 @@ impl Config {
             Some(value) => format!("{name} = {value}\n"),
             None => format!("# {name} is set, and not shown\n"),
         };
-        self.entries().into_iter().map(line).collect()
+        self.entries().into_iter().map(line).chain([policies::shown(self)]).collect()
     }
 }
 

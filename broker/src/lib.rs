@@ -14,15 +14,20 @@
 //! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at.
 //! * `timers`: when owners look for what is due.
 //! * `recovery`: from what storage held to virtual hosts that serve.
-//! * [`config`], `auth`, [`clock`], `names`, `methods`: what the rest is made with.
+//! * [`access`]: users and what they may do. [`policy`]: settings for objects by name. [`admin`]: how both are changed;
+//!   [`definitions`]: from a file.
+//! * [`config`], `auth`, `pattern`, [`clock`], `names`, `methods`: what the rest is made with.
 
 #![recursion_limit = "256"] // the persistent maps of a snapshot nest deeply
 
+pub mod access;
+pub mod admin;
 mod auth;
 pub mod clock;
 mod command;
 pub mod config;
 mod connection;
+pub mod definitions;
 mod delayed;
 pub mod exchange;
 mod expiration;
@@ -32,6 +37,8 @@ mod methods;
 mod names;
 mod outbox;
 mod paging;
+mod pattern;
+pub mod policy;
 mod pressure;
 mod queue;
 mod recovery;
@@ -43,4 +50,5 @@ mod timers;
 mod vhost;
 
 pub use config::Config;
+pub use serde_json;
 pub use server::{Broker, BrokerError, StartError};

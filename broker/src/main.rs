@@ -1,6 +1,7 @@
-//! The program `leveret`: the library's broker, run from a command line.
+//! The program `leveret`: the library's broker, run from a command line; and a load generator.
 
 mod cli;
+mod perf;
 
 use std::process::ExitCode;
 

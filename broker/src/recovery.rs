@@ -6,32 +6,42 @@ use std::sync::atomic::Ordering;
 
 use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store, Stored};
 
+use crate::access::{Granted, State, TopicGranted};
 use crate::command::{Content, QueueCommand, Segment, Token};
-use crate::config::Config;
 use crate::message::Meta;
+use crate::policy::{Kind, Policy};
+use crate::queue::lifetimes::Lifetimes;
 use crate::vhost::command::{BindingSpec, ExchangeDeclare, QueueDeclare};
 use crate::vhost::definition::{self, Definition, Returned};
+use crate::vhost::records::{Metadata, Record};
 use crate::vhost::{Parts, VHost};
+
+/// What a broker begins with.
+pub struct Beginning {
+    pub vhosts: HashMap<Box<str>, Arc<VHost>>,
+    pub access: State,
+    /// No administrator has ever set anything.
+    pub fresh: bool,
+}
 
 /// Definitions of one virtual host.
 #[derive(Default)]
 struct Found {
+    metadata: Metadata,
+    policies: Vec<(Kind, Policy)>,
     exchanges: Vec<(Option<u64>, ExchangeDeclare)>,
     queues: Vec<(u64, QueueDeclare)>,
     bindings: Vec<(Option<u64>, BindingSpec)>,
 }
 
-/// All virtual hosts: the configured one and those that storage knows.
-pub fn vhosts(
-    config: &Config,
-    recovered: Recovered,
-    parts: &Parts,
-) -> Result<HashMap<Box<str>, Arc<VHost>>, StorageError> {
+/// All virtual hosts that storage knows, and who may use them.
+pub fn begin(recovered: Recovered, parts: &Parts) -> Result<Beginning, StorageError> {
     report(&recovered);
     let mut found: HashMap<Box<str>, Found> = HashMap::new();
-    found.entry(config.default_vhost.as_str().into()).or_default();
+    let (mut access, mut fresh) = (State::default(), true);
     // What a clean stop has noted holds for this start only.
     let (mut returned, mut used) = (HashMap::new(), Vec::new());
+    let mut lifetimes = HashMap::new();
     for (key, value) in &recovered.definitions {
         match definition::decode(key, value) {
             Ok((vhost, Definition::Exchange(id, exchange))) => {
@@ -44,6 +54,11 @@ pub fn vhosts(
             Ok((_, Definition::Returned(queue, entries))) => {
                 used.push(Entry::Op(Op::DeleteDefinition { key: key.clone() }));
                 returned.insert(queue, entries);
+            }
+            Ok((_, Definition::Lifetimes(queue, changes))) => drop(lifetimes.insert(queue, changes)),
+            Ok((vhost, Definition::Record(record))) => {
+                fresh = false;
+                record_found(vhost, record, &mut access, &mut found);
             }
             Err(error) => tracing::error!(%error, key = ?key, "a definition is left out"),
         }
@@ -63,11 +78,28 @@ pub fn vhosts(
     let mut vhosts = HashMap::new();
     for (name, found) in found {
         let vhost = VHost::new(Arc::from(&*name), parts.clone());
-        fill(&vhost, found, &mut messages, returned.as_ref())?;
+        fill(&vhost, found, &mut messages, &mut lifetimes, returned.as_ref())?;
         vhosts.insert(name, vhost);
     }
-    drop_orphans(messages, &parts.store);
-    Ok(vhosts)
+    drop_orphans(messages, lifetimes, &parts.store);
+    Ok(Beginning { vhosts, access, fresh })
+}
+
+/// Takes in what an administrator has set.
+fn record_found(vhost: Box<str>, record: Record, access: &mut State, found: &mut HashMap<Box<str>, Found>) {
+    match record {
+        Record::User(user) => access.set_user(user),
+        Record::VHost(metadata) => found.entry(vhost).or_default().metadata = metadata,
+        Record::Policy(kind, policy) => found.entry(vhost).or_default().policies.push((kind, policy)),
+        Record::Permissions(user, given) => match Granted::new(given) {
+            Ok(granted) => access.set_permissions(&user, &vhost, granted),
+            Err(error) => tracing::error!(%error, user = &*user, vhost = &*vhost, "permissions are left out"),
+        },
+        Record::TopicPermissions(user, given) => match TopicGranted::new(given, &user, &vhost) {
+            Ok(granted) => access.set_topic_permissions(&user, &vhost, granted),
+            Err(error) => tracing::error!(%error, user = &*user, vhost = &*vhost, "topic permissions are left out"),
+        },
+    }
 }
 
 fn report(recovered: &Recovered) {
@@ -98,9 +130,12 @@ fn fill(
     vhost: &VHost,
     mut found: Found,
     messages: &mut HashMap<u64, RecoveredQueue>,
+    lifetimes: &mut HashMap<u64, Lifetimes>,
     returned: Option<&HashMap<u64, Vec<Returned>>>,
 ) -> Result<(), StorageError> {
+    vhost.describe(found.metadata);
     vhost.recover(|topology| {
+        topology.recover_policies(found.policies);
         for (id, exchange) in &found.exchanges {
             let stored = id.and_then(|id| messages.remove(&id)).unwrap_or_default();
             topology.recover_exchange(*id, exchange, stored)?;
@@ -113,6 +148,7 @@ fn fill(
                 queue,
                 next_sequence,
                 segments(stored, returned.map(|noted| noted.get(&id).map_or(&[][..], Vec::as_slice))),
+                lifetimes.remove(&id).unwrap_or_default(),
             )?;
         }
         found.bindings.sort_by_key(|(order, _)| *order);
@@ -176,8 +212,9 @@ fn segments(stored: RecoveredQueue, noted: Option<&[Returned]>) -> Vec<Segment> 
 }
 
 /// Messages whose queue no definition names: a kill came in the middle of the queue's deletion.
-fn drop_orphans(left: HashMap<u64, RecoveredQueue>, store: &Store<Token>) {
+fn drop_orphans(left: HashMap<u64, RecoveredQueue>, lifetimes: HashMap<u64, Lifetimes>, store: &Store<Token>) {
     let mut entries: Vec<Entry<Token>> = left.into_keys().map(|queue| Entry::Op(Op::DropQueue { queue })).collect();
+    entries.extend(lifetimes.into_iter().filter_map(|(queue, changes)| changes.delete(queue)).map(Entry::Op));
     if !entries.is_empty() {
         store.submit(&mut entries);
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use leveret_protocol::AmqpError;
 use leveret_storage::{
     Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_disk, open_memory,
@@ -15,10 +16,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::access::Access;
+use crate::admin::{AdminError, Administered, Change, Control, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
-use crate::config::{Config, ConfigError, Durability, StorageKind};
+use crate::config::{Config, ConfigError, ConfiguredPolicy, Durability, StorageKind};
 use crate::connection;
+use crate::definitions::{Definitions, DefinitionsError, Imported};
 use crate::delayed::DelayedCommand;
 use crate::mailbox::Mailbox;
 use crate::paging::Paging;
@@ -45,6 +49,8 @@ pub enum StartError {
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
+    Definitions(#[from] DefinitionsError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
@@ -60,8 +66,14 @@ pub struct Shared {
     pub config: Config,
     pub clock: Arc<dyn Clock>,
     pub pressure: Arc<Pressure>,
+    /// Who may do what.
+    pub(crate) access: Arc<Access>,
+    pub(crate) vhosts: ArcSwap<HashMap<Box<str>, Arc<VHost>>>,
+    /// What further virtual hosts are made with.
+    pub(crate) parts: Parts,
+    /// Held by who changes users, virtual hosts or permissions.
+    pub(crate) administration: Mutex<()>,
     pub paging: Arc<Paging>,
-    vhosts: HashMap<Box<str>, Arc<VHost>>,
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
     next_peer: AtomicU64,
@@ -69,12 +81,26 @@ pub struct Shared {
 
 impl Shared {
     pub fn vhost(&self, name: &str) -> Option<Arc<VHost>> {
-        self.vhosts.get(name).cloned()
+        self.vhosts.load().get(name).cloned()
     }
 
+    /// The open connections.
+    pub fn peers_now(&self) -> Vec<Arc<Peer>> {
+        self.peers().values().cloned().collect()
+    }
+
+    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The parts behind a [`Broker`].
+struct Inside(Arc<Shared>);
+
+impl Control for Inside {
     /// Once nobody is connected any more.
     fn note_returned(&self) {
-        for vhost in self.vhosts.values() {
+        for vhost in self.0.vhosts.load().values() {
             vhost.delayed().iter().for_each(|delayed| delayed.stop());
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::NoteReturned);
@@ -82,8 +108,16 @@ impl Shared {
         }
     }
 
-    fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self, change: Change) -> Result<Stored, AdminError> {
+        self.0.change(change)
+    }
+
+    fn administered(&self) -> Administered {
+        self.0.administered()
+    }
+
+    fn import(&self, definitions: &Definitions) -> (Imported, Stored) {
+        (self.0.import(definitions), self.0.stored())
     }
 }
 
@@ -102,9 +136,7 @@ enum Stop {
 /// Dropped without [`Broker::shutdown`], it closes its sockets at once; what it has confirmed stays safe.
 pub struct Broker {
     addresses: Vec<SocketAddr>,
-    /// Holds back what is delayed, and lets every queue note exactly what was redelivered. A closure, since naming what it holds would make users'
-    /// compilers walk through the snapshots' deeply nested types.
-    note_returned: Box<dyn Fn() + Send + Sync>,
+    pub(crate) control: Box<dyn Control>,
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
@@ -144,6 +176,9 @@ impl Builder {
     pub async fn start(self) -> Result<Broker, StartError> {
         let Builder { config, clock, gauge, opened, free_disk } = self;
         config.validate()?;
+        let policies = config.policies()?;
+        let file = config.definitions.as_path();
+        let definitions = if file.as_os_str().is_empty() { None } else { Some(Definitions::read(file)?) };
         // Ports first: one in use must leave the data untouched. Nobody can connect before `listen`.
         let sockets = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let (backend, recovered) = match opened {
@@ -169,17 +204,22 @@ impl Builder {
             clock: clock.clone(),
             paging: paging.clone(),
         };
-        let vhosts = recovery::vhosts(&config, recovered, &parts)?;
+        let beginning = recovery::begin(recovered, &parts)?;
         let ticking = tokio::spawn(timers.run());
         let shared = Arc::new(Shared {
             pressure: Pressure::new(gauge, limit, clock.clone()),
             paging,
             config,
             clock,
-            vhosts,
+            access: Arc::default(),
+            vhosts: ArcSwap::from_pointee(beginning.vhosts),
+            parts,
+            administration: Mutex::default(),
             peers: Mutex::default(),
             next_peer: AtomicU64::new(1),
         });
+        shared.access.publish(beginning.access);
+        prepare(&shared, beginning.fresh, definitions, policies);
         let tidying = tokio::spawn(tidy(shared.clone()));
         let watching = watch_disk(&shared, free_disk);
         let mut addresses = Vec::new();
@@ -190,9 +230,8 @@ impl Builder {
             addresses.push(listener.local_addr().map_err(error)?);
             listeners.push(tokio::spawn(accept(listener, shared.clone(), stopping.clone())));
         }
-        let note_returned = Box::new(move || shared.note_returned());
         Ok(Broker {
-            note_returned,
+            control: Box::new(Inside(shared)),
             addresses,
             store,
             stop,
@@ -241,7 +280,7 @@ impl Broker {
             // A listener that panicked has nothing left to close.
             let _ = listener.await;
         }
-        (self.note_returned)();
+        self.control.note_returned();
         let (key, value) = (definition::returned_key(0), definition::returned_value(&[]));
         self.store.submit(&mut vec![Entry::Op(Op::PutDefinition { key, value })]);
         let store = self.store.clone();
@@ -279,6 +318,54 @@ impl Drop for Broker {
             }
             running
         });
+    }
+}
+
+/// Makes what the configuration asks for, before anybody can connect.
+fn prepare(shared: &Shared, fresh: bool, definitions: Option<Definitions>, policies: Vec<ConfiguredPolicy>) {
+    // As RabbitMQ has it: whoever gives definitions gives users and virtual hosts with them.
+    if fresh && definitions.is_none() {
+        shared.first_start();
+    }
+    if let Some(definitions) = definitions {
+        let imported = shared.import(&definitions);
+        for left in &imported.ignored {
+            tracing::info!("definitions: {} is ignored: {}", left.item, left.reason);
+        }
+        for left in &imported.refused {
+            let reason = left.reason.to_string().replace('\n', "; ");
+            tracing::warn!("definitions: {} is left out: {reason}", left.item);
+        }
+        let (applied, left) = (imported.applied, imported.refused.len());
+        tracing::info!("definitions: {applied} items applied, {left} left out");
+    }
+    if !fresh {
+        look_at_default_user(shared);
+    }
+    for ConfiguredPolicy { kind, vhost, name, policy } in policies {
+        let vhost = vhost.unwrap_or_else(|| shared.config.default_vhost.clone());
+        let shown = format!("policy '{name}' in vhost '{vhost}'");
+        if let Err(error) = shared.change(Change::SetPolicy { kind, vhost, name, policy }) {
+            tracing::warn!("configuration: {shown} is left out: {error}");
+        }
+    }
+    if shared.access.state().users.is_empty() {
+        tracing::warn!("there is no user: nobody can log in");
+    }
+}
+
+/// Warns of a default user who was configured and is not the one that the first start has made.
+fn look_at_default_user(shared: &Shared) {
+    let (config, usual) = (&shared.config, Config::default());
+    let configured = config.default_user != usual.default_user || config.default_pass != usual.default_pass;
+    let state = shared.access.state();
+    let known = state.users.get(&*config.default_user);
+    if configured && !known.is_some_and(|user| user.password.accepts(config.default_pass.as_bytes())) {
+        let user = &config.default_user;
+        tracing::warn!(
+            user,
+            "the default user is made at the first start only; this one, or this password, is not known"
+        );
     }
 }
 
@@ -341,8 +428,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch:
     drop(listener);
     let graceful = matches!(*stopping.borrow(), Stop::Graceful);
     if graceful {
-        let peers: Vec<_> = shared.peers().values().cloned().collect();
-        for peer in peers {
+        for peer in shared.peers_now() {
             let error = AmqpError::connection_forced("broker forced connection closure with reason 'shutdown'");
             let until = now + CONFIRM_LIMIT;
             let _ = peer.mailbox.push(ConnectionEvent::Close { error, until });
@@ -364,11 +450,10 @@ async fn tidy(shared: Arc<Shared>) {
         if shared.pressure.gauge.bytes() < WORTH_WHILE {
             continue;
         }
-        let peers: Vec<_> = shared.peers().values().cloned().collect();
-        for peer in peers {
+        for peer in shared.peers_now() {
             let _ = peer.mailbox.push(ConnectionEvent::Tidy);
         }
-        for vhost in shared.vhosts.values() {
+        for vhost in shared.vhosts.load().values() {
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::Tidy);
             }

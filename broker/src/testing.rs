@@ -5,6 +5,8 @@ use std::sync::{Arc, Weak};
 
 use leveret_storage::{Gauge, Run, Store, StoreOptions, open_memory};
 
+use crate::access::rights::Rights;
+use crate::access::{Access, Granted, Permissions, State};
 use crate::clock::{Clock, ManualClock};
 use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
 use crate::delayed::Delayed;
@@ -81,6 +83,7 @@ pub fn origin(name: &str, durable: bool) -> Origin {
         settings: Settings::default(),
         next_sequence: 1,
         messages: Vec::new(),
+        lifetimes: Default::default(),
         now: 0,
     }
 }
@@ -126,6 +129,15 @@ pub fn vhost(store: &Store<Token>) -> Arc<VHost> {
         paging: Paging::none(),
     };
     VHost::new("/".into(), parts)
+}
+
+/// The rights of a user who may do everything in `vhost`.
+pub fn all_rights(vhost: &Arc<str>) -> Rights {
+    let mut state = State::default();
+    state.set_permissions("guest", vhost, Granted::new(Permissions::all()).unwrap());
+    let access = Arc::new(Access::default());
+    access.publish(state);
+    Rights::new(access, "guest".into(), vhost.clone())
 }
 
 /// A consumer with acknowledgements and without any limit.

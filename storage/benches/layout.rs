@@ -111,33 +111,28 @@ fn in_log(per_commit: u64, megabytes: u64) {
     });
 }
 
-/// One message at a time, committed and synced.
+/// One message at a time, committed and synced, in both by turns: a busy machine then hinders both alike.
 fn lone() {
-    let median = |mut one: Box<dyn FnMut(u64)>| {
-        let mut times: Vec<Duration> = (1..300)
-            .map(|n| {
-                let start = Instant::now();
-                one(n);
-                start.elapsed()
-            })
-            .collect();
-        times.sort_unstable();
-        times[times.len() / 2]
-    };
-    let value = vec![7u8; BODY];
-    let sled = store(|_, mut backend| {
-        median(Box::new(move |n| {
-            let op = Op::PutDefinition { key: n.to_be_bytes().into(), value: value.clone().into() };
-            commit(&mut backend, vec![op], true);
-        }))
+    let (value, one) = (vec![7u8; BODY], run(1));
+    store(|_, mut sled| {
+        store(|_, mut log| {
+            let mut times = [Vec::new(), Vec::new()];
+            for n in 1..500u64 {
+                let put = Op::PutDefinition { key: n.to_be_bytes().into(), value: value.clone().into() };
+                let insert = Op::Insert { queue: 1, first: n, run: one.clone() };
+                for (times, (backend, op)) in times.iter_mut().zip([(&mut sled, put), (&mut log, insert)]) {
+                    let start = Instant::now();
+                    commit(backend, vec![op], true);
+                    times.push(start.elapsed());
+                }
+            }
+            let [sled, log] = times.map(|mut times| {
+                times.sort_unstable();
+                times[times.len() / 2]
+            });
+            println!("lone message, median: sled {sled:.0?}, log {log:.0?}");
+        });
     });
-    let one = run(1);
-    let log = store(|_, mut backend| {
-        median(Box::new(move |n| {
-            commit(&mut backend, vec![Op::Insert { queue: 1, first: n, run: one.clone() }], true);
-        }))
-    });
-    println!("lone message, median: sled {sled:.0?}, log {log:.0?}");
 }
 
 /// A backlog of 20,000 messages, acknowledged in random order, one in fifty never.

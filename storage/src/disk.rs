@@ -25,7 +25,7 @@ pub struct DiskOptions {
 
 impl Default for DiskOptions {
     fn default() -> DiskOptions {
-        DiskOptions { segment_bytes: 32 << 20, spare_bytes: 96 << 20 }
+        DiskOptions { segment_bytes: 32 << 20, spare_bytes: 80 << 20 }
     }
 }
 

@@ -443,6 +443,22 @@ fn deleting_the_queue_cancels_its_consumers_everywhere() {
 }
 
 #[test]
+fn for_a_queue_deleted_on_the_consuming_channel_itself_delete_ok_comes_first_and_basic_cancel_follows() {
+    let mut peer = peer();
+    for durable in [false, true] {
+        let queue = unique("deleted");
+        peer.ask::<queue::DeclareOk>(1, say::declare_with(&queue, |declare| declare.durable = durable));
+        peer.consume(1, &queue, "first");
+        peer.consume(1, &queue, "second");
+        peer.ask::<queue::DeleteOk>(1, say::delete(&queue));
+        let mut tags = [peer.expect::<basic::Cancel>(1), peer.expect::<basic::Cancel>(1)]
+            .map(|cancel| cancel.consumer_tag.to_string());
+        tags.sort();
+        assert_eq!(tags, ["first", "second"]);
+    }
+}
+
+#[test]
 fn a_tag_cancelled_by_the_server_is_free_at_once() {
     let mut peer = peer();
     peer.open_channel(2);

@@ -13,13 +13,17 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::perf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use leveret::config::{Config, ConfigError, FILE_VARIABLE, Layered, PartialConfig, VARIABLE_PREFIX};
+use leveret::definitions::{Definitions, DefinitionsError};
 
 /// The exit code of a command line that cannot be understood; that of everything else that fails is 1.
 const EXIT_USAGE: u8 = 2;
+/// The exit code of a load that went through, but of which messages were lost or the like.
+const EXIT_UNSOUND: u8 = 3;
 
 /// A message broker that speaks AMQP 0-9-1 as RabbitMQ speaks it.
 ///
@@ -40,6 +44,11 @@ enum Command {
     Serve(Box<ServeArguments>),
     /// Check the configuration and start nothing
     CheckConfig(Box<Sources>),
+    /// Load an AMQP 0-9-1 broker, measure it and check what comes
+    ///
+    /// Declares queues of its own and deletes them. Ends with exit code 3 if messages were lost, duplicated, out of
+    /// order or refused. SIGINT ends it early, with its report.
+    Perf(Box<perf::Options>),
     /// Print a completion script for a shell
     Completions {
         /// The shell the script is for
@@ -71,12 +80,16 @@ struct Sources {
 enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Definitions(#[from] DefinitionsError),
     #[error("log_level: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("cannot write to the standard output: {0}")]
     Output(io::Error),
     #[error(transparent)]
     Serve(#[from] serve::ServeError),
+    #[error(transparent)]
+    Perf(#[from] perf::PerfError),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -103,10 +116,19 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         None => serve(arguments.serve),
         Some(Command::Serve(arguments)) => serve(*arguments),
         Some(Command::CheckConfig(sources)) => {
-            for variable in sources.load()?.unknown_variables {
+            let Layered { config, unknown_variables } = sources.load()?;
+            for variable in unknown_variables {
                 complain(&unknown(&variable));
             }
+            if !config.definitions.as_os_str().is_empty() {
+                Definitions::read(&config.definitions)?;
+            }
             print("the configuration is valid\n".as_bytes())
+        }
+        Some(Command::Perf(options)) => {
+            let findings = perf::perf(*options)?;
+            let code = print(findings.text.as_bytes())?;
+            Ok(if findings.sound { code } else { ExitCode::from(EXIT_UNSOUND) })
         }
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -97,6 +97,9 @@ pub struct Channel {
     /// Whole frames that wait until the outstanding request is answered. Bounded by the connection, which stops
     /// reading when all its channels together have more than a limit.
     pub deferred: Vec<u8>,
+    /// Tags of consumers whose queue has ended, to be told of behind the answer that is awaited: whoever deletes a
+    /// queue hears that it is deleted before it hears what that means.
+    pub bereft: Vec<Box<str>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -125,6 +128,7 @@ impl Channel {
             last_queue: None,
             unstored: Vec::new(),
             deferred: Vec::new(),
+            bereft: Vec::new(),
         }
     }
 

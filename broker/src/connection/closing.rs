@@ -178,7 +178,7 @@ impl Connection {
             return;
         }
         if let Some(error) = &error {
-            tracing::warn!(user = &*self.user, "connection error: {}", error.reply_text());
+            tracing::warn!(user = self.rights.user(), "connection error: {}", error.reply_text());
         }
         self.emit_confirms();
         self.phase = Phase::Releasing { left: 0, topology_asked: false, error };

@@ -11,6 +11,7 @@ use super::Connection;
 use super::channel::{Channel, Wait};
 use super::dispatch::Done;
 use super::unacked::Outstanding;
+use crate::access::rights::{Resource, Right};
 use crate::command::{NewConsumer, QueueCommand, Reply, Window};
 use crate::{methods, names};
 
@@ -62,6 +63,7 @@ impl Connection {
             return self.consume_replies(number, &consume);
         }
         let name = self.queue_name(number, consume.queue.as_str())?;
+        self.rights.check(Right::Read, Resource::Queue(&name))?;
         let queue = self.usable_queue(&name)?;
         let priority = consume_arguments(&consume.arguments, &names::queue(&name, &self.vhost.name))?;
         let tag: Box<str> = match consume.consumer_tag.as_str() {
@@ -105,6 +107,7 @@ impl Connection {
 
     pub(super) fn get(&mut self, number: u16, get: &basic::Get) -> Done {
         let name = self.queue_name(number, get.queue.as_str())?;
+        self.rights.check(Right::Read, Resource::Queue(&name))?;
         let queue = self.usable_queue(&name)?;
         let Some(from) = self.asker(number) else {
             return Ok(());

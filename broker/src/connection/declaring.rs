@@ -8,6 +8,7 @@ use leveret_protocol::amq::{AMQPValue, FieldTable, ShortString, exchange, queue}
 use super::Connection;
 use super::channel::Wait;
 use super::dispatch::Done;
+use crate::access::rights::{Resource, Right};
 use crate::command::QueueCommand;
 use crate::queue::Queue;
 use crate::vhost::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare, TopologyCommand};
@@ -30,6 +31,7 @@ impl Connection {
                     key,
                     arguments: bind.arguments,
                 };
+                self.may_bind(&binding)?;
                 self.wait(number, Wait::Method, (50, 20), bind.nowait);
                 self.vhost.push(TopologyCommand::Bind { from, binding });
                 Ok(())
@@ -44,12 +46,14 @@ impl Connection {
                     key,
                     arguments: unbind.arguments,
                 };
+                self.may_bind(&binding)?;
                 self.wait(number, Wait::Method, (50, 50), false);
                 self.vhost.push(TopologyCommand::Unbind { from, binding });
                 Ok(())
             }
             queue::AMQPMethod::Purge(purge) => {
                 let name = self.queue_name(number, purge.queue.as_str())?;
+                self.rights.check(Right::Read, Resource::Queue(&name))?;
                 let queue = self.usable_queue(&name)?;
                 self.wait(number, Wait::Method, (50, 30), purge.nowait);
                 queue.push(QueueCommand::Purge { from });
@@ -57,6 +61,7 @@ impl Connection {
             }
             queue::AMQPMethod::Delete(delete) => {
                 let name = self.queue_name(number, &names::strip(delete.queue.as_str()))?;
+                self.rights.check(Right::Configure, Resource::Queue(&name))?;
                 self.wait(number, Wait::Method, (50, 40), delete.nowait);
                 let (if_unused, if_empty) = (delete.if_unused, delete.if_empty);
                 self.vhost.push(TopologyCommand::DeleteQueue { from, name, if_unused, if_empty });
@@ -66,7 +71,7 @@ impl Connection {
         }
     }
 
-    fn declare_queue(&mut self, number: u16, declare: queue::Declare) -> Done {
+    fn declare_queue(&mut self, number: u16, mut declare: queue::Declare) -> Done {
         let Some(from) = self.asker(number) else {
             return Ok(());
         };
@@ -74,6 +79,7 @@ impl Connection {
         if &*name == names::REPLY_TO || names::is_reply_address(name.as_bytes()) {
             return self.declare_reply_consumer(number, name, declare.nowait);
         }
+        self.with_queue_type(&mut declare);
         if !declare.passive {
             if name.is_empty() {
                 if is_quorum(&declare.arguments) {
@@ -86,7 +92,7 @@ impl Connection {
                 return Err(AmqpError::access_refused(text));
             }
         }
-        self.wait(number, Wait::Declare, (50, 10), declare.nowait);
+        let nowait = declare.nowait;
         let declare = QueueDeclare {
             name,
             passive: declare.passive,
@@ -95,6 +101,8 @@ impl Connection {
             auto_delete: declare.auto_delete,
             arguments: declare.arguments,
         };
+        self.may_declare_queue(&declare)?;
+        self.wait(number, Wait::Declare, (50, 10), nowait);
         self.vhost.push(TopologyCommand::DeclareQueue { from, declare });
         Ok(())
     }
@@ -119,8 +127,10 @@ impl Connection {
         match method {
             exchange::AMQPMethod::Declare(declare) => {
                 let name = names::strip(declare.exchange.as_str());
-                self.wait(number, Wait::Method, (40, 10), declare.nowait);
+                let nowait = declare.nowait;
                 if declare.passive {
+                    self.may_check_exchange(&name)?;
+                    self.wait(number, Wait::Method, (40, 10), nowait);
                     self.vhost.push(TopologyCommand::CheckExchange { from, name });
                     return Ok(());
                 }
@@ -132,11 +142,14 @@ impl Connection {
                     internal: declare.internal,
                     arguments: declare.arguments,
                 };
+                self.may_declare_exchange(&declare)?;
+                self.wait(number, Wait::Method, (40, 10), nowait);
                 self.vhost.push(TopologyCommand::DeclareExchange { from, declare });
                 Ok(())
             }
             exchange::AMQPMethod::Delete(delete) => {
                 let name = names::strip(delete.exchange.as_str());
+                self.may_delete_exchange(&name)?;
                 self.wait(number, Wait::Method, (40, 20), delete.nowait);
                 self.vhost.push(TopologyCommand::DeleteExchange { from, name, if_unused: delete.if_unused });
                 Ok(())
@@ -148,6 +161,7 @@ impl Connection {
                     bind.routing_key.as_str(),
                     bind.arguments,
                 );
+                self.may_bind(&binding)?;
                 self.wait(number, Wait::Method, (40, 30), bind.nowait);
                 self.vhost.push(TopologyCommand::Bind { from, binding });
                 Ok(())
@@ -159,6 +173,7 @@ impl Connection {
                     unbind.routing_key.as_str(),
                     unbind.arguments,
                 );
+                self.may_bind(&binding)?;
                 self.wait(number, Wait::Method, (40, 40), unbind.nowait);
                 self.vhost.push(TopologyCommand::Unbind { from, binding });
                 Ok(())

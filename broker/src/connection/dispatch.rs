@@ -23,7 +23,7 @@ impl Connection {
                 Ok(())
             }
             Ok(AMQPClass::Connection(connection::AMQPMethod::UpdateSecret(_))) => {
-                // The default user's password does not expire: any new secret is accepted.
+                // Passwords do not expire: any new secret is accepted.
                 self.send(0, &methods::update_secret_ok());
                 Ok(())
             }

@@ -10,7 +10,7 @@ use super::channel::{Request, State, Wait};
 use super::transaction::Committed;
 use super::unacked::Outstanding;
 use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
-use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment};
+use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment, Whose};
 use crate::queue::Queue;
 use crate::{message, methods};
 
@@ -54,7 +54,17 @@ impl Connection {
                 self.deadline = Some(until);
                 self.close_when_settled();
             }
+            ConnectionEvent::Forced { whose, error } if matches!(self.phase, Phase::Running) => {
+                let concerned = match &whose {
+                    Whose::User(user) => **user == *self.rights.user(),
+                    Whose::VHost(vhost) => **vhost == *self.vhost.name,
+                };
+                if concerned {
+                    self.close(Some(error));
+                }
+            }
             // Its end is under way.
+            ConnectionEvent::Forced { .. } => {}
             ConnectionEvent::Close { .. } => {}
         }
     }
@@ -174,9 +184,26 @@ impl Connection {
             return;
         };
         owner.tags.remove(&consumer.tag);
-        let open = matches!(owner.state, State::Open | State::Waiting(_));
-        if open && self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running) {
-            self.send(channel.number, &methods::cancel(&consumer.tag));
+        match owner.state {
+            State::Waiting(_) => owner.bereft.push(consumer.tag),
+            State::Open => self.send_cancel(channel.number, &consumer.tag),
+            State::Unopened | State::Releasing { .. } | State::Closed => {}
+        }
+    }
+
+    fn send_cancel(&mut self, number: u16, tag: &str) {
+        if self.capabilities.consumer_cancel_notify && matches!(self.phase, Phase::Running) {
+            self.send(number, &methods::cancel(tag));
+        }
+    }
+
+    /// Once the channel's answer is out: the cancels that have come meanwhile.
+    fn send_cancels(&mut self, key: ChannelKey) {
+        let Some(channel) = self.channels.get_key(key).filter(|channel| channel.is_open()) else {
+            return;
+        };
+        for tag in std::mem::take(&mut channel.bereft) {
+            self.send_cancel(key.number, &tag);
         }
     }
 
@@ -190,7 +217,10 @@ impl Connection {
             return;
         };
         match std::mem::replace(&mut channel.state, State::Open) {
-            State::Waiting(request) => self.answered(key, request, reply),
+            State::Waiting(request) => {
+                self.answered(key, request, reply);
+                self.send_cancels(key);
+            }
             ending @ (State::Releasing { .. } | State::Closed) => {
                 channel.state = ending;
                 self.answered_late(key, reply);
@@ -278,7 +308,8 @@ impl Connection {
             return;
         };
         let Some(confirms) = &mut channel.confirms else {
-            return self.commit_went_on(key, Committed::Publishes { count, refused });
+            self.commit_went_on(key, Committed::Publishes { count, refused });
+            return self.send_cancels(key);
         };
         confirms.answered(first, count, refused);
         if !self.confirming.contains(&key.number) {

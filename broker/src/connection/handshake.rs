@@ -108,7 +108,7 @@ impl Step<'_> {
         let (login, capabilities) = self.start_ok().await?;
         self.authenticate(&login, capabilities)?;
         let (frame_max, channel_max, heartbeat) = self.tune().await?;
-        let vhost = self.open(frame_max).await?;
+        let vhost = self.open(frame_max, &login.user).await?;
         self.send(&methods::connection_open_ok()).await?;
         let left_over = std::mem::take(&mut self.buffer);
         let user = login.user.into();
@@ -180,7 +180,7 @@ impl Step<'_> {
     }
 
     fn authenticate(&self, login: &Login, capabilities: Capabilities) -> Result<(), End> {
-        if auth::accepts(&self.shared.config, login, self.from) {
+        if self.shared.access.accepts(login, self.from, &self.shared.config.loopback_users) {
             return Ok(());
         }
         if !capabilities.authentication_failure_close {
@@ -204,13 +204,16 @@ impl Step<'_> {
         Ok((ok.frame_max, ok.channel_max, ok.heartbeat))
     }
 
-    async fn open(&mut self, frame_max: u32) -> Result<Arc<VHost>, End> {
+    async fn open(&mut self, frame_max: u32, user: &str) -> Result<Arc<VHost>, End> {
         match self.method(frame_max, true).await? {
             AMQPClass::Connection(connection::AMQPMethod::Open(open)) => {
                 let name = open.virtual_host.as_str();
-                self.shared
-                    .vhost(name)
-                    .ok_or_else(|| End::Refuse(AmqpError::not_allowed(format!("vhost {name} not found")).at(10, 40)))
+                let refused = |text: String| End::Refuse(AmqpError::not_allowed(text).at(10, 40));
+                let vhost = self.shared.vhost(name).ok_or_else(|| refused(format!("vhost {name} not found")))?;
+                if self.shared.access.state().permissions(user, name).is_none() {
+                    return Err(refused(format!("access to vhost '{name}' refused for user '{user}'")));
+                }
+                Ok(vhost)
             }
             other => Err(End::Refuse(
                 AmqpError::channel_error("unexpected method in connection state opening")

@@ -21,6 +21,7 @@ mod events;
 mod handshake;
 mod heartbeat;
 mod input;
+mod permitted;
 mod publishing;
 mod replying;
 mod routes;
@@ -46,6 +47,7 @@ use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
 use self::heartbeat::{Due, Heartbeat};
 use self::routes::Routes;
+use crate::access::rights::Rights;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
 use crate::delayed::Delayed;
@@ -102,7 +104,7 @@ pub struct Connection {
     peer: Arc<Peer>,
     vhost: Arc<VHost>,
     io: TcpStream,
-    user: Box<str>,
+    rights: Rights,
     frame_max: u32,
     channel_max: u16,
     capabilities: Capabilities,
@@ -184,11 +186,11 @@ impl Connection {
         Connection {
             heartbeat: Heartbeat::new(session.heartbeat, shared.clock.now()),
             heartbeat_seconds: session.heartbeat,
+            rights: Rights::new(shared.access.clone(), session.user, session.vhost.name.clone()),
             shared,
             peer,
             vhost: session.vhost,
             io,
-            user: session.user,
             frame_max: session.frame_max,
             channel_max: session.channel_max,
             capabilities: session.capabilities,
@@ -223,7 +225,8 @@ impl Connection {
         }
     }
 
-    /// One turn of the task.
+    /// One turn of the task. Never inlined, so that `benches/instructions` can name it.
+    #[inline(never)]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             let mut progress = self.take_events();

@@ -11,7 +11,8 @@ use leveret_storage::{Block, Gauge};
 use super::Connection;
 use super::channel::{Channel, Publishing};
 use super::dispatch::Done;
-use super::routes::{Copies, Route};
+use super::routes::{Copies, Route, Routes};
+use crate::access::rights::Rights;
 use crate::command::Requester;
 use crate::message::{BlockBuilder, Meta};
 use crate::outbox::Body;
@@ -63,11 +64,14 @@ impl Connection {
             return Err(AmqpError::precondition_failed(text));
         }
         let properties = header.parse()?;
-        let known = self.routes.known(&self.vhost, publish)?;
+        let known = self.routes.known(&self.vhost, &mut self.rights, publish)?;
         let reply_to = self.reply_to_of(number, &properties)?;
         let expiration = properties.expiration.map(crate::expiration::parse).transpose()?;
         let copies = Copies::of(&properties)?;
-        check_user(&properties, &self.user)?;
+        if known.is_none() || copies.is_some() {
+            Routes::check_topics(&self.vhost, &mut self.rights, publish, copies.as_ref())?;
+        }
+        check_user(&properties, &mut self.rights)?;
         let hidden = copies.as_ref().is_some_and(Copies::are_hidden);
         let route = match known {
             Some(route) if copies.is_none() => route,
@@ -245,11 +249,13 @@ pub(super) fn at_publish(error: AmqpError) -> AmqpError {
     }
 }
 
-/// The user that a message names must be the one who is logged in.
-fn check_user(properties: &Properties<'_>, user: &str) -> Done {
+/// The user that a message names must be the one who is logged in, unless that one may impersonate others.
+fn check_user(properties: &Properties<'_>, rights: &mut Rights) -> Done {
     if let Some(id) = properties.user_id
-        && id != user.as_bytes()
+        && id != rights.user().as_bytes()
+        && !rights.may_impersonate()
     {
+        let user = rights.user();
         let id = leveret_protocol::error::text_of(id);
         let text = format!("user_id property set to '{id}' but authenticated user was '{user}'");
         return Err(AmqpError::precondition_failed(text));

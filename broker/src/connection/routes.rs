@@ -8,6 +8,7 @@ use leveret_protocol::content::Properties;
 use leveret_protocol::hot::Publish;
 use leveret_protocol::table::{Table, Value};
 
+use crate::access::rights::{Resource, Right, Rights};
 use crate::names;
 use crate::queue::Queue;
 use crate::vhost::VHost;
@@ -75,9 +76,14 @@ impl Routes {
         }
     }
 
-    /// The route of this address, if it is remembered and the message has no copies. Else the exchange is looked at:
-    /// errors are its absence and that it is internal.
-    pub fn known(&mut self, vhost: &VHost, publish: &Publish<'_>) -> Result<Option<Route>, AmqpError> {
+    /// The route of this address, if it is remembered. Else the exchange is looked at: errors are that the user may
+    /// not write to it, its absence and that it is internal. A change of permissions moves the generation too.
+    pub fn known(
+        &mut self,
+        vhost: &VHost,
+        rights: &mut Rights,
+        publish: &Publish<'_>,
+    ) -> Result<Option<Route>, AmqpError> {
         let generation = vhost.generation();
         if generation != self.generation || self.found.len() >= CAPACITY {
             self.known.clear();
@@ -95,6 +101,8 @@ impl Routes {
             self.remember_last(publish.address, index);
             return Ok(Some(Route::Known(index)));
         }
+        let name = leveret_protocol::error::text_of(publish.exchange);
+        rights.check(Right::Write, Resource::Exchange(&name))?;
         exchange(&vhost.snapshot(), vhost, publish)?;
         Ok(None)
     }
@@ -108,6 +116,29 @@ impl Routes {
             }
             None => self.last = Some((address.to_vec(), index)),
         }
+    }
+
+    /// Whether the user may write each of a message's keys, if it goes to a topic exchange.
+    pub fn check_topics(
+        vhost: &VHost,
+        rights: &mut Rights,
+        publish: &Publish<'_>,
+        copies: Option<&Copies<'_>>,
+    ) -> Result<(), AmqpError> {
+        if !rights.limit_topics() {
+            return Ok(());
+        }
+        let name = leveret_protocol::error::text_of(publish.exchange);
+        let snapshot = vhost.snapshot();
+        let exchange = snapshot.exchanges.get(publish.exchange);
+        if exchange.is_none_or(|exchange| !exchange.spec.is_topic()) {
+            return Ok(());
+        }
+        let mut keys = vec![publish.routing_key];
+        if let Some(copies) = copies {
+            copies.keys(&mut keys);
+        }
+        keys.into_iter().try_for_each(|key| rights.check_topic(Right::Write, &name, key))
     }
 
     /// Finds the queues of a message by the topology as it now is. Errors: as those of [`Routes::known`].

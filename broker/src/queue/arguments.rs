@@ -23,6 +23,18 @@ pub enum Overflow {
     RejectPublishDlx,
 }
 
+impl Overflow {
+    /// As arguments and policies write it.
+    pub fn parse(text: &str) -> Option<Overflow> {
+        match text {
+            "drop-head" => Some(Overflow::DropHead),
+            "reject-publish" => Some(Overflow::RejectPublish),
+            "reject-publish-dlx" => Some(Overflow::RejectPublishDlx),
+            _ => None,
+        }
+    }
+}
+
 /// Where messages go that a queue gives up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterTo {
@@ -92,6 +104,26 @@ pub struct Flags {
     pub durable: bool,
     pub exclusive: bool,
     pub auto_delete: bool,
+}
+
+const QUEUE_TYPE: &str = "x-queue-type";
+
+/// Gives a declaration the type `kind`, unless it names one.
+pub fn insert_type(arguments: &mut FieldTable, kind: &str) {
+    let said = match get(arguments, QUEUE_TYPE) {
+        Some(AMQPValue::LongString(own)) => !matches!(own.as_bytes(), b"" | b"undefined"),
+        other => other.is_some(),
+    };
+    if !said {
+        arguments.insert(crate::methods::short(QUEUE_TYPE), AMQPValue::LongString(kind.into()));
+    }
+}
+
+/// Gives a declaration the `default` type of its virtual host, unless it names one, or `classic` where that type does
+/// not fit the flags.
+pub fn insert_default_type(arguments: &mut FieldTable, default: &str, flags: Flags) {
+    let fits = flags.durable && !flags.exclusive && !flags.auto_delete;
+    insert_type(arguments, if fits { default } else { "classic" });
 }
 
 /// Reads and checks a new queue's arguments. `described` is the queue as reply texts show it.
@@ -216,12 +248,9 @@ impl Args<'_> {
 
     fn overflow(&self) -> Result<Overflow, AmqpError> {
         const NAME: &str = "x-overflow";
-        match self.text(NAME)?.as_deref() {
-            None | Some(b"drop-head") => Ok(Overflow::DropHead),
-            Some(b"reject-publish") => Ok(Overflow::RejectPublish),
-            Some(b"reject-publish-dlx") => Ok(Overflow::RejectPublishDlx),
-            Some(_) => Err(self.invalid(NAME, "invalid_overflow")),
-        }
+        let Some(text) = self.text(NAME)? else { return Ok(Overflow::DropHead) };
+        let known = std::str::from_utf8(&text).ok().and_then(Overflow::parse);
+        known.ok_or_else(|| self.invalid(NAME, "invalid_overflow"))
     }
 
     fn max_priority(&self) -> Result<Option<u8>, AmqpError> {

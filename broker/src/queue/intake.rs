@@ -5,6 +5,7 @@ use leveret_storage::{Block, Entry, Level, Op, Run};
 
 use super::arguments::Overflow;
 use super::effects::Effects;
+use super::lifetimes::Lifetimes;
 use super::state::QueueState;
 use crate::command::{ConfirmTo, ConnectionEvent, Segment, Token};
 use crate::message;
@@ -191,7 +192,7 @@ impl QueueState {
             return self.ready.push(segment);
         }
         let mut dated = Vec::new();
-        date(self.settings.message_ttl, segment, &mut dated);
+        date(&self.lifetimes, self.settings.message_ttl, segment, &mut dated);
         for segment in dated {
             self.timed |= segment.expires != Segment::NEVER;
             self.ready.push(segment);
@@ -200,12 +201,17 @@ impl QueueState {
 }
 
 /// Gives messages from storage the deadlines they had, cutting the segment where they change.
-pub(super) fn date(message_ttl: Option<u64>, mut segment: Segment, dated: &mut Vec<Segment>) {
+/// What held when a message came is in `lifetimes`, since a policy may have changed it; else it is `message_ttl`.
+pub(super) fn date(lifetimes: &Lifetimes, message_ttl: Option<u64>, mut segment: Segment, dated: &mut Vec<Segment>) {
     let undated = segment.expires == Segment::UNDATED;
     let Some(run) = segment.here().filter(|_| undated).cloned() else {
         return dated.push(segment);
     };
-    let deadline = |index| deadline(message_ttl, &run.block, index);
+    let first = segment.first;
+    let deadline = |index| {
+        let ttl = lifetimes.at(first + u64::from(index - run.from), message_ttl);
+        deadline(ttl, &run.block, index)
+    };
     let mut from = run.from;
     while from < run.to {
         let expires = deadline(from);

@@ -5,17 +5,19 @@ mod consumers;
 mod effects;
 pub mod equivalence;
 mod intake;
+pub mod lifetimes;
 mod paged;
 mod ready;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use leveret_storage::{Entry, Gauge, Mark, Store};
 
+use self::arguments::{Overflow, Settings};
 use self::effects::Effects;
 pub use self::state::Origin;
 use self::state::QueueState;
@@ -34,7 +36,7 @@ pub struct Queue {
     /// It keeps transient messages too (a quorum queue).
     pub keeps_all: bool,
     /// It may refuse publishes, and so answers each that wants a confirm.
-    pub refuses: bool,
+    refuses: AtomicBool,
     /// The connection that alone may use it.
     pub exclusive_to: Option<u64>,
     /// See [`Queue::consumer_timeout`].
@@ -63,7 +65,7 @@ impl Queue {
             name: origin.name.clone(),
             durable: origin.durable,
             keeps_all: origin.settings.quorum,
-            refuses: origin.settings.overflow != arguments::Overflow::DropHead,
+            refuses: AtomicBool::new(origin.settings.overflow != Overflow::DropHead),
             exclusive_to,
             consumer_timeout: AtomicU64::new(origin.settings.consumer_timeout.unwrap_or(NOT_SET)),
             paging: outside.paging.clone(),
@@ -85,7 +87,21 @@ impl Queue {
 
     /// Whether a publish with a confirm waits for this queue's word.
     pub fn answers(&self, persistent: bool) -> bool {
-        self.keeps(persistent) || self.refuses
+        self.keeps(persistent) || self.refuses.load(Ordering::Acquire)
+    }
+
+    /// The queue will get these settings. From now on each publish that wants a confirm waits for the queue's word, if
+    /// it may be refused by them.
+    pub fn may_refuse(&self, settings: &Settings) {
+        if settings.overflow != Overflow::DropHead {
+            self.refuses.store(true, Ordering::Release);
+        }
+    }
+
+    /// The queue has got these settings.
+    fn configured(&self, settings: &Settings) {
+        self.refuses.store(settings.overflow != Overflow::DropHead, Ordering::Release);
+        self.set_consumer_timeout(settings.consumer_timeout);
     }
 
     /// Milliseconds that a delivery may wait for its acknowledgement, 0: for ever; None: as long as the server says.
@@ -94,7 +110,7 @@ impl Queue {
     }
 
     /// Settings have changed: holds for what is outstanding too, from the next time that a channel looks.
-    pub fn set_consumer_timeout(&self, timeout: Option<u64>) {
+    fn set_consumer_timeout(&self, timeout: Option<u64>) {
         self.consumer_timeout.store(timeout.unwrap_or(NOT_SET), Ordering::Relaxed);
     }
 

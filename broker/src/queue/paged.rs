@@ -66,8 +66,8 @@ impl QueueState {
             self.paged.loading = None;
             self.paged.needed = false;
         }
-        let ttl = self.settings.message_ttl;
-        let lost = self.ready.fill(first, count, runs, |segment, dated| date(ttl, segment, dated));
+        let (lifetimes, ttl) = (&self.lifetimes, self.settings.message_ttl);
+        let lost = self.ready.fill(first, count, runs, |segment, dated| date(lifetimes, ttl, segment, dated));
         if lost > 0 {
             tracing::error!(queue = &*self.name, lost, "messages could not be read back and are lost");
         }

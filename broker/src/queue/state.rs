@@ -12,6 +12,7 @@ use super::Queue;
 use super::arguments::Settings;
 use super::consumers::Consumers;
 use super::effects::Effects;
+use super::lifetimes::Lifetimes;
 use super::paged::Paged;
 use super::ready::Ready;
 use crate::command::{
@@ -35,6 +36,7 @@ pub struct QueueState {
     pub(super) consumers: Consumers,
     pub(super) next_sequence: u64,
     pub(super) dead: bool,
+    pub(super) lifetimes: Lifetimes,
     /// Some message has a time to live.
     pub(super) timed: bool,
     /// When somebody last used the queue, for its lease.
@@ -57,6 +59,8 @@ pub struct Origin {
     pub next_sequence: u64,
     /// Recovered messages, in order.
     pub messages: Vec<Segment>,
+    /// How the time to live has changed.
+    pub lifetimes: Lifetimes,
     /// Milliseconds since the Unix epoch.
     pub now: u64,
 }
@@ -75,6 +79,7 @@ impl QueueState {
             consumers: Consumers::new(settings.single_active, settings.quorum),
             settings,
             next_sequence: origin.next_sequence,
+            lifetimes: origin.lifetimes,
             dead: false,
             timed: false,
             last_used: origin.now,
@@ -115,6 +120,7 @@ impl QueueState {
             QueueCommand::Purge { from } => self.purge(from, fx),
             QueueCommand::Status { from, stored, .. } => self.status(from, stored, now, fx),
             QueueCommand::Delete { from, if_unused, if_empty } => self.delete(from, if_unused, if_empty, fx),
+            QueueCommand::Configure(settings) => self.configure(*settings, now, fx),
             QueueCommand::Kill => self.die(fx),
             QueueCommand::Tick => {
                 self.armed = Segment::NEVER;
@@ -313,6 +319,26 @@ impl QueueState {
         fx.reply(&from, Reply::Error(error));
     }
 
+    /// Other settings, by a policy. What is over a new limit goes at the end of the turn; messages that are here keep
+    /// the deadlines they have.
+    fn configure(&mut self, settings: Settings, now: u64, fx: &mut Effects) {
+        if settings.expires != self.settings.expires {
+            self.last_used = now;
+        }
+        let ttls = (self.settings.message_ttl, settings.message_ttl);
+        if self.durable && ttls.0 != ttls.1 {
+            self.lifetimes.change(self.next_sequence, ttls);
+            fx.storage.push(Entry::Op(self.lifetimes.put(self.id)));
+        }
+        if settings.max_bytes.is_some() != self.settings.max_bytes.is_some() {
+            self.ready.count_bytes(settings.max_bytes.is_some());
+        }
+        if let Some(queue) = self.queue.upgrade() {
+            queue.configured(&settings);
+        }
+        self.settings = settings;
+    }
+
     /// Nobody has used the queue for as long as its lease says.
     fn end_lease(&mut self, now: u64, fx: &mut Effects) {
         if self.lease_ends().is_some_and(|end| now >= end) {
@@ -337,6 +363,7 @@ impl QueueState {
         self.give_out(fx);
         if self.durable || self.paged.spilled {
             fx.storage.push(Entry::Op(Op::DropQueue { queue: self.id }));
+            fx.storage.extend(self.lifetimes.delete(self.id).map(Entry::Op));
         }
     }
 
@@ -374,6 +401,7 @@ impl QueueState {
             | QueueCommand::Reject { .. }
             | QueueCommand::Requeue { .. }
             | QueueCommand::Cancel { then: None, .. }
+            | QueueCommand::Configure(_)
             | QueueCommand::Kill
             | QueueCommand::Tick
             | QueueCommand::Tidy

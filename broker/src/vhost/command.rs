@@ -2,9 +2,12 @@
 
 use leveret_protocol::amq::FieldTable;
 
+use tokio::sync::oneshot;
+
 use super::history::Remembered;
 use super::snapshot::Name;
 use crate::command::{Reply, Requester};
+use crate::policy::{Kind, Policy};
 
 /// `exchange.declare`, without the passive form, which needs no change.
 #[derive(Clone)]
@@ -45,6 +48,9 @@ pub struct BindingSpec {
     pub key: Box<[u8]>,
     pub arguments: FieldTable,
 }
+
+/// Told when what was asked for is on disk; dropped when it never will be.
+pub type Done = oneshot::Sender<()>;
 
 pub enum TopologyCommand {
     DeclareExchange {
@@ -100,4 +106,41 @@ pub enum TopologyCommand {
         id: u64,
         from: Option<Requester>,
     },
+    /// A checked policy is set, or changed.
+    SetPolicy {
+        kind: Kind,
+        policy: Box<Policy>,
+        done: Done,
+    },
+    ClearPolicy {
+        kind: Kind,
+        name: Box<str>,
+        done: Done,
+    },
+    /// The virtual host ends.
+    DeleteAll {
+        done: Done,
+    },
+}
+
+impl TopologyCommand {
+    /// Who asks for a change, or for what there is.
+    pub fn from(&self) -> Option<&Requester> {
+        match self {
+            TopologyCommand::DeclareExchange { from, .. }
+            | TopologyCommand::CheckExchange { from, .. }
+            | TopologyCommand::DeleteExchange { from, .. }
+            | TopologyCommand::Bind { from, .. }
+            | TopologyCommand::Unbind { from, .. }
+            | TopologyCommand::DeclareQueue { from, .. }
+            | TopologyCommand::DeleteQueue { from, .. } => Some(from),
+            TopologyCommand::QueueDead { .. }
+            | TopologyCommand::Remember { .. }
+            | TopologyCommand::Relay { .. }
+            | TopologyCommand::ConnectionGone { .. }
+            | TopologyCommand::SetPolicy { .. }
+            | TopologyCommand::ClearPolicy { .. }
+            | TopologyCommand::DeleteAll { .. } => None,
+        }
+    }
 }

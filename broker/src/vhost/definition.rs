@@ -1,4 +1,5 @@
 //! Durable exchanges, queues and bindings as storage keeps them: a key that names the thing, a value that describes it.
+//! What administrators set is in `records`, under keys of the same make.
 //!
 //! Key: kind (1 octet), virtual host, then the names, each with its length (u32, big-endian) before it. Value: one
 //! octet of flags, numbers big-endian, argument tables as on the wire.
@@ -8,6 +9,8 @@ use leveret_protocol::value::{decode_table, encode_table};
 use thiserror::Error;
 
 use super::command::{BindingSpec, DestinationKind, ExchangeDeclare, QueueDeclare};
+use super::records::{self, Record};
+use crate::queue::lifetimes::Lifetimes;
 
 /// A definition that cannot be read back.
 #[derive(Debug, Error)]
@@ -31,14 +34,19 @@ pub enum Definition {
     /// With its id in storage, if it holds messages back.
     Exchange(Option<u64>, ExchangeDeclare),
     Queue(u64, QueueDeclare),
+    /// How the time to live of the queue with this id has changed.
+    Lifetimes(u64, Lifetimes),
     /// With its place among the bindings of its source, where that matters.
     Binding(Option<u64>, BindingSpec),
+    /// What an administrator has set. A user belongs to no virtual host.
+    Record(Record),
 }
 
 const EXCHANGE: u8 = b'x';
 const QUEUE: u8 = b'q';
 const BINDING: u8 = b'b';
 const RETURNED: u8 = b'r';
+const LIFETIMES: u8 = b'l';
 
 // Flags of an exchange.
 const AUTO_DELETE: u8 = 1;
@@ -68,7 +76,7 @@ pub fn binding_key(vhost: &str, binding: &BindingSpec) -> Key {
     )
 }
 
-fn key(kind: u8, parts: &[&[u8]]) -> Key {
+pub(super) fn key(kind: u8, parts: &[&[u8]]) -> Key {
     let mut key = vec![kind];
     for part in parts {
         key.extend_from_slice(&(part.len() as u32).to_be_bytes());
@@ -84,6 +92,10 @@ pub fn binding_value(order: Option<u64>) -> Value {
 
 pub fn returned_key(queue: u64) -> Key {
     key(RETURNED, &[b"", &queue.to_be_bytes()])
+}
+
+pub fn lifetimes_key(queue: u64) -> Key {
+    key(LIFETIMES, &[b"", &queue.to_be_bytes()])
 }
 
 pub fn returned_value(returned: &[Returned]) -> Value {
@@ -180,6 +192,22 @@ pub fn decode(key: &[u8], value: &[u8]) -> Result<(Box<str>, Definition), BadDef
         RETURNED => {
             let id = part(&mut rest)?.try_into().map_err(|_| BadDefinition)?;
             Definition::Returned(u64::from_be_bytes(id), returned(value)?)
+        }
+        LIFETIMES => {
+            let id = part(&mut rest)?.try_into().map_err(|_| BadDefinition)?;
+            Definition::Lifetimes(u64::from_be_bytes(id), Lifetimes::read(value).ok_or(BadDefinition)?)
+        }
+        kind @ (records::USER
+        | records::VHOST
+        | records::PERMISSIONS
+        | records::TOPIC_PERMISSIONS
+        | records::POLICY
+        | records::OPERATOR_POLICY) => {
+            let mut names = Vec::new();
+            while !rest.is_empty() {
+                names.push(text(part(&mut rest)?)?);
+            }
+            Definition::Record(Record::read(kind, &names, value)?)
         }
         _ => return Err(BadDefinition),
     };

@@ -6,6 +6,7 @@ pub mod dead_letter;
 pub mod definition;
 pub mod history;
 pub mod publisher;
+pub mod records;
 pub mod replies;
 pub mod snapshot;
 pub mod topology;
@@ -19,6 +20,7 @@ use leveret_storage::{Gauge, Store};
 use self::command::TopologyCommand;
 use self::dead_letter::{DeadLetter, DeadLetterOwner};
 use self::publisher::Publisher;
+use self::records::Metadata;
 use self::replies::Replies;
 use self::snapshot::Snapshot;
 use self::topology::TopologyOwner;
@@ -31,6 +33,7 @@ use crate::timers::Timers;
 
 pub struct VHost {
     pub name: Arc<str>,
+    metadata: ArcSwap<Metadata>,
     snapshot: ArcSwap<Snapshot>,
     generation: AtomicU64,
     topology: Arc<Turn<TopologyOwner>>,
@@ -64,6 +67,7 @@ impl VHost {
             let owner = TopologyOwner::new(name.clone(), vhost.clone(), parts);
             VHost {
                 name,
+                metadata: ArcSwap::default(),
                 snapshot: ArcSwap::from_pointee(owner.snapshot()),
                 generation: AtomicU64::new(1),
                 topology: Turn::new(owner),
@@ -80,6 +84,33 @@ impl VHost {
             owner.publish();
             result
         })
+    }
+
+    /// Lets definitions be imported; what they change is stored and in force afterwards.
+    pub fn import<R>(&self, fill: impl FnOnce(&mut TopologyOwner) -> R) -> R {
+        let result = self.topology.with(|owner| {
+            let result = fill(owner);
+            owner.publish();
+            owner.hand_out();
+            result
+        });
+        // What came meanwhile was left for us.
+        self.topology.run();
+        result
+    }
+
+    /// What is known of it beyond its name.
+    pub fn metadata(&self) -> Guard<Arc<Metadata>> {
+        self.metadata.load()
+    }
+
+    pub fn describe(&self, metadata: Metadata) {
+        self.metadata.store(Arc::new(metadata));
+    }
+
+    /// Routes that were found no longer hold, as when permissions have changed.
+    pub fn touch(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The topology as it is now.

@@ -12,6 +12,7 @@ use leveret_protocol::content::Properties;
 
 use crate::delayed::{Delayed, header};
 use crate::exchange::{self, ExchangeType, Router};
+use crate::policy::Policies;
 use crate::queue::Queue;
 
 /// A name as a key: any bytes, cheap to copy.
@@ -21,6 +22,8 @@ pub type Name = Arc<[u8]>;
 pub struct Snapshot {
     pub exchanges: imbl::HashMap<Name, Arc<Exchange>>,
     pub queues: imbl::HashMap<Name, Arc<Queue>>,
+    /// Already applied to both.
+    pub policies: Policies,
 }
 
 /// What was declared of an exchange.
@@ -32,7 +35,7 @@ pub struct ExchangeSpec {
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: FieldTable,
-    /// Where messages go that match no binding.
+    /// Where messages go that match no binding, by its own argument.
     pub alternate: Option<Name>,
     /// x-recent-history: how many messages it keeps.
     pub history: Option<usize>,
@@ -44,6 +47,11 @@ impl ExchangeSpec {
     /// The type of exchanges that hold messages back, and route them as another type then.
     pub const DELAYED: &str = "x-delayed-message";
 
+    /// It was declared as a topic exchange: topic permissions are for those.
+    pub fn is_topic(&self) -> bool {
+        self.kind == ExchangeType::Topic && self.delayed.is_none()
+    }
+
     /// The type that it was declared with.
     pub fn type_name(&self) -> &'static str {
         if self.delayed.is_some() { ExchangeSpec::DELAYED } else { self.kind.as_str() }
@@ -54,6 +62,8 @@ impl ExchangeSpec {
 pub struct Exchange {
     pub spec: Arc<ExchangeSpec>,
     pub router: Router<Destination>,
+    /// Where messages go that match no binding, by argument or policy.
+    pub alternate: Option<Name>,
 }
 
 /// What a binding leads to.
@@ -190,7 +200,7 @@ impl Path {
 
     /// The message also goes to what takes over where `exchange` leads nowhere.
     fn follow_alternate(&mut self, snapshot: &Snapshot, exchange: &Exchange) {
-        if let Some(alternate) = &exchange.spec.alternate {
+        if let Some(alternate) = &exchange.alternate {
             self.follow(snapshot, alternate);
         }
     }

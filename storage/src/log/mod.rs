@@ -111,10 +111,11 @@ impl Tail {
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {
-        if self.kind == Kind::Kept && self.synced < self.sequence {
-            if let Some(head) = &self.head {
-                head.sync()?;
-            }
+        if self.kind == Kind::Kept
+            && self.synced < self.sequence
+            && let Some(head) = &self.head
+        {
+            head.sync()?;
         }
         self.synced = self.sequence;
         Ok(())

@@ -8,11 +8,13 @@ use crate::vhost::command::{BindingSpec, DestinationKind, ExchangeDeclare, Queue
 struct Bench {
     vhost: Arc<VHost>,
     routes: Routes,
+    rights: Rights,
 }
 
 impl Bench {
     fn new() -> Bench {
-        Bench { vhost: testing::vhost(&testing::store()), routes: Routes::default() }
+        let vhost = testing::vhost(&testing::store());
+        Bench { rights: testing::all_rights(&vhost.name), vhost, routes: Routes::default() }
     }
 
     fn declare_queue(&self, name: &str) {
@@ -82,7 +84,7 @@ impl Bench {
 
     /// As a publish does: an exchange that does not exist is told before anything else.
     fn find(&mut self, publish: &Publish<'_>, properties: &Properties<'_>) -> Result<Route, AmqpError> {
-        let known = self.routes.known(&self.vhost, publish)?;
+        let known = self.routes.known(&self.vhost, &mut self.rights, publish)?;
         match (known, Copies::of(properties)?) {
             (Some(route), None) => Ok(route),
             (_, copies) => self.routes.look_up(&self.vhost, publish, properties, copies),

@@ -555,7 +555,9 @@ fn state(settings: &Settings, next_sequence: u64, messages: Vec<Segment>, now: u
 /// A message as recovery gives it to the queue.
 fn stored(first: u64, run: Run, redelivered: bool) -> Segment {
     let returns = u32::from(redelivered);
-    Segment { persistent: true, redelivered, returns, ..Segment::new(first, run) }
+    // Its content says when it expires, if it does.
+    let expires = Segment::UNDATED;
+    Segment { persistent: true, redelivered, returns, expires, ..Segment::new(first, run) }
 }
 
 /// Whole messages, of which the bodies are these numbers.

@@ -1,5 +1,6 @@
 //! The rules of a queue, driven by hand: a sentence a test. Random lives of a queue against a list are in `model`.
 
+mod configured;
 mod delivery;
 mod durable;
 mod endings;
@@ -185,6 +186,7 @@ fn word(entry: &Entry<Token>) -> String {
             format!("{level:?}: confirm {}+{count}", to.first)
         }
         Entry::Notify(level, Token::Reply { .. }) => format!("{level:?}: reply"),
+        Entry::Notify(level, Token::Done(_)) => format!("{level:?}: done"),
         Entry::Notify(level, Token::Spill(_)) => format!("{level:?}: spill"),
     }
 }
@@ -316,7 +318,7 @@ fn hear(event: &ConnectionEvent) -> String {
         ConnectionEvent::ConsumerGone { .. } => "consumer gone".into(),
         ConnectionEvent::DirectReply { .. } => "direct reply".into(),
         ConnectionEvent::Tidy => "tidy".into(),
-        ConnectionEvent::Close { error, .. } => error.reply_text(),
+        ConnectionEvent::Close { error, .. } | ConnectionEvent::Forced { error, .. } => error.reply_text(),
     }
 }
 

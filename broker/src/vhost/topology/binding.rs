@@ -6,15 +6,27 @@ impl TopologyOwner {
     pub(super) fn bind(&mut self, from: &Requester, binding: BindingSpec) -> Result<(), AmqpError> {
         let exchange = self.bindable(&binding)?.clone();
         let (destination, destination_durable) = self.destination(from, &binding)?;
+        let durable = exchange.spec.durable && destination_durable;
+        let ok = methods::bind_ok(binding.kind);
+        self.bind_to(&exchange, binding, destination, destination_durable)?;
+        self.answer_as(durable, from, ok);
+        Ok(())
+    }
+
+    /// Checks a binding and adds it; `to_durable`: its destination is.
+    pub(super) fn bind_to(
+        &mut self,
+        exchange: &Exchange,
+        binding: BindingSpec,
+        destination: Destination,
+        to_durable: bool,
+    ) -> Result<(), AmqpError> {
         Router::<Destination>::validate(exchange.spec.kind, &binding.key, &binding.arguments)
             .map_err(|error| AmqpError::precondition_failed(error.to_string()))?;
         if exchange.spec.kind == ExchangeType::LocalRandom {
             self.classic_queue(&destination)?;
         }
-        let durable = exchange.spec.durable && destination_durable;
-        let ok = methods::bind_ok(binding.kind);
-        self.add_binding(binding, destination, durable, true);
-        self.answer_as(durable, from, ok);
+        self.add_binding(binding, destination, exchange.spec.durable && to_durable, true);
         Ok(())
     }
 
@@ -52,7 +64,7 @@ impl TopologyOwner {
             return Err(AmqpError::precondition_failed("Destination not found"));
         };
         let declared = self.declared.get(queue.name.as_bytes());
-        match declared.and_then(|declare| arguments::get(&declare.arguments, "x-queue-type")) {
+        match declared.and_then(|declared| arguments::get(&declared.declare.arguments, "x-queue-type")) {
             Some(AMQPValue::LongString(kind)) if kind.as_bytes() != b"classic" => {
                 let kind = leveret_protocol::error::text_of(kind.as_bytes());
                 let text = format!("Queue type rabbit_{kind}_queue not valid for this exchange type");

@@ -7,17 +7,16 @@ use super::*;
 impl TopologyOwner {
     pub(super) fn add_exchange(&mut self, spec: ExchangeSpec, router: Router<Destination>) {
         let name: Name = spec.name.as_bytes().into();
+        let alternate = alternate(&self.snapshot.policies, &spec);
         if let Some(length) = spec.history {
             self.histories.add(name.clone(), length);
         }
-        self.snapshot.exchanges.insert(name, Arc::new(Exchange { spec: Arc::new(spec), router }));
+        self.snapshot.exchanges.insert(name, Arc::new(Exchange { spec: Arc::new(spec), router, alternate }));
         self.changed = true;
     }
 
     pub(super) fn declare_exchange(&mut self, from: &Requester, declare: ExchangeDeclare) -> Result<(), AmqpError> {
-        if &*declare.kind != ExchangeSpec::DELAYED {
-            type_named(&declare.kind)?;
-        }
+        check_type(&declare.kind)?;
         not_default(&declare.name)?;
         let described = names::exchange(&declare.name, &self.name);
         if let Ok(existing) = self.exchange(&declare.name) {
@@ -26,24 +25,34 @@ impl TopologyOwner {
             self.answer_as(durable, from, methods::exchange_declare_ok());
             return Ok(());
         }
+        let durable = self.new_exchange(&declare)?;
+        self.answer_as(durable, from, methods::exchange_declare_ok());
+        Ok(())
+    }
+
+    /// Creates an exchange; answers whether it is durable.
+    pub(super) fn new_exchange(&mut self, declare: &ExchangeDeclare) -> Result<bool, AmqpError> {
+        check_type(&declare.kind)?;
+        not_default(&declare.name)?;
+        let described = names::exchange(&declare.name, &self.name);
         if declare.name.starts_with("amq.") {
             let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", declare.name);
             return Err(AmqpError::access_refused(text));
         }
-        let (mut spec, router) = exchange_spec(&declare, &described)?;
+        let (mut spec, router) = exchange_spec(declare, &described)?;
         if &*declare.kind == ExchangeSpec::DELAYED {
-            spec.delayed = Some(self.delayed(None, &declare));
+            spec.delayed = Some(self.delayed(None, declare));
         }
         if spec.durable {
             let id = spec.delayed.as_ref().map(|delayed| delayed.id);
             self.entries.push(Entry::Op(Op::PutDefinition {
                 key: definition::exchange_key(&self.name, &declare.name),
-                value: definition::exchange_value(id, &declare),
+                value: definition::exchange_value(id, declare),
             }));
         }
-        self.answer_as(spec.durable, from, methods::exchange_declare_ok());
+        let durable = spec.durable;
         self.add_exchange(spec, router);
-        Ok(())
+        Ok(durable)
     }
 
     /// What an x-delayed-message exchange holds back: nothing yet. With the `id` in storage that it had, if any.
@@ -107,6 +116,14 @@ impl TopologyOwner {
 }
 
 /// The type of that name.
+///
+/// # Errors
+/// 406 for an unknown one.
+pub fn check_type(name: &str) -> Result<(), AmqpError> {
+    if name == ExchangeSpec::DELAYED { Ok(()) } else { type_named(name).map(drop) }
+}
+
+/// The routing type of that name.
 fn type_named(name: &str) -> Result<ExchangeType, AmqpError> {
     let unknown = || AmqpError::precondition_failed(format!("unknown exchange type '{name}'"));
     ExchangeType::parse(name).ok_or_else(unknown)

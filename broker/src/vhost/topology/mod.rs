@@ -5,6 +5,8 @@
 
 mod binding;
 mod exchanges;
+mod import;
+mod policies;
 mod queues;
 mod recovery;
 
@@ -16,7 +18,9 @@ use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Entry, Gauge, Level, Op, Store};
 
+pub use self::exchanges::check_type;
 use self::exchanges::exchange_spec;
+use self::policies::{Declared, alternate};
 use self::queues::flags;
 use super::bindings::{Bindings, Bound};
 use super::command::*;
@@ -30,6 +34,7 @@ use crate::exchange::{self, ExchangeType, Router};
 use crate::mailbox::Owner;
 use crate::paging::Paging;
 use crate::queue::arguments::{self, Flags, Settings};
+use crate::queue::lifetimes::Lifetimes;
 use crate::queue::{Origin, Outside, Queue, equivalence};
 use crate::timers::Timers;
 use crate::{methods, names};
@@ -39,11 +44,13 @@ pub struct TopologyOwner {
     name: Arc<str>,
     snapshot: Snapshot,
     changed: bool,
+    /// The virtual host is no more.
+    deleted: bool,
     bindings: Bindings,
     /// Of the x-recent-history exchanges.
     histories: Histories,
     /// What each queue was declared with.
-    declared: HashMap<Name, QueueDeclare>,
+    declared: HashMap<Name, Declared>,
     /// Exclusive queues by the connection that owns them.
     exclusive: HashMap<u64, HashSet<Name>>,
     next_id: Arc<AtomicU64>,
@@ -55,6 +62,7 @@ pub struct TopologyOwner {
     entries: Vec<Entry<Token>>,
     replies: Vec<(Requester, Reply)>,
     told: Vec<(Arc<Queue>, QueueCommand)>,
+    done: Vec<Entry<Token>>,
     /// What exchanges held back that are gone.
     dropped: Vec<Arc<Delayed>>,
 }
@@ -79,6 +87,7 @@ impl Owner for TopologyOwner {
         self.entries.clear();
         self.replies.clear();
         self.told.clear();
+        self.done.clear();
         self.dropped.clear();
     }
 }
@@ -91,6 +100,7 @@ impl TopologyOwner {
             name,
             snapshot: Snapshot::default(),
             changed: true,
+            deleted: false,
             bindings: Bindings::default(),
             histories: Histories::new(gauge.clone(), clock),
             declared: HashMap::new(),
@@ -103,6 +113,7 @@ impl TopologyOwner {
             entries: Vec::new(),
             replies: Vec::new(),
             told: Vec::new(),
+            done: Vec::new(),
             dropped: Vec::new(),
         };
         owner.predeclare();
@@ -149,7 +160,7 @@ impl TopologyOwner {
         }
     }
 
-    fn hand_out(&mut self) {
+    pub(super) fn hand_out(&mut self) {
         if !self.entries.is_empty() {
             self.store.submit(&mut self.entries);
         }
@@ -162,9 +173,18 @@ impl TopologyOwner {
         for delayed in self.dropped.drain(..) {
             delayed.push(DelayedCommand::Drop);
         }
+        if !self.done.is_empty() {
+            self.store.submit(&mut self.done);
+        }
     }
 
     fn apply(&mut self, command: TopologyCommand) {
+        if self.deleted
+            && let Some(from) = command.from()
+        {
+            let text = format!("vhost '{}' is deleted", self.name);
+            return self.replies.push((from.clone(), Reply::Error(AmqpError::connection_forced(text))));
+        }
         let (from, outcome) = match command {
             TopologyCommand::DeclareExchange { from, declare } => {
                 let outcome = self.declare_exchange(&from, declare);
@@ -202,6 +222,9 @@ impl TopologyOwner {
             }
             TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
+            TopologyCommand::SetPolicy { kind, policy, done } => return self.set_policy(kind, *policy, done),
+            TopologyCommand::ClearPolicy { kind, name, done } => return self.clear_policy(kind, &name, done),
+            TopologyCommand::DeleteAll { done } => return self.delete_all(done),
         };
         if let Err(error) = outcome {
             self.replies.push((from, Reply::Error(error)));

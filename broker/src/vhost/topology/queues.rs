@@ -20,11 +20,15 @@ impl TopologyOwner {
             return Err(AmqpError::not_found(format!("no {described}")));
         }
         let settings = arguments::parse(&declare.arguments, flags(&declare), &described)?;
-        self.create_queue(from, declare, settings)
+        let name = declare.name.clone();
+        let durable = self.create_queue(declare, settings, Some(from.peer.id))?;
+        let reply = Reply::Declared { queue: name, messages: 0, consumers: 0 };
+        self.reply_as(durable, from.clone(), reply);
+        Ok(())
     }
 
     pub(super) fn equivalent_queue(&self, queue: &Queue, new: &QueueDeclare, described: &str) -> Result<(), AmqpError> {
-        let Some(current) = self.declared.get(new.name.as_bytes()) else {
+        let Some(Declared { declare: current, .. }) = self.declared.get(new.name.as_bytes()) else {
             return Ok(());
         };
         if new.exclusive != queue.exclusive_to.is_some() {
@@ -37,12 +41,14 @@ impl TopologyOwner {
         equivalence::equivalent(&current.arguments, &new.arguments, described)
     }
 
+    /// Creates a queue with `own` settings by its arguments; an exclusive one is the connection's `owner`. Answers
+    /// whether it is durable.
     pub(super) fn create_queue(
         &mut self,
-        from: &Requester,
         declare: QueueDeclare,
-        settings: Settings,
-    ) -> Result<(), AmqpError> {
+        own: Settings,
+        owner: Option<u64>,
+    ) -> Result<bool, AmqpError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let durable = declare.durable && !declare.exclusive;
         let mark = if durable {
@@ -53,16 +59,17 @@ impl TopologyOwner {
         } else {
             None
         };
-        let exclusive_to = declare.exclusive.then_some(from.peer.id);
+        let exclusive_to = owner.filter(|_| declare.exclusive);
         let origin = Origin {
             id,
             name: declare.name.clone(),
             vhost: self.name.clone(),
             durable,
             auto_delete: declare.auto_delete,
-            settings,
+            settings: self.note_declared(declare.clone(), own),
             next_sequence: 1,
             messages: Vec::new(),
+            lifetimes: Lifetimes::default(),
             now: self.timers.now(),
         };
         let queue = Queue::new(origin, exclusive_to, mark, self.outside());
@@ -70,22 +77,17 @@ impl TopologyOwner {
         if let Some(owner) = exclusive_to {
             self.exclusive.entry(owner).or_default().insert(name.clone());
         }
-        let reply = Reply::Declared { queue: declare.name.clone(), messages: 0, consumers: 0 };
         if durable {
             self.entries.push(Entry::Op(Op::PutDefinition {
                 key: definition::queue_key(&self.name, &declare.name),
                 value: definition::queue_value(id, &declare),
             }));
-            self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to: from.clone(), reply }));
-        } else {
-            self.replies.push((from.clone(), reply));
         }
         // Its lease begins.
         self.told.push((queue.clone(), QueueCommand::Tick));
-        self.snapshot.queues.insert(name.clone(), queue);
-        self.declared.insert(name, declare);
+        self.snapshot.queues.insert(name, queue);
         self.changed = true;
-        Ok(())
+        Ok(durable)
     }
 
     pub(super) fn delete_queue(

@@ -39,14 +39,16 @@ impl TopologyOwner {
         declare: QueueDeclare,
         next_sequence: u64,
         messages: Vec<Segment>,
+        lifetimes: Lifetimes,
     ) -> Result<(), StorageError> {
         let described = names::queue(&declare.name, &self.name);
-        let settings = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
+        let own = arguments::parse(&declare.arguments, flags(&declare), &described).unwrap_or_else(|error| {
             tracing::error!(queue = &*declare.name, "arguments are left out: {}", error.reply_text());
             Settings::default()
         });
+        let settings = self.note_declared(declare.clone(), own);
         let mut messages = messages;
-        if settings.message_ttl.is_some() {
+        if settings.message_ttl.is_some() || !lifetimes.is_empty() {
             messages.iter_mut().for_each(|segment| segment.expires = Segment::UNDATED);
         }
         if settings.needs_content() {
@@ -60,14 +62,14 @@ impl TopologyOwner {
             durable: true,
             auto_delete: declare.auto_delete,
             settings,
-            next_sequence,
+            next_sequence: next_sequence.max(lifetimes.next()),
             messages,
+            lifetimes,
             now: self.timers.now(),
         };
         let queue = Queue::new(origin, None, Some(mark), self.outside());
         let name: Name = declare.name.as_bytes().into();
-        self.snapshot.queues.insert(name.clone(), queue);
-        self.declared.insert(name, declare);
+        self.snapshot.queues.insert(name, queue);
         Ok(())
     }
 

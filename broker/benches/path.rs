@@ -1,0 +1,225 @@
+//! What a message costs on its whole way through the broker: codec, routing, queue, encoding, in one process, with a
+//! client that waits for each round to come back before it sends the next. So a run does the same every time.
+//!
+//! `cargo bench -p leveret --bench path` prints nanoseconds per message, kernel and client included.
+//! `benches/instructions` runs one case at a time under callgrind, which counts the broker's instructions only.
+
+#[path = "path/client.rs"]
+mod client;
+
+use std::env;
+use std::hint::black_box;
+use std::time::Instant;
+
+use client::Client;
+
+/// Messages of a round: few enough to be one segment on the loopback.
+const BATCH: u64 = 100;
+
+/// What is there, and what a round does.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    /// Queues declared besides those that are used.
+    idle_queues: usize,
+    /// Queues that messages go to in turn.
+    queues: usize,
+    /// Bindings of a topic exchange, of which each message matches one; 0: the default exchange.
+    bindings: usize,
+    /// Routing keys in turn, if there are bindings.
+    keys: usize,
+    /// Messages ready all the time.
+    ready: u64,
+    /// Messages unacked all the time.
+    unacked: u64,
+    /// Of these, the newest are acked, and not the oldest.
+    newest: bool,
+    /// No acks.
+    auto: bool,
+    /// Bytes.
+    body: usize,
+    /// Publisher confirms.
+    confirms: bool,
+}
+
+const PLAIN: Case = Case {
+    name: "auto-ack 16 B",
+    idle_queues: 0,
+    queues: 1,
+    bindings: 0,
+    keys: 1,
+    ready: 0,
+    unacked: 0,
+    newest: false,
+    auto: true,
+    body: 16,
+    confirms: false,
+};
+const ACKED: Case = Case { name: "ack every one", auto: false, ..PLAIN };
+
+const CASES: [Case; 17] = [
+    PLAIN,
+    Case { name: "auto-ack 1 KiB", body: 1024, ..PLAIN },
+    ACKED,
+    Case { name: "confirms", confirms: true, ..PLAIN },
+    Case { name: "queues 10000", idle_queues: 9_999, ..PLAIN },
+    Case { name: "queues in turn 100", queues: 100, ..PLAIN },
+    Case { name: "queues in turn 1000", queues: 1_000, ..PLAIN },
+    Case { name: "queues in turn 10000", queues: 10_000, ..PLAIN },
+    Case { name: "bindings 10", bindings: 10, keys: 10, ..PLAIN },
+    Case { name: "bindings 1000", bindings: 1_000, keys: 10, ..PLAIN },
+    Case { name: "bindings 100000", bindings: 100_000, keys: 10, ..PLAIN },
+    Case { name: "ready 0", ..ACKED },
+    Case { name: "ready 1000000", ready: 1_000_000, ..ACKED },
+    Case { name: "unacked 1", unacked: 1, ..ACKED },
+    Case { name: "unacked 1000", unacked: 1_000, ..ACKED },
+    Case { name: "unacked 1 newest", unacked: 1, newest: true, ..ACKED },
+    Case { name: "unacked 1000 newest", unacked: 1_000, newest: true, ..ACKED },
+];
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let measured = env::args().any(|argument| argument == "--bench");
+    match &arguments[..] {
+        [list] if list == "--list" => CASES.iter().for_each(|case| println!("{}", case.name)),
+        // For callgrind: a case, and how many rounds.
+        [name, rounds] => {
+            let case = CASES.iter().find(|case| case.name == name).expect("a case that --list names");
+            let rounds = rounds.parse().expect("a number of rounds");
+            with_broker(|mut client| {
+                let mut round = prepare(case, &mut client);
+                // Twice round the queues and keys: caches are then as they will stay.
+                let warm_up = 2 * (case.queues.max(case.keys) as u64).div_ceil(BATCH) + 2;
+                (0..warm_up).for_each(|_| round(&mut client));
+                counted(&mut round, &mut client, rounds);
+            });
+        }
+        [] => {
+            for case in &CASES {
+                with_broker(|mut client| time(case, &mut client, measured));
+            }
+            for queues in [100, 100_000] {
+                let queues = if measured { queues } else { 100 };
+                with_broker(|mut client| declarations(&mut client, queues));
+            }
+        }
+        _ => panic!("[CASE ROUNDS]"),
+    }
+}
+
+/// Whatever is counted happens in here: callgrind is told its name.
+#[inline(never)]
+fn counted(round: &mut impl FnMut(&mut Client), client: &mut Client, rounds: u64) {
+    for _ in 0..rounds {
+        round(client);
+    }
+    black_box(client);
+}
+
+/// A broker in memory with one worker thread, and a client.
+fn with_broker(work: impl FnOnce(Client)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let broker = runtime.block_on(leveret::Broker::start(leveret::Config::in_memory())).expect("a broker");
+    work(Client::connect(broker.addresses()[0]));
+    runtime.block_on(broker.shutdown()).expect("a clean end");
+}
+
+/// Declares what the case wants and returns its round.
+fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> {
+    let case = *case;
+    (0..case.idle_queues).for_each(|n| client.declare(&format!("idle-{n}")));
+    (0..case.queues).for_each(|n| client.declare(&format!("queue-{n}")));
+    client.synchronize();
+    let exchange = if case.bindings > 0 { "topic" } else { "" };
+    if case.bindings > 0 {
+        client.exchange(exchange);
+        (0..case.bindings).for_each(|n| client.bind("queue-0", exchange, &format!("stock.*.k{n}")));
+        client.synchronize();
+    }
+    let keys: Vec<String> = match case.bindings {
+        0 => (0..case.queues).map(|n| format!("queue-{n}")).collect(),
+        _ => (0..case.keys).map(|n| format!("stock.usd.k{}", n * (case.bindings / case.keys))).collect(),
+    };
+    if case.confirms {
+        client.select_confirms();
+    }
+    let mut published = 0;
+    let mut publish = move |client: &mut Client, count: u64| {
+        for _ in 0..count {
+            client.publish(exchange, &keys[published % keys.len()], case.body);
+            published += 1;
+        }
+    };
+    // Before there is a consumer, so that they pile up.
+    for _ in 0..case.ready / BATCH {
+        publish(client, BATCH);
+        client.synchronize();
+    }
+    // With messages behind, only what is acked makes room for more.
+    let window = if case.ready > 0 { BATCH } else { 0 };
+    client.prefetch(window as u16);
+    (0..case.queues).for_each(|n| client.consume(&format!("queue-{n}"), case.auto));
+    client.synchronize();
+    if case.ready > 0 {
+        client.receive(BATCH);
+    }
+    if case.unacked > 0 {
+        publish(client, case.unacked);
+        client.send();
+        client.receive(case.unacked);
+    }
+    move |client| {
+        publish(client, BATCH);
+        let confirms = if case.confirms { BATCH } else { 0 };
+        match (case.auto, case.ready > 0) {
+            (true, _) => {
+                client.send();
+                client.receive(BATCH);
+                client.receive_confirms(confirms);
+            }
+            // What is acked makes room for as many.
+            (false, true) => {
+                client.ack_oldest(BATCH);
+                client.send();
+                client.receive(BATCH);
+            }
+            (false, false) => {
+                client.send();
+                client.receive(BATCH);
+                if case.newest { client.ack_newest(BATCH) } else { client.ack_oldest(BATCH) }
+            }
+        }
+    }
+}
+
+/// Prints the best of some stretches of rounds, which is the one that was disturbed least.
+fn time(case: &Case, client: &mut Client, measured: bool) {
+    let case = if measured { *case } else { Case { ready: case.ready.min(1_000), idle_queues: 10, ..*case } };
+    let mut round = prepare(&case, client);
+    let (stretches, rounds) = if measured { (10, 100) } else { (1, 2) };
+    let mut best = f64::MAX;
+    for _ in 0..stretches {
+        let start = Instant::now();
+        (0..rounds).for_each(|_| round(client));
+        best = best.min(start.elapsed().as_secs_f64() * 1e9 / (rounds * BATCH) as f64);
+    }
+    println!("{:24} {best:8.0} ns a message", case.name);
+}
+
+/// Declaring and binding one queue more where there are so many.
+fn declarations(client: &mut Client, queues: usize) {
+    const STEPS: usize = 1_000;
+    client.exchange("topic");
+    let declare = |client: &mut Client, n: usize| {
+        client.declare(&format!("queue-{n}"));
+        client.bind(&format!("queue-{n}"), "topic", &format!("stock.*.k{n}"));
+    };
+    (0..queues).for_each(|n| declare(client, n));
+    client.synchronize();
+    let start = Instant::now();
+    (queues..queues + STEPS).for_each(|n| declare(client, n));
+    client.synchronize();
+    let nanos = start.elapsed().as_secs_f64() * 1e9 / STEPS as f64;
+    println!("{:24} {nanos:8.0} ns a queue", format!("declare+bind at {queues}"));
+}
