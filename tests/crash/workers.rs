@@ -94,7 +94,7 @@ async fn session(job: Job, site: &Site, connection: &Connection, random: &mut Ra
             while !site.stop.load(Ordering::Relaxed) {
                 let ids: Vec<u64> = (0..5).map(|_| site.ledger.publish(queue, Way::Queue)).collect();
                 for id in &ids {
-                    let _ = send(&channel, ("", queue), *id, 50, BasicProperties::default()).await?;
+                    drop(send(&channel, ("", queue), *id, 50, BasicProperties::default()).await?);
                 }
                 channel.tx_commit().await?;
                 ids.iter().for_each(|id| site.ledger.confirm(*id));

@@ -313,7 +313,11 @@ impl Ready {
         if self.bytes.is_some() {
             return true;
         }
-        self.levels.iter_mut().fold(true, |all, level| level.spill(keep, &mut release) && all)
+        let mut all = true;
+        for level in &mut self.levels {
+            all &= level.spill(keep, &mut release);
+        }
+        all
     }
 
     /// What to read from storage next, so that about `ahead` bytes of what is next are in memory: first sequence
