@@ -17,6 +17,9 @@ pub struct Edits<'a> {
     pub remove: &'a [&'a str],
     /// Headers to write, each in place of all entries with its key. They come last, in this order.
     pub put: &'a [(&'a str, AMQPValue)],
+    /// Headers to write as `put` does, and before those, given as they are on the wire: tag and value. For tables whose
+    /// entries have an order.
+    pub put_encoded: &'a [(&'a str, Vec<u8>)],
     /// Take out the expiration, as dead-lettering does.
     pub drop_expiration: bool,
     /// Write this `reply-to`, in place of the old one or none; at most 255 octets, what exceeds them is cut.
@@ -37,7 +40,7 @@ pub fn edit(payload: &[u8], edits: &Edits<'_>) -> Result<Vec<u8>, AmqpError> {
     before.string(14);
     let (start, rest) = header.properties.split_at(header.properties.len() - before.reader.0.len());
 
-    let has_headers = old.headers.is_some() || !edits.put.is_empty();
+    let has_headers = old.headers.is_some() || !edits.put.is_empty() || !edits.put_encoded.is_empty();
     let mut flags = header.flags & !HEADERS & !UNUSED;
     if has_headers {
         flags |= HEADERS;
@@ -101,11 +104,18 @@ fn push_headers(out: &mut Vec<u8>, old: Table<'_>, edits: &Edits<'_>) {
     while let Some((key, _)) = entries.next() {
         let entry = here.len() - entries.rest().len();
         let gone = edits.remove.iter().any(|name| name.as_bytes() == key)
-            || edits.put.iter().any(|(name, _)| name.as_bytes() == key);
+            || edits.put.iter().any(|(name, _)| name.as_bytes() == key)
+            || edits.put_encoded.iter().any(|(name, _)| name.as_bytes() == key);
         if !gone {
             out.extend_from_slice(here.get(..entry).unwrap_or_default());
         }
         here = entries.rest();
+    }
+    for (name, value) in edits.put_encoded {
+        let name = name.get(..255).unwrap_or(name);
+        out.push(name.len() as u8);
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(value);
     }
     for (name, value) in edits.put {
         let mut table = FieldTable::default();

@@ -103,7 +103,7 @@ fn purge_delete_expiry_auto_delete_and_reject_publish_dead_letter_nothing() {
     peer.cancel(1, "c");
     peer.expect_no_queue(1, &forsaken);
     // Whatever had gone to the grave would have gone before this.
-    let (last, _) = (peer.queue_with(1, &to_grave), ());
+    let last = peer.queue_with(1, &to_grave);
     peer.publish(1, "", &last, "dead");
     reject_next(&mut peer, &last);
     assert_eq!(peer.wait_for(1, &grave).1.text(), "dead");
@@ -273,6 +273,27 @@ fn an_entry_of_x_death_has_these_keys_and_types_and_no_others() {
     let AMQPValue::Timestamp(time) = value("time") else { panic!("{entry:?}") };
     let now = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_secs();
     assert!(time <= now + 1 && time + 60 > now, "seconds: {time}, now {now}");
+}
+
+#[test]
+fn the_keys_of_an_entry_of_x_death_have_this_order_on_the_wire() {
+    let mut peer = peer();
+    let grave = peer.queue(1, "grave");
+    let queue = peer.queue_with(1, &[(DLX, text("")), (DLK, text(&grave))]);
+    let order = ["original-expiration", "count", "reason", "queue", "time", "exchange", "routing-keys"];
+    let expiring = Content::with(1 << 8, Octets::new().shortstr("60000"), "x");
+    for (message, keys) in [(expiring, &order[..]), (Content::new("x"), &order[1..])] {
+        peer.publish_content(1, say::publish("", &queue), &message);
+        reject_next(&mut peer, &queue);
+        let (_, content) = peer.wait_for(1, &grave);
+        let mut octets = &content.properties[..];
+        for key in keys {
+            let key = [&[key.len() as u8], key.as_bytes()].concat();
+            let place = octets.windows(key.len()).position(|found| found == key);
+            let place = place.unwrap_or_else(|| panic!("{keys:?} in this order: {content:?}"));
+            octets = &octets[place + key.len()..];
+        }
+    }
 }
 
 /// Two queues, each the other's grave.

@@ -109,17 +109,6 @@ fn deliveries_that_were_written_before_cancel_ok_are_valid() {
 }
 
 #[test]
-fn a_deleted_queues_own_consumer_hears_of_it_beside_delete_ok() {
-    let mut peer = peer();
-    let queue = peer.queue(1, "own");
-    peer.consume(1, &queue, "c");
-    peer.send(1, say::delete(&queue));
-    let mut heard = [peer.frame(), peer.frame()].map(|frame| frame.payload[..4].to_vec());
-    heard.sort();
-    assert_eq!(heard, [[0, 50, 0, 41], [0, 60, 0, 30]], "delete-ok and basic.cancel, in either order");
-}
-
-#[test]
 fn a_queue_that_expires_cancels_no_consumer_since_it_has_none() {
     let mut peer = peer();
     let queue = peer.queue_with(1, &[("x-expires", int(50))]);

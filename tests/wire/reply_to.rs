@@ -166,6 +166,16 @@ fn the_reply_to_of_a_request_is_rewritten_and_nothing_else() {
 }
 
 #[test]
+fn a_generated_name_looks_like_rabbitmqs() {
+    let name = address(&mut requester());
+    let secret = name.strip_prefix("amq.rabbitmq.reply-to.").and_then(|rest| rest.split_once('.'));
+    let (opaque, secret) = secret.expect("amq.rabbitmq.reply-to.<opaque>.<secret>");
+    // 16 octets in base64, with its padding: some clients' tests look at that.
+    assert!(!opaque.is_empty() && secret.len() == 24 && secret.ends_with("=="), "{name}");
+    assert!(name.len() <= 255);
+}
+
+#[test]
 fn another_reply_to_stays_as_it_is() {
     let mut peer = peer();
     let queue = peer.queue(1, "service");

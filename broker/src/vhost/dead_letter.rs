@@ -4,13 +4,11 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use leveret_protocol::amq::{AMQPValue, FieldArray, FieldTable, LongString, short};
-use leveret_protocol::content::{self, Edits, Properties};
-use leveret_protocol::table::{Table, Value};
-use leveret_protocol::{Message, message};
+use leveret_protocol::{Message, content, message};
 use leveret_storage::{Entry, Op, Run, Store};
 
 use super::VHost;
+use super::deaths::Deaths;
 use super::publisher::Publisher;
 use super::snapshot::Found;
 use crate::clock::Clock;
@@ -29,7 +27,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    fn as_str(self) -> &'static str {
+    /// As the headers name it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Reason::Rejected => "rejected",
             Reason::Expired => "expired",
@@ -119,114 +118,4 @@ impl DeadLetterOwner {
             .with_dead_lettered();
         self.publisher.publish(vhost, &found, dead, meta, None, &onward[1..]);
     }
-}
-
-/// The x-death header: one entry per queue and reason, the most recent event first.
-struct Deaths(Vec<FieldTable>);
-
-impl Deaths {
-    /// The history that the broker itself has written; a publisher's own header means nothing.
-    fn of(properties: &Properties<'_>, meta: Meta) -> Deaths {
-        let header = || match properties.headers?.get(b"x-death")? {
-            Value::Array(entries) => Some(entries),
-            _ => None,
-        };
-        let Some(entries) = header().filter(|_| meta.is_dead_lettered()) else { return Deaths(Vec::new()) };
-        Deaths(
-            entries
-                .iter()
-                .filter_map(|entry| match entry {
-                    Value::Table(table) => Some(table.to_amq()),
-                    _ => None,
-                })
-                .collect(),
-        )
-    }
-
-    fn with(
-        mut self,
-        letter: &DeadLetter,
-        message: &Message<'_>,
-        properties: &Properties<'_>,
-        keys: &[&[u8]],
-        seconds: u64,
-    ) -> Deaths {
-        let known = self
-            .0
-            .iter()
-            .position(|entry| is(entry, "queue", &letter.queue) && is(entry, "reason", letter.reason.as_str()));
-        let entry = match known {
-            Some(index) => {
-                let mut entry = self.0.remove(index);
-                let count = match entry.inner().get("count") {
-                    Some(AMQPValue::LongLongInt(count)) => *count,
-                    _ => 0,
-                };
-                entry.insert(short("count"), AMQPValue::LongLongInt(count + 1));
-                entry
-            }
-            None => {
-                let mut entry = FieldTable::default();
-                let mut put = |name: &str, value| {
-                    entry.insert(short(name), value);
-                };
-                put("count", AMQPValue::LongLongInt(1));
-                put("reason", text(letter.reason.as_str().as_bytes()));
-                put("queue", text(letter.queue.as_bytes()));
-                put("time", AMQPValue::Timestamp(seconds));
-                put("exchange", text(message.exchange));
-                let keys: Vec<AMQPValue> = keys.iter().map(|key| text(key)).collect();
-                put("routing-keys", AMQPValue::FieldArray(FieldArray::from(keys)));
-                if let Some(expiration) = properties.expiration {
-                    put("original-expiration", text(expiration));
-                }
-                entry
-            }
-        };
-        self.0.insert(0, entry);
-        self
-    }
-
-    /// The payload of the new content header: history and first and last death, without the expiration.
-    fn edit(
-        &self,
-        message: &Message<'_>,
-        properties: &Properties<'_>,
-        meta: Meta,
-        letter: &DeadLetter,
-    ) -> Result<Vec<u8>, leveret_protocol::AmqpError> {
-        let (reason, queue) = (text(letter.reason.as_str().as_bytes()), text(letter.queue.as_bytes()));
-        let exchange = text(message.exchange);
-        let entries: Vec<AMQPValue> = self.0.iter().cloned().map(AMQPValue::FieldTable).collect();
-        let mut put = vec![
-            ("x-death", AMQPValue::FieldArray(FieldArray::from(entries))),
-            ("x-last-death-exchange", exchange.clone()),
-            ("x-last-death-queue", queue.clone()),
-            ("x-last-death-reason", reason.clone()),
-        ];
-        let has_first = |headers: Table<'_>| headers.get(b"x-first-death-reason").is_some();
-        if !(meta.is_dead_lettered() && properties.headers.is_some_and(has_first)) {
-            put.push(("x-first-death-exchange", exchange));
-            put.push(("x-first-death-queue", queue));
-            put.push(("x-first-death-reason", reason));
-        }
-        content::edit(message.header, &Edits { remove: &[], put: &put, drop_expiration: true, ..Edits::default() })
-    }
-
-    /// Whether a letter that goes to `queue` has been there before without anybody rejecting it since.
-    fn cycles_to(&self, queue: &str, reason: Reason) -> bool {
-        if reason == Reason::Rejected {
-            return false;
-        }
-        let Some(index) = self.0.iter().position(|entry| is(entry, "queue", queue)) else { return false };
-        !self.0[..=index].iter().any(|entry| is(entry, "reason", Reason::Rejected.as_str()))
-    }
-}
-
-fn is(entry: &FieldTable, name: &str, value: &str) -> bool {
-    matches!(entry.inner().get(name), Some(AMQPValue::LongString(text)) if text.as_bytes() == value.as_bytes())
-}
-
-fn text(bytes: &[u8]) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(bytes.to_vec()))
 }

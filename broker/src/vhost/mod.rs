@@ -3,6 +3,7 @@
 mod bindings;
 pub mod command;
 pub mod dead_letter;
+mod deaths;
 pub mod definition;
 pub mod history;
 pub mod publisher;
