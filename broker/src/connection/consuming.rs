@@ -214,7 +214,8 @@ impl Connection {
             let (last, rest) = (channel.tags.values().take(first), channel.tags.values().skip(first));
             for serial in rest.chain(last) {
                 if let Some(consumer) = self.consumers.get(serial) {
-                    self.outbox.push(&consumer.queue, QueueCommand::Wake);
+                    // Past the outbox, which has an order of its own for the queues.
+                    consumer.queue.push(QueueCommand::Wake);
                 }
             }
         }

@@ -469,7 +469,6 @@ impl Connection {
         send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
         if !self.waking.is_empty() {
             self.send_wakes();
-            send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
         }
     }
 }
