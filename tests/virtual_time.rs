@@ -18,7 +18,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Still {
     broker: Broker,
     clock: ManualClock,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Still {
@@ -28,7 +28,7 @@ impl Still {
         let clock = ManualClock::default();
         let start = Broker::builder(config).clock(Arc::new(clock.clone())).start();
         let broker = runtime.block_on(start).expect("the broker starts");
-        Still { broker, clock, _runtime: runtime }
+        Still { broker, clock, runtime }
     }
 
     /// A connection with channel 1 open.
@@ -148,6 +148,23 @@ fn a_connection_without_outstanding_deliveries_is_left_alone_and_looked_at_again
     still.advance(SECOND, &mut peer, 2);
     still.clock.advance(MINUTE);
     expect_timeout(&mut peer, 2, 60_000);
+}
+
+#[test]
+fn a_policy_holds_for_deliveries_that_were_made_before_it_and_no_longer_once_it_is_cleared() {
+    let still = Still::start(Config::in_memory());
+    let mut peer = still.peer();
+    let queue = deliver(&mut peer, &["a"]);
+    still.advance(10 * MINUTE, &mut peer, 1);
+    let policy = leveret::serde_json::json!({ "pattern": "^late", "definition": { "consumer-timeout": 300_000 } });
+    still.runtime.block_on(still.broker.set_policy("/", "impatient", &policy)).expect("a policy");
+    still.clock.advance(MINUTE);
+    expect_timeout(&mut peer, 2, 300_000);
+    peer.get(1, &queue);
+    still.runtime.block_on(still.broker.clear_policy("/", "impatient")).expect("no policy any more");
+    for _ in 0..10 {
+        still.advance(MINUTE, &mut peer, 1);
+    }
 }
 
 // Delayed messages

@@ -103,7 +103,7 @@ fn purge_delete_expiry_auto_delete_and_reject_publish_dead_letter_nothing() {
     peer.cancel(1, "c");
     peer.expect_no_queue(1, &forsaken);
     // Whatever had gone to the grave would have gone before this.
-    let (last, _) = (peer.queue_with(1, &to_grave), ());
+    let last = peer.queue_with(1, &to_grave);
     peer.publish(1, "", &last, "dead");
     reject_next(&mut peer, &last);
     assert_eq!(peer.wait_for(1, &grave).1.text(), "dead");

@@ -16,9 +16,16 @@ pub struct Own {
 
 impl Own {
     pub fn start() -> Own {
+        Own::start_with(|_| {})
+    }
+
+    /// With a configuration changed by `change`.
+    pub fn start_with(change: impl FnOnce(&mut Config)) -> Own {
+        let mut config = Config::in_memory();
+        change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let broker = runtime.block_on(Broker::start(Config::in_memory())).expect("the broker starts");
+        let broker = runtime.block_on(Broker::start(config)).expect("the broker starts");
         Own { broker, runtime }
     }
 

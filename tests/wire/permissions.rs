@@ -97,8 +97,8 @@ fn binding_needs_write_on_the_destination_and_read_on_the_source() {
     refused(&mut peer, say::unbind("read", "read", "k"), "write", "queue 'read'");
     refused(&mut peer, say::unbind("write", "write", "k"), "read", "exchange 'write'");
     let bind = |destination: &str, source: &str| exchange::Bind {
-        destination: destination.try_into().expect("short"),
-        source: source.try_into().expect("short"),
+        destination: destination.into(),
+        source: source.into(),
         ..Default::default()
     };
     peer.ask::<exchange::BindOk>(1, bind("write", "read"));

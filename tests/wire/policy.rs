@@ -288,6 +288,19 @@ fn a_delivery_limit_by_policy_is_for_quorum_queues() {
 }
 
 #[test]
+fn a_consumer_timeout_by_policy_closes_the_channel_of_a_delivery_that_waits_for_too_long() {
+    let own = Own::start_with(|config| config.channel_tick_interval = 50);
+    let mut peer = own.peer();
+    declare(&mut peer, "q", &[]);
+    peer.publish_all(1, "q", &["a"]);
+    peer.get(1, "q");
+    own.policy("timeout", json!({"pattern": "^q$", "definition": {"consumer-timeout": 100}}));
+    let text = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 100 ms. This \
+                timeout value can be configured, see consumers doc guide to learn more";
+    peer.expect_channel_close(1, 406, text, (0, 0));
+}
+
+#[test]
 fn a_bad_policy_is_refused_with_rabbitmqs_words_and_changes_nothing() {
     let own = Own::start();
     let bad = json!({"pattern": "", "definition": {"foo": 1}});

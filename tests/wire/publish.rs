@@ -233,8 +233,7 @@ fn unroutable_publishes_are_confirmed_each_by_itself_and_after_its_return() {
     let missing = unique("missing");
     for _ in 0..10 {
         peer.publish(1, "", &missing, "dropped");
-        let mandatory = basic::Publish { mandatory: true, ..say::publish("", &missing) };
-        peer.publish_content(1, mandatory, &Content::new("returned"));
+        peer.publish_content(1, say::publish_mandatory("", &missing), &Content::new("returned"));
     }
     for pair in 0..10 {
         let dropped: basic::Ack = peer.expect(1);

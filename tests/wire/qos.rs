@@ -120,23 +120,3 @@ fn under_a_limit_of_1_every_queue_and_every_consumer_gets_on() {
     }
     assert_eq!(served.len(), 6, "{served:?}");
 }
-
-#[test]
-fn under_a_limit_of_1_no_queue_of_the_channel_is_left_behind() {
-    let mut peer = peer();
-    let queues: Vec<String> = (0..3).map(|_| peer.queue(1, "fair")).collect();
-    for queue in &queues {
-        peer.publish_all(1, queue, &["x"; 20]);
-    }
-    peer.qos(1, 1, true);
-    for (index, queue) in queues.iter().enumerate() {
-        peer.consume(1, queue, &index.to_string());
-    }
-    let mut served = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..30 {
-        let delivery = peer.expect_delivery(1);
-        *served.entry(delivery.consumer_tag).or_default() += 1;
-        peer.send(1, say::ack(delivery.delivery_tag));
-    }
-    assert!(served.len() == 3 && served.values().all(|count| *count >= 5), "{served:?}");
-}

@@ -1,5 +1,6 @@
 //! Consumers and what they settle: `basic.qos`, `consume`, `cancel`, `get`, `recover`, `ack`, `nack`, `reject`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use leveret_protocol::AmqpError;
@@ -204,17 +205,19 @@ impl Connection {
         }
     }
 
-    /// Tells the queues of the channels that have room again. Each time another one goes first: who looks first may
-    /// take all there is.
+    /// Tells the queues of the channels that have room again, past the outbox, which has an order of its own: each time
+    /// another one goes first, since who looks first may take all there is.
     pub(super) fn send_wakes(&mut self) {
         for number in std::mem::take(&mut self.waking) {
             let Some(channel) = self.channels.get(number) else { continue };
             let first = channel.woken.checked_rem(channel.tags.len()).unwrap_or(0);
             channel.woken = channel.woken.wrapping_add(1);
             let (last, rest) = (channel.tags.values().take(first), channel.tags.values().skip(first));
+            let mut told = HashSet::new();
             for serial in rest.chain(last) {
-                if let Some(consumer) = self.consumers.get(serial) {
-                    // Past the outbox, which has an order of its own for the queues.
+                if let Some(consumer) = self.consumers.get(serial)
+                    && told.insert(consumer.queue.id)
+                {
                     consumer.queue.push(QueueCommand::Wake);
                 }
             }
