@@ -227,6 +227,25 @@ fn an_unroutable_publish_is_confirmed_at_once() {
 }
 
 #[test]
+fn unroutable_publishes_are_confirmed_each_by_itself_and_after_its_return() {
+    let mut peer = peer();
+    peer.select_confirms(1);
+    let missing = unique("missing");
+    for _ in 0..10 {
+        peer.publish(1, "", &missing, "dropped");
+        peer.publish_content(1, say::publish_mandatory("", &missing), &Content::new("returned"));
+    }
+    for pair in 0..10 {
+        let dropped: basic::Ack = peer.expect(1);
+        peer.expect::<basic::Return>(1);
+        assert_eq!(peer.expect_content(1).text(), "returned");
+        let returned: basic::Ack = peer.expect(1);
+        assert_eq!((dropped.delivery_tag, dropped.multiple), (2 * pair + 1, false));
+        assert_eq!((returned.delivery_tag, returned.multiple), (2 * pair + 2, false));
+    }
+}
+
+#[test]
 fn a_publish_to_several_queues_is_confirmed_once() {
     let mut peer = peer();
     let fanout = peer.exchange(1, "fanout");

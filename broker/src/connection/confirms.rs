@@ -45,6 +45,16 @@ impl Confirms {
         self.waiting.push_back(queues);
     }
 
+    /// Numbers a publish that nobody gets, and acknowledges it at once and singly, as RabbitMQ is seen to do: some
+    /// clients count the answers to such publishes.
+    pub fn add_unroutable(&mut self, out: &mut Vec<u8>, channel: u16) {
+        self.published += 1;
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(SENT);
+        }
+        answer(out, channel, Some((self.published, 1, false)));
+    }
+
     /// The number that the front of the line has.
     fn base(&self) -> u64 {
         self.published - self.waiting.len() as u64 + 1
@@ -128,6 +138,26 @@ fn answer(out: &mut Vec<u8>, channel: u16, stretch: Option<(u64, u64, bool)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unroutable_publish_is_acknowledged_at_once_and_never_again() {
+        let (mut confirms, mut out) = (Confirms::default(), Vec::new());
+        let ack = |number, multiple| {
+            let mut ack = Vec::new();
+            hot::encode_ack(&mut ack, 1, number, multiple);
+            ack
+        };
+        confirms.add_unroutable(&mut out, 1);
+        confirms.add(1);
+        confirms.add_unroutable(&mut out, 1);
+        confirms.add(1);
+        assert_eq!(out, [ack(1, false), ack(3, false)].concat());
+        out.clear();
+        confirms.answered(2, 3, false);
+        confirms.emit(&mut out, 1);
+        assert_eq!(out, ack(4, true));
+        assert!(confirms.is_settled());
+    }
 
     fn emitted(confirms: &mut Confirms) -> Vec<(u64, bool)> {
         let mut out = Vec::new();

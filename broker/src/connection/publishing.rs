@@ -126,7 +126,10 @@ impl Connection {
         for exchange in histories {
             outbox.remember(exchange, message.bytes(), plan.meta, further);
         }
-        let unroutable = plan.mandatory && queues.is_empty() && self.routes.replies(plan.route).is_none();
+        let unroutable = queues.is_empty() && self.routes.replies(plan.route).is_none();
+        let nowhere = unroutable && delayed.is_empty() && histories.is_empty();
+        let at_once = nowhere && channel.confirms.is_some();
+        let unroutable = unroutable && plan.mandatory;
         let returned = unroutable.then(|| message.bytes().to_vec());
         let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
         let mut answers = 0;
@@ -134,12 +137,17 @@ impl Connection {
             answers += outbox.hold(hold, whole.as_deref().unwrap_or(message.bytes()), plan.meta, confirm);
         }
         answers += outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
-        channel.published(answers);
-        if channel.confirms.is_some() {
-            note(&mut self.confirming, plan.number);
+        if !at_once {
+            channel.published(answers);
+            if channel.confirms.is_some() {
+                note(&mut self.confirming, plan.number);
+            }
         }
         if let Some(returned) = returned {
             self.unroutable(&plan, &returned);
+        }
+        if at_once && let Some(confirms) = self.channels.get(plan.number).and_then(|open| open.confirms.as_mut()) {
+            confirms.add_unroutable(&mut self.output, plan.number);
         }
         self.look_at_pressure();
         Ok(())
