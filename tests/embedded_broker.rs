@@ -430,31 +430,60 @@ fn a_finished_handshake_has_no_limit_any_more() {
 
 #[test]
 fn a_failing_sync_ends_the_broker_and_confirms_nothing() {
-    for fault in [Fault::Io, Fault::Full] {
-        ends_with_nothing_confirmed(Step::Sync, fault);
-    }
+    ends_with_nothing_confirmed(Step::Sync);
 }
 
 #[test]
 fn a_failing_commit_ends_the_broker_and_confirms_nothing() {
-    for fault in [Fault::Io, Fault::Full] {
-        ends_with_nothing_confirmed(Step::Commit, fault);
-    }
+    ends_with_nothing_confirmed(Step::Commit);
 }
 
-fn ends_with_nothing_confirmed(step: Step, fault: Fault) {
+#[test]
+fn a_full_disk_stops_publishers_and_what_is_not_written_is_confirmed_when_there_is_room() {
+    let faults = Faults::new();
+    let (backend, recovered) = open_memory().expect("memory is always there");
+    let backend = faults.wrap(backend);
+    let broker = Embedded::build(Config::in_memory(), |builder| builder.store(backend, recovered));
+    let (mut peer, mut consumer) = (broker.peer(), broker.peer());
+    durable_queue(&mut peer, "q");
+    peer.select_confirms(1);
+    publish_persistent(&mut peer, "q", "stored");
+    peer.expect_confirms(1, 1);
+    faults.fill_disk(true);
+    publish_persistent(&mut peer, "q", "waits for room");
+    let mut other = broker.peer();
+    let blocked: connection::Blocked = loop {
+        other.publish(1, "", "nowhere", b"meanwhile");
+        if let Heard::Frame(frame) = other.hear(Duration::from_millis(20))
+            && let Some(AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked))) = frame.method()
+        {
+            break blocked;
+        }
+    };
+    assert_eq!(blocked.reason.as_str(), "low on disk");
+    // Consumers go on, and their acks are done.
+    consumer.consume(1, "q", "c");
+    let delivery = consumer.expect_deliveries(1, &["stored", "waits for room"]).remove(0);
+    consumer.send(1, say::ack(delivery.delivery_tag));
+    consumer.ask::<basic::CancelOk>(1, say::cancel("c"));
+    faults.fill_disk(false);
+    let confirm: basic::Ack = peer.expect(1);
+    assert_eq!(confirm.delivery_tag, 2);
+    other.expect::<connection::Unblocked>(0);
+}
+
+fn ends_with_nothing_confirmed(step: Step) {
     let (broker, faults, _clock) = Embedded::on_faulty_disk();
     let mut peer = broker.peer();
     durable_queue(&mut peer, "q");
     peer.select_confirms(1);
     publish_persistent(&mut peer, "q", "stored");
     peer.expect_confirms(1, 1);
-    faults.fail_next(step, fault);
+    faults.fail_next(step, Fault::Io);
     publish_persistent(&mut peer, "q", "not stored");
     peer.expect_end();
     let BrokerError::Storage(error) = broker.failure();
-    let full = matches!(*error, StorageError::Full { .. });
-    assert_eq!(full, fault == Fault::Full, "{error}");
+    assert!(matches!(*error, StorageError::Io { .. }), "{error}");
     let end = broker.begin_shutdown();
     let BrokerError::Storage(again) = broker.finish(end).expect_err("the same error");
     assert_eq!(again.to_string(), error.to_string());

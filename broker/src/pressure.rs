@@ -126,10 +126,15 @@ impl Pressure {
         self.clear(Alarm::Memory);
     }
 
-    /// Raises and clears the disk alarm, for ever: `free` says how many bytes there are, and below `limit` publishers
-    /// are stopped.
-    pub async fn watch_disk(self: Arc<Self>, limit: u64, free: FreeDisk) {
+    /// Raises and clears the alarms of the disk, for ever: `free` says how many bytes there are, and below `limit`
+    /// publishers are stopped; and while storage says that a write found the disk `full`.
+    pub async fn watch_disk(self: Arc<Self>, limit: u64, free: FreeDisk, full: impl Fn() -> bool + Send) {
         loop {
+            if full() {
+                self.raise(Alarm::DiskFull);
+            } else {
+                self.clear(Alarm::DiskFull);
+            }
             let scarce = match free() {
                 Ok(bytes) if bytes < limit => {
                     if self.raise(Alarm::Disk) {
@@ -141,7 +146,7 @@ impl Pressure {
                     if self.clear(Alarm::Disk) {
                         tracing::info!(free = bytes, limit, "disk is free again: publishers go on");
                     }
-                    bytes - limit < SCARCE_DISK
+                    bytes - limit < SCARCE_DISK || self.raised.load(Ordering::Relaxed) != 0
                 }
                 Err(error) => {
                     tracing::warn!(%error, "free disk cannot be found out");
@@ -201,6 +206,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_full_disk_stops_publishers_whatever_the_limit() {
+        let pressure = pressure();
+        let full = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let seen = full.clone();
+        let watch = pressure.clone().watch_disk(0, Arc::new(|| Ok(u64::MAX)), move || seen.load(Ordering::Relaxed));
+        let watch = tokio::spawn(watch);
+        while !pressure.is_shut() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pressure.reason(), "low on disk");
+        full.store(false, Ordering::Relaxed);
+        while pressure.is_shut() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        watch.abort();
+    }
+
+    #[tokio::test]
     async fn the_disk_alarm_follows_what_is_free() {
         let pressure = pressure();
         let free = Arc::new(std::sync::atomic::AtomicU64::new(99));
@@ -208,7 +231,7 @@ mod tests {
             let free = free.clone();
             Arc::new(move || Ok(free.load(Ordering::Relaxed)))
         };
-        let watch = tokio::spawn(pressure.clone().watch_disk(100, probe));
+        let watch = tokio::spawn(pressure.clone().watch_disk(100, probe, || false));
         while !pressure.is_shut() {
             tokio::task::yield_now().await;
         }

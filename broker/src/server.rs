@@ -141,7 +141,7 @@ pub struct Broker {
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
     /// Timers, tidying and the watch over the disk: they end with the broker.
-    tasks: Vec<JoinHandle<()>>,
+    tasks: [JoinHandle<()>; 3],
 }
 
 /// A broker to be started with other parts than the usual ones.
@@ -236,7 +236,7 @@ impl Builder {
             store,
             stop,
             listeners: Mutex::new(listeners),
-            tasks: [ticking, tidying].into_iter().chain(watching).collect(),
+            tasks: [ticking, tidying, watching],
         })
     }
 }
@@ -393,12 +393,13 @@ fn level(durability: Durability) -> Level {
     }
 }
 
-/// Keeps an eye on free disk, where there is a limit and a disk.
-fn watch_disk(shared: &Shared, free: Option<FreeDisk>) -> Option<JoinHandle<()>> {
+/// Keeps an eye on the disk: on what is free, where there is a limit and a disk, and on whether a write found it full.
+fn watch_disk(shared: &Shared, free: Option<FreeDisk>) -> JoinHandle<()> {
     let limit = shared.config.disk_free_limit.bytes();
     let on_disk = || (shared.config.storage == StorageKind::Sled).then(|| free_disk(shared.config.data_dir.clone()));
-    let free = free.or_else(on_disk).filter(|_| limit > 0)?;
-    Some(tokio::spawn(shared.pressure.clone().watch_disk(limit, free)))
+    let free = free.or_else(on_disk).filter(|_| limit > 0).unwrap_or_else(|| Arc::new(|| Ok(u64::MAX)));
+    let store = shared.parts.store.clone();
+    tokio::spawn(shared.pressure.clone().watch_disk(limit, free, move || store.is_full()))
 }
 
 /// Accepts connections until the broker stops, and sees them through to their end.

@@ -12,6 +12,7 @@
 //! Calls come from one thread, one at a time; only a [`Reader`] is for everybody. So an append-only log fits behind this
 //! trait (a batch is one frame of the log), and a replicated one too (`sync` waits for the followers).
 
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,29 @@ impl Batch {
         fold.finish()
     }
 
+    /// Takes out what makes room on disk: deletions and removals. They come before what is left.
+    pub fn take_relief(&mut self) -> Batch {
+        let definitions = self.definitions.extract_if(.., |(_, value)| value.is_none()).collect();
+        let queues = self.queues.iter_mut().filter(|queue| queue.dropped || !queue.removals.is_empty());
+        let queues = queues.map(|queue| QueueBatch {
+            queue: queue.queue,
+            dropped: mem::take(&mut queue.dropped),
+            removals: mem::take(&mut queue.removals),
+            ..QueueBatch::default()
+        });
+        Batch { definitions, queues: queues.collect() }
+    }
+
+    /// Undoes [`take_relief`](Self::take_relief).
+    pub fn put_back(&mut self, relief: Batch) {
+        self.definitions.extend(relief.definitions);
+        for back in relief.queues {
+            if let Some(queue) = self.queues.iter_mut().find(|queue| queue.queue == back.queue) {
+                (queue.dropped, queue.removals) = (back.dropped, back.removals);
+            }
+        }
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.definitions.is_empty() && self.queues.is_empty()
@@ -110,6 +134,16 @@ pub trait Backend: Send {
 
     /// Who reads messages back; `None` where nothing is kept. Then nothing must be spilled either.
     fn reader(&self) -> Option<Arc<dyn Reader>>;
+
+    /// The disk is full: gives up what was kept aside, so that what makes room can be written.
+    fn give_up_reserve(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    /// There is room again: keeps some aside anew.
+    fn keep_reserve(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// Called now and then while nothing else is to be done: a step of housekeeping that takes no longer than a small
     /// commit. True: it should be called again soon.

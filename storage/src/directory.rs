@@ -9,6 +9,7 @@
 //! db/         the database: definitions
 //! messages/   the log: messages that are kept
 //! spill/      the log: messages on disk for want of memory; emptied when the store is opened
+//! reserve     bytes kept aside, given up when the disk is full so that removals can be written
 //! quarantine/ what was moved aside because it could not be read
 //! ```
 
@@ -29,9 +30,13 @@ const DATABASE_UNFINISHED: &str = "db.new";
 const MESSAGES: &str = "messages";
 const SPILL: &str = "spill";
 const QUARANTINE: &str = "quarantine";
+const RESERVE: &str = "reserve";
+
+/// Bytes kept aside, so that what makes room can be written on a full disk.
+const RESERVE_BYTES: u64 = 4 << 20;
 
 /// What may lie in a directory that has no `FORMAT` yet: our own beginnings, and what a fresh file system has.
-const BEGINNINGS: [&str; 13] = [
+const BEGINNINGS: [&str; 14] = [
     LOCK,
     CLEAN,
     BOOT,
@@ -41,6 +46,7 @@ const BEGINNINGS: [&str; 13] = [
     MESSAGES,
     SPILL,
     QUARANTINE,
+    RESERVE,
     "FORMAT.new",
     "boot.new",
     "clean.new",
@@ -107,6 +113,31 @@ impl Directory {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Keeps some space aside, if there is enough; without it a full disk is only harder to get out of.
+    pub fn keep_reserve(&self) -> Result<(), StorageError> {
+        let path = self.file(RESERVE);
+        if fs::metadata(&path).is_ok_and(|found| found.len() == RESERVE_BYTES) {
+            return Ok(());
+        }
+        let kept = File::create(&path).and_then(|file| {
+            let whole = rustix::fs::FallocateFlags::empty();
+            Ok(rustix::fs::fallocate(&file, whole, 0, RESERVE_BYTES)?)
+        });
+        if let Err(error) = kept {
+            tracing::warn!(%error, path = %path.display(), "no space can be kept aside for a full disk");
+            self.give_up_reserve()?;
+        }
+        Ok(())
+    }
+
+    pub fn give_up_reserve(&self) -> Result<(), StorageError> {
+        let path = self.file(RESERVE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", &path),
+            _ => Ok(()),
+        }
     }
 
     pub fn delivered(&self) -> PathBuf {

@@ -106,6 +106,7 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
     }
     recovered.notes = notes;
     recovered.duration = start.elapsed();
+    directory.keep_reserve()?;
     let store = DiskStore { definitions, log: opened.log, marks, directory };
     Ok((Box::new(store), recovered))
 }
@@ -125,6 +126,17 @@ fn migrate(definitions: &mut Definitions, places: &Places, recovered: &mut Recov
     Ok(messages)
 }
 
+/// sled cannot go on after a failed write: its full disk is not one to wait at.
+fn for_good(error: StorageError) -> StorageError {
+    match error {
+        StorageError::Full { path } => {
+            let source = Arc::new(std::io::ErrorKind::StorageFull.into());
+            StorageError::Io { action: "write", path, source }
+        }
+        other => other,
+    }
+}
+
 struct DiskStore {
     definitions: Definitions,
     log: Log,
@@ -136,10 +148,22 @@ struct DiskStore {
 impl Backend for DiskStore {
     /// A message must not be there without its queue: what is put is written before, what is deleted after.
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
-        self.definitions.commit(&batch.definitions, true)?;
+        self.definitions.commit(&batch.definitions, true).map_err(for_good)?;
         self.log.commit(batch)?;
-        self.definitions.commit(&batch.definitions, false)?;
-        self.log.clean()
+        self.definitions.commit(&batch.definitions, false).map_err(for_good)?;
+        match self.log.clean() {
+            // The batch itself is written; cleaning waits for room.
+            Err(StorageError::Full { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn give_up_reserve(&mut self) -> Result<(), StorageError> {
+        self.directory.give_up_reserve()
+    }
+
+    fn keep_reserve(&mut self) -> Result<(), StorageError> {
+        self.directory.keep_reserve()
     }
 
     fn sync(&mut self) -> Result<(), StorageError> {

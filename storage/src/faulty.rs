@@ -50,6 +50,7 @@ struct State {
     commit: Plan,
     sync: Plan,
     counts: Counts,
+    full: bool,
 }
 
 /// What is planned for the calls of one step.
@@ -85,6 +86,11 @@ impl Faults {
     /// The next such step fails, before it has done anything.
     pub fn fail_next(&self, step: Step, fault: Fault) {
         self.state().plan(step).fail_next = Some(fault);
+    }
+
+    /// Every commit that adds messages finds the disk full from now on, or no more.
+    pub fn fill_disk(&self, full: bool) {
+        self.state().full = full;
     }
 
     /// Every such step takes this much longer from now on.
@@ -160,7 +166,11 @@ impl Backend for FaultyBackend {
         let mut state = self.faults.state();
         state.counts.commits += 1;
         state.counts.inserted += messages;
+        let full = state.full && messages > 0;
         drop(state);
+        if full {
+            return Err(StorageError::Full { path: self.path() });
+        }
         self.faults.before(Step::Commit, self.path())?;
         self.inner.commit(batch)
     }
@@ -173,6 +183,14 @@ impl Backend for FaultyBackend {
 
     fn reader(&self) -> Option<Arc<dyn Reader>> {
         self.inner.reader()
+    }
+
+    fn give_up_reserve(&mut self) -> Result<(), StorageError> {
+        self.inner.give_up_reserve()
+    }
+
+    fn keep_reserve(&mut self) -> Result<(), StorageError> {
+        self.inner.keep_reserve()
     }
 
     fn idle(&mut self) -> Result<bool, StorageError> {

@@ -46,6 +46,17 @@ impl Fold {
         }
     }
 
+    /// Goes on with a batch that could not be written yet.
+    pub fn resume(batch: Batch) -> Fold {
+        let queues = batch.queues.into_iter().map(|batch| {
+            let QueueBatch { queue, dropped, removals, inserts, spills } = batch;
+            let fresh_from = inserts.first().map(|(first, _)| *first);
+            let (inserts, spills) = (inserts.into_iter().collect(), spills.into_iter().collect());
+            (queue, QueueFold { dropped, inserts, spills, removals, fresh_from })
+        });
+        Fold { definitions: batch.definitions.into_iter().collect(), queues: queues.collect() }
+    }
+
     /// The net effect; empty where everything cancelled out.
     pub fn finish(self) -> Batch {
         let queues = self.queues.into_iter().filter(|(_, fold)| !fold.is_empty());
@@ -209,6 +220,35 @@ mod tests {
         assert!(batch.queues[0].dropped);
         assert_eq!(inserts(&batch), [(9, vec![0])]);
         assert_eq!(removals(&batch), []);
+    }
+
+    #[test]
+    fn what_could_not_be_written_yet_meets_its_removal_later() {
+        let batch = fold([remove(1, 1), insert(5, 4)]);
+        let mut later = Fold::resume(batch);
+        later.add(remove(2, 5));
+        let batch = later.finish();
+        assert_eq!(inserts(&batch), [(7, vec![2, 3])]);
+        assert_eq!(removals(&batch), [(1, 4)]);
+    }
+
+    #[test]
+    fn what_makes_room_can_be_written_before_the_rest() {
+        let key = |name: &[u8]| Box::from(name);
+        let mut batch = fold([
+            remove(1, 1),
+            insert(5, 4),
+            Op::DropQueue { queue: 2 },
+            Op::DeleteDefinition { key: key(b"gone") },
+            Op::PutDefinition { key: key(b"new"), value: key(b"value") },
+        ]);
+        let relief = batch.take_relief();
+        assert_eq!(relief.definitions, [(key(b"gone"), None)]);
+        assert_eq!((removals(&relief), inserts(&relief)), (vec![(1, 1)], vec![]));
+        assert!(relief.queues.iter().any(|queue| queue.queue == 2 && queue.dropped));
+        assert_eq!(batch.definitions, [(key(b"new"), Some(key(b"value")))]);
+        assert_eq!((removals(&batch), inserts(&batch)), (vec![], vec![(5, vec![0, 1, 2, 3])]));
+        assert!(batch.queues.iter().all(|queue| !queue.dropped));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
@@ -27,7 +27,8 @@ pub enum Entry<T> {
     /// Something to remember.
     Op(Op),
     /// Completes with the token when everything submitted before it has reached the level. Tokens of one level
-    /// complete in order; one that asks for `Written` may overtake one that asks for `Synced`.
+    /// complete in order; one that asks for `Written` may overtake one that asks for `Synced`. While the disk is full,
+    /// `Written` speaks of removals only: inserts before it may still wait for room.
     Notify(Level, T),
     /// The user of the store has met an error that leaves no promise safe, a failed mark for one: the store ends as
     /// after a commit that failed.
@@ -86,6 +87,8 @@ pub(crate) struct Shared<T> {
     inbox: Mutex<Inbox<T>>,
     bell: Condvar,
     pending_bytes: AtomicUsize,
+    /// The disk is full, and what was submitted waits for room.
+    pub full: AtomicBool,
     pub path: PathBuf,
 }
 
@@ -142,6 +145,7 @@ impl<T: Send + 'static> Store<T> {
             inbox: Mutex::new(Inbox { entries: Vec::new(), closing: false, failure: None }),
             bell: Condvar::new(),
             pending_bytes: AtomicUsize::new(0),
+            full: AtomicBool::new(false),
             path: path.clone(),
         });
         let writer = Writer::new(shared.clone(), backend, options, complete);
@@ -186,6 +190,11 @@ impl<T: Send + 'static> Store<T> {
     /// Bytes submitted and not yet as safe as their notification asks, for back-pressure.
     pub fn pending_bytes(&self) -> usize {
         self.handle.shared.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The disk is full: what was submitted waits for room, and goes on by itself when there is some.
+    pub fn is_full(&self) -> bool {
+        self.handle.shared.full.load(Ordering::Acquire)
     }
 
     /// Who reads messages back, for any thread; `None` where nothing is kept, and nothing can be spilled.

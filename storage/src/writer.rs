@@ -13,9 +13,10 @@
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Batch};
 use crate::error::StorageError;
 use crate::fold::Fold;
 use crate::store::{Entry, Level, Shared, StoreOptions};
@@ -26,12 +27,17 @@ const RECYCLED: usize = 16 << 10;
 /// Between two steps of the backend's housekeeping, which wait for a moment without work.
 const IDLE_STEP: Duration = Duration::from_millis(50);
 
+/// How long to wait before a full disk is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
 pub(crate) struct Writer<T, C> {
     shared: Arc<Shared<T>>,
     backend: Box<dyn Backend>,
     options: StoreOptions,
     complete: C,
     gathered: Gathered<T>,
+    /// The disk was full: when to try again.
+    retry: Option<Instant>,
     /// When the oldest operation that was committed and not synced came.
     unsynced: Option<Instant>,
     /// When the backend may do some housekeeping next; `None`: it has none.
@@ -61,7 +67,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         let (gathered, taken) = (Gathered::default(), Vec::new());
         // What was left undone before the start.
         let idle = Some(Instant::now() + IDLE_STEP);
-        Writer { shared, backend, options, complete, gathered, unsynced: None, idle, taken }
+        Writer { shared, backend, options, complete, gathered, retry: None, unsynced: None, idle, taken }
     }
 
     /// The thread's whole life. However it ends, nobody who submits afterwards is kept waiting or lied to.
@@ -95,7 +101,8 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
                 self.sync()?;
             }
             if closing {
-                return Ok(());
+                let full = || StorageError::Full { path: self.shared.path.clone() };
+                return if self.retry.is_some() { Err(full()) } else { Ok(()) };
             }
             if self.gathered.since.is_none() && self.idle.is_some_and(|at| Instant::now() >= at) {
                 self.idle = self.backend.idle()?.then(|| Instant::now() + IDLE_STEP);
@@ -121,7 +128,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let commit = self.gathered.since.map(|t| t + self.options.fold_wait);
+        let commit = self.retry.or_else(|| self.gathered.since.map(|t| t + self.options.fold_wait));
         let idle = self.idle.filter(|_| self.gathered.since.is_none());
         commit.into_iter().chain(self.sync_deadline()).chain(idle).min()
     }
@@ -146,6 +153,9 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     }
 
     fn commit_is_due(&self, now: Instant) -> bool {
+        if let Some(at) = self.retry {
+            return now >= at;
+        }
         let gathered = &self.gathered;
         let waited_for = !gathered.written.is_empty() || !gathered.synced.is_empty();
         let long_enough = gathered.since.is_some_and(|t| now >= t + self.options.fold_wait);
@@ -165,17 +175,21 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     /// Commits what was gathered, syncs if somebody waits for it, and tells who waits.
     fn commit(&mut self) -> Result<(), StorageError> {
         let mut gathered = mem::take(&mut self.gathered);
-        let batch = gathered.fold.finish();
+        let batch = mem::take(&mut gathered.fold).finish();
         if !batch.is_empty() {
-            self.backend.commit(&batch)?;
+            match self.backend.commit(&batch) {
+                Ok(()) => self.has_room()?,
+                Err(StorageError::Full { .. }) => return self.wait_for_room(batch, gathered),
+                Err(error) => return Err(error),
+            }
             self.idle.get_or_insert_with(|| Instant::now() + IDLE_STEP);
             if self.unsynced.is_none() {
                 self.unsynced = gathered.since;
             }
-            // Not before: a queue that comes back because its drop was not written must find its mark.
-            for queue in batch.queues.iter().filter(|q| q.dropped) {
-                self.backend.marks().forget(queue.queue)?;
-            }
+            self.forget_marks(&batch)?;
+        } else {
+            // What was waited for has been done without a write.
+            self.has_room()?;
         }
         drop(batch);
         if !gathered.written.is_empty() {
@@ -188,6 +202,46 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
             (self.complete)(&mut gathered.synced);
         }
         self.shared.settle(gathered.bytes);
+        Ok(())
+    }
+
+    /// Marks of dropped queues go once that is written: a queue that comes back since its drop was not must find its own.
+    fn forget_marks(&self, batch: &Batch) -> Result<(), StorageError> {
+        let mut dropped = batch.queues.iter().filter(|queue| queue.dropped);
+        dropped.try_for_each(|queue| self.backend.marks().forget(queue.queue))
+    }
+
+    /// The disk is full. What makes room is written with the help of what was kept aside, and notifications of
+    /// `Written` complete; the rest stays, and whoever waits for it goes on waiting, until a later attempt finds room.
+    fn wait_for_room(&mut self, mut batch: Batch, mut gathered: Gathered<T>) -> Result<(), StorageError> {
+        if !self.shared.full.swap(true, Ordering::AcqRel) {
+            tracing::error!(path = %self.shared.path.display(), "the disk is full: what is published waits for room");
+            self.backend.give_up_reserve()?;
+        }
+        let relief = batch.take_relief();
+        match if relief.is_empty() { Ok(()) } else { self.backend.commit(&relief) } {
+            Ok(()) => {
+                self.forget_marks(&relief)?;
+                // Space comes back with the sync.
+                self.backend.sync()?;
+                // Who waits for `Written` waits for removals.
+                (self.complete)(&mut gathered.written);
+                gathered.written.clear();
+            }
+            Err(StorageError::Full { .. }) => batch.put_back(relief),
+            Err(error) => return Err(error),
+        }
+        gathered.fold = Fold::resume(batch);
+        self.gathered = gathered;
+        self.retry = Some(Instant::now() + RETRY);
+        Ok(())
+    }
+
+    fn has_room(&mut self) -> Result<(), StorageError> {
+        if self.retry.take().is_some() && self.shared.full.swap(false, Ordering::AcqRel) {
+            tracing::info!(path = %self.shared.path.display(), "the disk has room again");
+            self.backend.keep_reserve()?;
+        }
         Ok(())
     }
 
