@@ -95,6 +95,13 @@ impl Ledger {
         }
     }
 
+    /// Messages that were sent to `queue` and are not certainly done.
+    pub fn of(&self, queue: &str) -> Vec<u64> {
+        let entries = lock(&self.entries);
+        let of = entries.iter().filter(|(_, entry)| entry.queue == queue && entry.settled < Settled::Surely);
+        of.map(|(id, _)| *id).collect()
+    }
+
     /// A message is in `queue` at the end.
     pub fn left(&self, id: u64, queue: &str) {
         lock(&self.left).entry(queue.to_owned()).or_default().push(id);

@@ -56,30 +56,36 @@ const QUEUES: [&str; 9] = ["plain", "ranked", "large", "brief", "dying", "delaye
 type Outcome = Result<(), lapin::Error>;
 
 pub async fn work(job: Job, mut site: Site, mut random: Random) {
+    let mut death = site.address.clone();
     while !site.stop.load(Ordering::Relaxed) {
-        let Ok(connection) = connect(&mut site).await else { continue };
-        // An error is the broker's death: the next connection goes on.
-        let _ = session(job, &site, &connection, &mut random).await;
+        let address = alive(&mut site.address).await;
+        death.mark_unchanged();
+        if *death.borrow() != Some(address) {
+            continue;
+        }
+        // The broker's death ends a session; the client library may take its time to notice.
+        tokio::select! {
+            _ = session(job, &site, address, &mut random) => {}
+            _ = death.changed() => {}
+        }
     }
 }
 
-async fn connect(site: &mut Site) -> Result<Connection, lapin::Error> {
-    let address = loop {
-        if let Some(address) = *site.address.borrow_and_update() {
-            break address;
-        }
-        if site.address.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let connected = Connection::connect(&format!("amqp://{address}/%2f"), ConnectionProperties::default()).await;
-    if connected.is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+/// Where the broker listens, once it does.
+async fn alive(address: &mut watch::Receiver<Option<SocketAddr>>) -> SocketAddr {
+    let found = address.wait_for(Option::is_some).await.ok().and_then(|found| *found);
+    match found {
+        Some(address) => address,
+        None => std::future::pending().await,
     }
-    connected
 }
 
-async fn session(job: Job, site: &Site, connection: &Connection, random: &mut Random) -> Outcome {
+async fn connect(address: SocketAddr) -> Result<Connection, lapin::Error> {
+    Connection::connect(&format!("amqp://{address}/%2f"), ConnectionProperties::default()).await
+}
+
+async fn session(job: Job, site: &Site, address: SocketAddr, random: &mut Random) -> Outcome {
+    let connection = connect(address).await?;
     let channel = connection.create_channel().await?;
     declare_all(&channel).await?;
     match job {
@@ -105,7 +111,9 @@ async fn session(job: Job, site: &Site, connection: &Connection, random: &mut Ra
         Job::Clear { queue } => {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             while !site.stop.load(Ordering::Relaxed) {
-                let ids = publish(&channel, site, ("", queue), Way::Queue, 100, random).await?;
+                publish(&channel, site, ("", queue), Way::Queue, 100, random).await?;
+                // Those of earlier sessions too: they have come back.
+                let ids = site.ledger.of(queue);
                 site.ledger.settle(&ids, Settled::Maybe);
                 if random.below(2) == 0 {
                     channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
@@ -155,7 +163,7 @@ async fn publish(
     way: Way,
     largest: u64,
     random: &mut Random,
-) -> Result<Vec<u64>, lapin::Error> {
+) -> Outcome {
     let (mut ids, mut confirms) = (Vec::new(), Vec::new());
     for _ in 0..1 + random.below(20) {
         let id = site.ledger.publish(queue, way);
@@ -174,7 +182,7 @@ async fn publish(
             site.ledger.confirm(*id);
         }
     }
-    Ok(ids)
+    Ok(())
 }
 
 /// The body is the number, in eight octets, and then filling.
@@ -237,7 +245,8 @@ fn waited_in_vain(acknowledged: &[u64], random: &mut Random) -> bool {
 /// Empties every queue, until everything that must be there has come.
 pub async fn take_what_is_left(site: &Site, patience: Duration) {
     let mut site = site.clone();
-    let connection = connect(&mut site).await.expect("a connection at the end");
+    let address = alive(&mut site.address).await;
+    let connection = connect(address).await.expect("a connection at the end");
     let channel = connection.create_channel().await.expect("a channel");
     declare_all(&channel).await.expect("everything is there, or declared again");
     let start = Instant::now();
