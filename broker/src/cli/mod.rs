@@ -1,12 +1,14 @@
 //! The command line: arguments, where the configuration comes from, and what each command does.
 //!
 //! * `serve`: runs a broker until a signal or an error ends it.
+//! * `store`: looks after a data directory offline.
 //! * `logging`: where the log goes and how it looks.
 //!
 //! Whatever goes wrong becomes one line on standard error and an exit code other than 0.
 
 mod logging;
 mod serve;
+mod store;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -22,7 +24,8 @@ use leveret::definitions::{Definitions, DefinitionsError};
 
 /// The exit code of a command line that cannot be understood; that of everything else that fails is 1.
 const EXIT_USAGE: u8 = 2;
-/// The exit code of a load that went through, but of which messages were lost or the like.
+/// The exit code of a load that went through, but of which messages were lost or the like, and of a check that found
+/// damage.
 const EXIT_UNSOUND: u8 = 3;
 
 /// A message broker that speaks AMQP 0-9-1 as RabbitMQ speaks it.
@@ -49,6 +52,9 @@ enum Command {
     /// Declares queues of its own and deletes them. Ends with exit code 3 if messages were lost, duplicated, out of
     /// order or refused. SIGINT ends it early, with its report.
     Perf(Box<perf::Options>),
+    /// Check or compact a data directory that no broker has open
+    #[command(subcommand)]
+    Store(store::Action),
     /// Print a completion script for a shell
     Completions {
         /// The shell the script is for
@@ -90,6 +96,8 @@ enum Failure {
     Serve(#[from] serve::ServeError),
     #[error(transparent)]
     Perf(#[from] perf::PerfError),
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -129,6 +137,11 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let findings = perf::perf(*options)?;
             let code = print(findings.text.as_bytes())?;
             Ok(if findings.sound { code } else { ExitCode::from(EXIT_UNSOUND) })
+        }
+        Some(Command::Store(action)) => {
+            let outcome = store::store(&action)?;
+            let code = print(outcome.text.as_bytes())?;
+            Ok(if outcome.sound { code } else { ExitCode::from(EXIT_UNSOUND) })
         }
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
