@@ -292,3 +292,24 @@ fn a_silent_peer_with_half_a_frame_does_no_harm() {
     let grown = broker.resident_kib().saturating_sub(before);
     assert!(grown < 50 * MIB, "200 announced bodies cost {} MiB", grown / MIB);
 }
+
+#[test]
+fn a_connection_opened_during_an_alarm_is_blocked_when_it_publishes_and_may_do_all_else() {
+    if Server::is_given() {
+        return;
+    }
+    let data = tempfile::tempdir().expect("a directory for the broker's data");
+    let path = data.path().to_str().expect("a path in UTF-8");
+    // More than any disk has: the alarm is raised from the start.
+    let broker = Server::start_with(&["--data-dir", path, "--disk-free-limit", "1000TB"]);
+    broker.log_until("little disk is free");
+    let mut peer = broker.peer();
+    peer.ask::<amq_protocol::protocol::queue::DeclareOk>(1, say::declare("q"));
+    peer.consume(1, "q", "c");
+    peer.in_step(1);
+    peer.publish(1, "", "q", b"held up");
+    let blocked: connection::Blocked = peer.expect(0);
+    assert_eq!(blocked.reason.as_str(), "low on disk");
+    // Nothing that follows on this connection is read; another one is served as long as it does not publish.
+    broker.peer().in_step(1);
+}
