@@ -62,15 +62,6 @@ fn deliver(peer: &mut Peer, bodies: &[&str]) -> String {
     queue
 }
 
-#[track_caller]
-fn expect_timeout(peer: &mut Peer, channel: u16, timeout: u64) {
-    let text = format!(
-        "PRECONDITION_FAILED - delivery acknowledgement on channel {channel} timed out. Timeout value used: {timeout} \
-         ms. This timeout value can be configured, see consumers doc guide to learn more"
-    );
-    peer.expect_channel_close(channel, 406, &text, (0, 0));
-}
-
 // Consumer timeouts
 
 #[test]
@@ -96,7 +87,7 @@ fn the_timeout_is_evaluated_about_once_a_minute() {
     // It has waited for the timeout, and not yet for longer than that.
     still.advance(59 * SECOND, &mut peer, 1);
     still.clock.advance(SECOND);
-    expect_timeout(&mut peer, 2, 1_800_000);
+    peer.expect_delivery_timeout(2, 1_800_000);
 }
 
 #[test]
@@ -113,7 +104,7 @@ fn only_the_oldest_delivery_of_a_channel_counts() {
         still.advance(MINUTE, &mut peer, 1);
     }
     still.clock.advance(MINUTE);
-    expect_timeout(&mut peer, 2, 300_000);
+    peer.expect_delivery_timeout(2, 300_000);
 }
 
 #[test]
@@ -129,7 +120,7 @@ fn deliveries_whose_acknowledgement_is_rolled_back_wait_since_they_were_made() {
     }
     peer.ask::<tx::RollbackOk>(2, tx::Rollback {});
     still.clock.advance(MINUTE);
-    expect_timeout(&mut peer, 2, 300_000);
+    peer.expect_delivery_timeout(2, 300_000);
 }
 
 #[test]
@@ -147,7 +138,7 @@ fn a_connection_without_outstanding_deliveries_is_left_alone_and_looked_at_again
     still.advance(59 * SECOND, &mut peer, 2);
     still.advance(SECOND, &mut peer, 2);
     still.clock.advance(MINUTE);
-    expect_timeout(&mut peer, 2, 60_000);
+    peer.expect_delivery_timeout(2, 60_000);
 }
 
 #[test]
@@ -159,7 +150,7 @@ fn a_policy_holds_for_deliveries_that_were_made_before_it_and_no_longer_once_it_
     let policy = leveret::serde_json::json!({ "pattern": "^late", "definition": { "consumer-timeout": 300_000 } });
     still.runtime.block_on(still.broker.set_policy("/", "impatient", &policy)).expect("a policy");
     still.clock.advance(MINUTE);
-    expect_timeout(&mut peer, 2, 300_000);
+    peer.expect_delivery_timeout(2, 300_000);
     peer.get(1, &queue);
     still.runtime.block_on(still.broker.clear_policy("/", "impatient")).expect("no policy any more");
     for _ in 0..10 {

@@ -78,9 +78,19 @@ impl Segment {
 
     /// Messages in memory, of whom nothing more is known.
     pub fn new(first: u64, run: Run) -> Segment {
+        Segment::of(first, Content::Here(run))
+    }
+
+    /// So many messages, of about so many bytes, that only storage has.
+    pub fn away(first: u64, count: u32, bytes: u64) -> Segment {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Segment::of(first, Content::Away { count, bytes })
+    }
+
+    fn of(first: u64, content: Content) -> Segment {
         Segment {
             first,
-            content: Content::Here(run),
+            content,
             persistent: false,
             spilled: false,
             redelivered: false,
@@ -88,6 +98,11 @@ impl Segment {
             returns: 0,
             expires: Segment::NEVER,
         }
+    }
+
+    /// Whether a queue, `durable` or not, has given them to storage.
+    pub fn is_stored(&self, durable: bool) -> bool {
+        self.spilled || (durable && self.persistent)
     }
 
     /// The messages, if they are in memory.
@@ -163,7 +178,7 @@ impl Segment {
 
     /// Lets go of the content, which storage has.
     pub fn send_away(&mut self) {
-        let (count, bytes) = (self.count(), self.bytes().min(u32::MAX as usize) as u32);
+        let (count, bytes) = (self.count(), u32::try_from(self.bytes()).unwrap_or(u32::MAX));
         self.content = Content::Away { count, bytes };
     }
 }

@@ -94,12 +94,8 @@ impl Paging {
     }
 
     /// Lets the queue know, from a thread that must not run it, that it may let go of more.
-    pub fn spill_soon(&self, queue: Weak<Queue>) {
+    pub fn spill_soon(&self, queue: Arc<Queue>) {
         let Some(runtime) = &self.runtime else { return };
-        runtime.spawn(async move {
-            if let Some(queue) = queue.upgrade() {
-                queue.push(QueueCommand::Spill);
-            }
-        });
+        runtime.spawn(async move { queue.push(QueueCommand::Spill) });
     }
 }

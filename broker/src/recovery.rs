@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store, Stored};
 
 use crate::access::{Granted, State, TopicGranted};
-use crate::command::{Content, QueueCommand, Segment, Token};
+use crate::command::{QueueCommand, Segment, Token};
 use crate::message::Meta;
 use crate::policy::{Kind, Policy};
 use crate::queue::lifetimes::Lifetimes;
@@ -178,16 +178,8 @@ fn segments(stored: RecoveredQueue, noted: Option<&[Returned]>) -> Vec<Segment> 
     returned.sort_by_key(|entry| entry.first);
     let mut segments = Vec::new();
     for Stored { first, count, bytes, any } in stored.stored {
-        let mut rest = Segment {
-            first,
-            content: Content::Away { count, bytes: bytes.min(u64::from(u32::MAX)) as u32 },
-            persistent: true,
-            spilled: false,
-            redelivered: false,
-            level: 0,
-            returns: 0,
-            expires: if Meta(any).expires() { Segment::UNDATED } else { Segment::NEVER },
-        };
+        let expires = if Meta(any).expires() { Segment::UNDATED } else { Segment::NEVER };
+        let mut rest = Segment { persistent: true, expires, ..Segment::away(first, count, bytes) };
         for entry in &returned {
             let end = entry.first + entry.count;
             if entry.first > rest.last() || end <= rest.first {

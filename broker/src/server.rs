@@ -73,7 +73,6 @@ pub struct Shared {
     pub(crate) parts: Parts,
     /// Held by who changes users, virtual hosts or permissions.
     pub(crate) administration: Mutex<()>,
-    pub paging: Arc<Paging>,
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
     next_peer: AtomicU64,
@@ -195,20 +194,18 @@ impl Builder {
         )?;
         let timers = Timers::new(clock.clone());
         let limit = usize::try_from(config.memory_limit.bytes()).unwrap_or(usize::MAX);
-        let paging = Paging::new(store.reader(), gauge.clone(), limit);
         let parts = Parts {
             next_id: Arc::default(),
             store: store.clone(),
             gauge: gauge.clone(),
             timers: timers.clone(),
             clock: clock.clone(),
-            paging: paging.clone(),
+            paging: Paging::new(store.reader(), gauge.clone(), limit),
         };
         let beginning = recovery::begin(recovered, &parts)?;
         let ticking = tokio::spawn(timers.run());
         let shared = Arc::new(Shared {
             pressure: Pressure::new(gauge, limit, clock.clone()),
-            paging,
             config,
             clock,
             access: Arc::default(),

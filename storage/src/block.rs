@@ -144,3 +144,38 @@ impl Run {
         (self.from..self.to).map(|i| (self.block.bytes(i), self.block.meta(i)))
     }
 }
+
+/// Messages that lie at `spans`, ascending, in `buffer`, in a block of their own: a run for each of `stretches`, which
+/// are given as (first sequence number, count) and make up all of them.
+pub(crate) fn runs_of(
+    mut buffer: Vec<u8>,
+    mut spans: Vec<Span>,
+    stretches: Vec<(u64, u32)>,
+    gauge: &Arc<Gauge>,
+) -> impl Iterator<Item = (u64, Run)> + use<> {
+    compact(&mut buffer, &mut spans);
+    let block = Block::new(buffer, spans, gauge);
+    let mut from = 0;
+    stretches.into_iter().map(move |(first, count)| {
+        let run = Run { block: block.clone(), from, to: from + count };
+        from += count;
+        (first, run)
+    })
+}
+
+/// Moves the bytes of `spans` to the front and lets the rest go, if that is worth it: a block should hold hardly more
+/// than its messages.
+fn compact(buffer: &mut Vec<u8>, spans: &mut [Span]) {
+    let wanted: usize = spans.iter().map(|span| span.len as usize).sum();
+    if wanted * 8 >= buffer.len() * 7 {
+        return;
+    }
+    let mut end = 0;
+    for span in spans {
+        let start = span.start as usize;
+        buffer.copy_within(start..start + span.len as usize, end);
+        span.start = end as u32;
+        end += span.len as usize;
+    }
+    buffer.truncate(end);
+}

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::block::{Block, Gauge, Run, Span};
+use crate::block::{Gauge, Run, Span, runs_of};
 use crate::bytes::Input;
 #[cfg(test)]
 use crate::bytes::put_varint;
@@ -101,28 +101,8 @@ impl Record {
             }
             spans.push(*span);
         }
-        let block = Block::new(compact(self.bytes, &mut spans), spans, gauge);
-        let mut from = 0;
-        let runs = stretches.into_iter().map(|(first, count)| {
-            let run = Run { block: block.clone(), from, to: from + count };
-            from += count;
-            (first, run)
-        });
-        runs.collect()
+        runs_of(self.bytes, spans, stretches, gauge).collect()
     }
-}
-
-/// Moves the bytes of `spans` to the front and lets the rest go: a block should hold no more than its messages.
-fn compact(mut bytes: Vec<u8>, spans: &mut [Span]) -> Vec<u8> {
-    let mut end = 0;
-    for span in spans {
-        let start = span.start as usize;
-        bytes.copy_within(start..start + span.len as usize, end);
-        span.start = end as u32;
-        end += span.len as usize;
-    }
-    bytes.truncate(end);
-    bytes
 }
 
 #[cfg(test)]

@@ -348,6 +348,16 @@ impl Peer {
         self.send(channel, channel::CloseOk {});
     }
 
+    /// The channel must be closed because of a delivery that waited for longer than `timeout` milliseconds.
+    #[track_caller]
+    pub fn expect_delivery_timeout(&mut self, channel: u16, timeout: u64) {
+        let text = format!(
+            "PRECONDITION_FAILED - delivery acknowledgement on channel {channel} timed out. Timeout value used: \
+             {timeout} ms. This timeout value can be configured, see consumers doc guide to learn more"
+        );
+        self.expect_channel_close(channel, 406, &text, (0, 0));
+    }
+
     /// The connection must be closed for this reason, and the socket as soon as close-ok has been sent.
     #[track_caller]
     pub fn expect_connection_close(&mut self, code: u16, text: &str, method: (u16, u16)) {

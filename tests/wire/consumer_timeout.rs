@@ -32,16 +32,6 @@ fn queue_with(peer: &mut Peer, timeout: i32) -> String {
     name
 }
 
-/// The channel is closed because of a delivery that waited for longer than this.
-#[track_caller]
-fn expect_timeout(peer: &mut Peer, channel: u16, timeout: u32) {
-    let text = format!(
-        "PRECONDITION_FAILED - delivery acknowledgement on channel {channel} timed out. Timeout value used: {timeout} \
-         ms. This timeout value can be configured, see consumers doc guide to learn more"
-    );
-    peer.expect_channel_close(channel, 406, &text, (0, 0));
-}
-
 #[test]
 fn a_channel_whose_oldest_delivery_is_older_than_the_timeout_is_closed() {
     let Some(mut peer) = impatient() else { return };
@@ -50,7 +40,7 @@ fn a_channel_whose_oldest_delivery_is_older_than_the_timeout_is_closed() {
     peer.open_channel(2);
     peer.consume(2, &queue, "c");
     peer.expect_deliveries(2, &["a", "b"]);
-    expect_timeout(&mut peer, 2, 300);
+    peer.expect_delivery_timeout(2, 300);
     let messages = peer.drain(1, &queue);
     assert_eq!(messages, [("a".into(), true), ("b".into(), true)], "they are ready again");
 }
@@ -61,7 +51,7 @@ fn a_message_that_was_fetched_counts_as_well() {
     let queue = peer.queue(1, "late");
     peer.publish(1, "", &queue, "a");
     peer.get(1, &queue);
-    expect_timeout(&mut peer, 1, 300);
+    peer.expect_delivery_timeout(1, 300);
 }
 
 #[test]
@@ -75,11 +65,11 @@ fn a_queues_argument_goes_over_the_servers_default() {
         peer.consume(channel, queue, "c");
         peer.expect_deliveries(channel, &["a"]);
     }
-    expect_timeout(&mut peer, 2, 100);
+    peer.expect_delivery_timeout(2, 100);
     let other = peer.queue(1, "late");
     peer.publish(1, "", &other, "b");
     peer.get(1, &other);
-    expect_timeout(&mut peer, 1, 300);
+    peer.expect_delivery_timeout(1, 300);
     peer.send(3, say::ack(1));
     peer.in_step(3);
 }
@@ -105,7 +95,7 @@ fn no_ack_deliveries_and_acknowledged_ones_never_time_out() {
     let late = peer.queue(1, "late");
     peer.publish(1, "", &late, "x");
     peer.get(1, &late);
-    expect_timeout(&mut peer, 1, 300);
+    peer.expect_delivery_timeout(1, 300);
     peer.in_step(2);
 }
 

@@ -295,9 +295,7 @@ fn a_consumer_timeout_by_policy_closes_the_channel_of_a_delivery_that_waits_for_
     peer.publish_all(1, "q", &["a"]);
     peer.get(1, "q");
     own.policy("timeout", json!({"pattern": "^q$", "definition": {"consumer-timeout": 100}}));
-    let text = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 100 ms. This \
-                timeout value can be configured, see consumers doc guide to learn more";
-    peer.expect_channel_close(1, 406, text, (0, 0));
+    peer.expect_delivery_timeout(1, 100);
 }
 
 #[test]

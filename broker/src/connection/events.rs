@@ -64,20 +64,19 @@ impl Connection {
                 }
             }
             // Its end is under way.
-            ConnectionEvent::Forced { .. } => {}
-            ConnectionEvent::Close { .. } => {}
+            ConnectionEvent::Forced { .. } | ConnectionEvent::Close { .. } => {}
         }
     }
 
     /// Lets go of the content of unacked messages that storage has, where memory runs short.
     fn let_go(&mut self) {
-        if !self.shared.paging.is_high() {
+        if !self.shared.parts.paging.is_high() {
             return;
         }
         for channel in self.channels.iter_mut() {
             for Outstanding { queue, segment, .. } in channel.unacked.iter_mut() {
-                let stored = segment.spilled || (queue.durable && segment.persistent);
-                if stored && segment.here().is_some() && queue.stores(segment.first, segment.count()) {
+                let here = segment.here().is_some();
+                if here && segment.is_stored(queue.durable) && queue.stores(segment.first, segment.count()) {
                     segment.send_away();
                 }
             }

@@ -20,7 +20,7 @@ use leveret_storage::{Entry, Run};
 
 pub use self::state::DelayedCommand;
 use self::state::{DelayedState, Effects, Held};
-use crate::command::{ConnectionEvent, Release, Token};
+use crate::command::{Release, Token};
 use crate::mailbox::{Owner, Turn};
 use crate::message::{Meta, meta, routing_keys};
 use crate::queue::Outside;
@@ -171,10 +171,7 @@ impl DelayedOwner {
         self.outside.store.submit(&mut fx.storage);
         fx.releases.clear();
         for (to, count) in fx.confirmed.drain(..) {
-            let (channel, first) = (to.to.channel, to.first);
-            let event = ConnectionEvent::Confirm { channel, first, count, refused: false };
-            // A connection that is gone no longer wants to know.
-            let _ = to.to.peer.mailbox.push(event);
+            Token::Confirm { to, count }.complete();
         }
         if std::mem::take(&mut fx.tidy) {
             self.state.tidy(&self.outside.gauge);

@@ -109,7 +109,7 @@ impl QueueState {
         fx.dead_letters.push(DeadLetter {
             queue: self.name.clone(),
             id: self.id,
-            stored: segment.spilled || (self.durable && segment.persistent),
+            stored: segment.is_stored(self.durable),
             to: to.clone(),
             reason,
             first: segment.first,

@@ -71,7 +71,6 @@ impl Queue {
             paging: outside.paging.clone(),
             turn: Turn::new(QueueOwner {
                 queue: queue.clone(),
-                id: origin.id,
                 state: QueueState::new(origin, queue.clone()),
                 effects: Effects::default(),
                 mark,
@@ -101,7 +100,8 @@ impl Queue {
     /// The queue has got these settings.
     fn configured(&self, settings: &Settings) {
         self.refuses.store(settings.overflow != Overflow::DropHead, Ordering::Release);
-        self.set_consumer_timeout(settings.consumer_timeout);
+        // Holds for what is outstanding too, from the next time that a channel looks.
+        self.consumer_timeout.store(settings.consumer_timeout.unwrap_or(NOT_SET), Ordering::Relaxed);
     }
 
     /// Milliseconds that a delivery may wait for its acknowledgement, 0: for ever; None: as long as the server says.
@@ -109,14 +109,9 @@ impl Queue {
         Some(self.consumer_timeout.load(Ordering::Relaxed)).filter(|timeout| *timeout != NOT_SET)
     }
 
-    /// Settings have changed: holds for what is outstanding too, from the next time that a channel looks.
-    fn set_consumer_timeout(&self, timeout: Option<u64>) {
-        self.consumer_timeout.store(timeout.unwrap_or(NOT_SET), Ordering::Relaxed);
-    }
-
     /// Lets the queue know, from a thread that must not run it, that storage has what it was given.
     pub fn spill_soon(self: Arc<Queue>) {
-        self.paging.spill_soon(Arc::downgrade(&self));
+        self.paging.clone().spill_soon(self);
     }
 
     /// Storage can give back these messages of it.
@@ -154,8 +149,6 @@ impl Ticked for Queue {
 /// The state with the way out for its effects.
 struct QueueOwner {
     queue: Weak<Queue>,
-    /// Of the queue.
-    id: u64,
     state: QueueState,
     effects: Effects,
     /// Remembers across a kill how far a durable queue has been delivered.
@@ -224,7 +217,7 @@ impl QueueOwner {
             }
         }
         if let Some(moment) = effects.tick.take() {
-            self.outside.timers.at(moment, self.id, self.queue.clone());
+            self.outside.timers.at(moment, self.state.id, self.queue.clone());
         }
         for (first, count) in effects.loads.drain(..) {
             self.outside.paging.load(self.queue.clone(), first, count);

@@ -91,17 +91,14 @@ impl QueueState {
         let keep = if self.consumers.count() > 0 { paging.ahead() } else { 0 };
         let (id, durable) = (self.id, self.durable);
         let (paged, storage) = (&mut self.paged, &mut fx.storage);
-        let all = self.ready.spill(keep, |segment| {
-            let stored = segment.spilled || (durable && segment.persistent);
-            match segment.here() {
-                Some(run) if !stored => {
-                    storage.push(Entry::Op(Op::Spill { queue: id, first: segment.first, run: run.clone() }));
-                    segment.spilled = true;
-                    paged.spilled = true;
-                    false
-                }
-                _ => paging.holds(id, segment.first, segment.count()),
+        let all = self.ready.spill(keep, |segment| match segment.here() {
+            Some(run) if !segment.is_stored(durable) => {
+                storage.push(Entry::Op(Op::Spill { queue: id, first: segment.first, run: run.clone() }));
+                segment.spilled = true;
+                paged.spilled = true;
+                false
             }
+            _ => paging.holds(id, segment.first, segment.count()),
         });
         if !all && !paged.spilling {
             paged.spilling = true;

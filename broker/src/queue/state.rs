@@ -104,7 +104,9 @@ impl QueueState {
             QueueCommand::Release(release) => fx.releases.push(release),
             QueueCommand::Settle { consumer, first, count, persistent, spilled } => {
                 self.settled(consumer, count);
-                self.forget_all(first, count, persistent, spilled, fx);
+                if spilled || (self.durable && persistent) {
+                    self.remove(first, count, fx);
+                }
             }
             QueueCommand::Reject { consumer, segment } => {
                 self.settled(consumer, segment.count());
@@ -185,13 +187,13 @@ impl QueueState {
 
     /// Messages that are done leave storage.
     pub(super) fn forget(&self, segment: &Segment, fx: &mut Effects) {
-        self.forget_all(segment.first, segment.count(), segment.persistent, segment.spilled, fx);
+        if segment.is_stored(self.durable) {
+            self.remove(segment.first, segment.count(), fx);
+        }
     }
 
-    fn forget_all(&self, first: u64, count: u32, persistent: bool, spilled: bool, fx: &mut Effects) {
-        if spilled || (self.durable && persistent) {
-            fx.storage.push(Entry::Op(Op::Remove { queue: self.id, first, count: count.into() }));
-        }
+    fn remove(&self, first: u64, count: u32, fx: &mut Effects) {
+        fx.storage.push(Entry::Op(Op::Remove { queue: self.id, first, count: count.into() }));
     }
 
     /// What found its connection gone: deliveries are taken as if they had not been made, and a consumer whose

@@ -11,7 +11,7 @@ use super::frame;
 use super::index::Entry;
 use super::space::{Kind, Lost, Shared};
 use crate::backend::Reader;
-use crate::block::{Block, Gauge, Run, Span};
+use crate::block::{Gauge, Run, Span, runs_of};
 use crate::error::{IoContext, StorageError};
 use crate::sequences::Sequences;
 
@@ -186,14 +186,7 @@ impl Shared {
         if spans.is_empty() {
             return;
         }
-        compact(&mut buffer, &mut spans);
-        let block = Block::new(buffer, spans, gauge);
-        let mut from = 0;
-        for (first, count) in stretches {
-            let to = from + count;
-            runs.push((first, Run { block: block.clone(), from, to }));
-            from = to;
-        }
+        runs.extend(runs_of(buffer, spans, stretches, gauge));
     }
 
     /// Gives up a record that cannot be read, and says so once.
@@ -230,21 +223,4 @@ impl Shared {
         let copy = self.put_aside(&format!("record-{queue}-{}", wanted.sequences.first()), body);
         Some((live.iter().map(|stretch| stretch.1).sum(), copy))
     }
-}
-
-/// Moves the bytes of `spans`, ascending, to the front and lets the rest go, if that is worth it: a block should hold
-/// hardly more than its messages.
-fn compact(buffer: &mut Vec<u8>, spans: &mut [Span]) {
-    let wanted: usize = spans.iter().map(|span| span.len as usize).sum();
-    if wanted * 8 >= buffer.len() * 7 {
-        return;
-    }
-    let mut end = 0;
-    for span in spans {
-        let start = span.start as usize;
-        buffer.copy_within(start..start + span.len as usize, end);
-        span.start = end as u32;
-        end += span.len as usize;
-    }
-    buffer.truncate(end);
 }
