@@ -18,6 +18,7 @@ mod exchange_e2e;
 mod exchange_types;
 mod frames;
 mod handshake;
+mod hidden_keys;
 mod limits;
 mod matching;
 mod own;

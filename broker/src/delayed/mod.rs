@@ -29,16 +29,6 @@ use crate::vhost::VHost;
 use crate::vhost::publisher::Publisher;
 use crate::vhost::snapshot::Found;
 
-/// Among the flags of a message's publish, if it is a dead letter: CC has no say any more.
-const BY_KEY_ONLY: u8 = 1 << 2;
-
-/// Notes in a dead letter that it is routed by the key in its address alone, when it is due.
-pub fn only_by_its_key(message: &mut [u8], meta: Meta) {
-    if let Some(flags) = message.get_mut(meta.address()) {
-        *flags |= BY_KEY_ONLY;
-    }
-}
-
 /// The messages that an exchange holds back, as everybody but their owner knows them.
 pub struct Delayed {
     /// Identity in storage, never used again.
@@ -215,9 +205,7 @@ impl DelayedOwner {
         };
         let Some(message) = Message::parse(bytes) else { return };
         let Ok(properties) = message.content_header().parse() else { return };
-        let by_key_only = meta.is_dead_lettered() && message.bits & BY_KEY_ONLY != 0;
-        let copies: &[&str] = if by_key_only { &[] } else { &["CC", "BCC"] };
-        let keys = routing_keys(&message, &properties, copies);
+        let keys = routing_keys(&message, &properties, meta);
         let expiration = properties.expiration.and_then(|text| crate::expiration::parse(text).ok());
         let delay = header::delay_of(properties.headers).unwrap_or(0);
         let Ok(header) = header::onward(&message, delay) else { return };
@@ -226,6 +214,9 @@ impl DelayedOwner {
         let mut found = Found::default();
         snapshot.route(exchange, &keys, &properties, &mut found);
         let onward = message.rebuild(message.address, &header);
-        self.publisher.publish(vhost, &found, onward, meta.published_at(now), expiration, &keys[1..]);
+        // Who held messages back before `meta` told of BCC stored them with it too.
+        let hidden = meta.hides() || properties.headers.is_some_and(|headers| headers.get("BCC").is_some());
+        let meta = meta.published_at(now).with_hidden(hidden);
+        self.publisher.publish(vhost, &found, onward, meta, expiration);
     }
 }
