@@ -16,13 +16,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::Waker;
 
 use leveret_protocol::{Message, content};
-use leveret_storage::{Entry, Run};
+use leveret_storage::{Entry, Level, Run, StorageError, Stored};
 
 pub use self::state::DelayedCommand;
-use self::state::{DelayedState, Effects, Held};
+use self::state::{Away, DelayedState, Effects, Held};
 use crate::command::{Release, Token};
 use crate::mailbox::{Owner, Turn};
 use crate::message::{Meta, meta, routing_keys};
+use crate::paging::{Holder, Paging, Ranges};
 use crate::queue::Outside;
 use crate::timers::Ticked;
 use crate::vhost::VHost;
@@ -37,6 +38,7 @@ pub struct Delayed {
     pub exchange: Box<str>,
     pub durable: bool,
     count: AtomicU64,
+    paging: Arc<Paging>,
     turn: Arc<Turn<Erased>>,
 }
 
@@ -63,6 +65,7 @@ impl Delayed {
             exchange,
             durable,
             count: AtomicU64::new(0),
+            paging: outside.paging.clone(),
             turn: Turn::new(Erased(Box::new(DelayedOwner {
                 delayed: delayed.clone(),
                 state: DelayedState::new(id, durable),
@@ -83,9 +86,20 @@ impl Delayed {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Takes in what storage held, before anybody else knows of this. Nothing goes on until [`Delayed::start`].
-    pub fn recover(&self, runs: Vec<(u64, Run)>, next_sequence: u64) {
-        self.push(DelayedCommand::Recover { runs, next_sequence });
+    /// Takes in what storage held, before anybody else knows of this, without reading it. Nothing goes on until
+    /// [`Delayed::start`].
+    pub fn recover(&self, stored: &[Stored], next_sequence: u64) -> Result<(), StorageError> {
+        let mut held: Vec<Away> = Vec::new();
+        for Stored { first, count, .. } in stored {
+            for message in self.paging.outlines(self.id, *first, *count)? {
+                let new = Away::of(&message);
+                if !held.last_mut().is_some_and(|last| last.take_in(&new)) {
+                    held.push(new);
+                }
+            }
+        }
+        self.push(DelayedCommand::Recover { held, next_sequence });
+        Ok(())
     }
 
     /// The bindings are there: what is due goes on.
@@ -119,6 +133,28 @@ impl Delayed {
     }
 }
 
+impl Holder for Delayed {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.exchange
+    }
+
+    fn paging(&self) -> &Paging {
+        &self.paging
+    }
+
+    fn may_spill(&self) {
+        self.push(DelayedCommand::Spill);
+    }
+
+    fn loaded(&self, _: Ranges, runs: Vec<(u64, Run)>) {
+        self.push(DelayedCommand::Loaded { runs });
+    }
+}
+
 impl Ticked for Delayed {
     fn tick(&self) {
         self.push(DelayedCommand::Tick);
@@ -143,6 +179,13 @@ impl Owner for DelayedOwner {
             self.state.apply(command, &mut self.effects);
         }
         self.state.take_due(now, &mut self.effects);
+        let paging = &self.outside.paging;
+        let window = paging.window();
+        if paging.is_high() && self.state.spill(paging, window, &mut self.effects) {
+            let holder: Weak<dyn Holder> = self.delayed.clone();
+            self.effects.storage.push(Entry::Notify(Level::Written, Token::Spill(holder)));
+        }
+        self.state.look_ahead(now, window, &mut self.effects);
         self.hand_out(now);
     }
 
@@ -175,6 +218,9 @@ impl DelayedOwner {
         delayed.count.store(self.state.count(), Ordering::Relaxed);
         if let Some(moment) = self.effects.tick.take() {
             self.outside.timers.at(moment, delayed.id, self.delayed.clone());
+        }
+        if !self.effects.load.is_empty() {
+            self.outside.paging.load(self.delayed.clone(), std::mem::take(&mut self.effects.load));
         }
         if std::mem::take(&mut self.effects.more) {
             // Runs after this turn, which is bounded so that it does not hold its thread for long.
