@@ -285,7 +285,7 @@ impl QueueState {
             self.forget(&segment, fx);
         }
         if self.durable {
-            fx.storage.push(Entry::Notify(Level::Synced, Token::Reply { to: from, reply }));
+            fx.storage.push(Entry::Notify(Level::Removed, Token::Reply { to: from, reply }));
         } else {
             fx.reply(&from, reply);
         }
