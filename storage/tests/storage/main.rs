@@ -6,5 +6,6 @@ mod directory;
 mod format1;
 mod kill;
 mod log;
+mod power_cut;
 mod support;
 mod writer;
