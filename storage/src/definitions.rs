@@ -285,6 +285,10 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
         return Err(StorageError::corrupt(directory.path(), "its database is missing"));
     }
     remove_unfinished_snapshots(&path)?;
+    let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
+    // A kill leaves what was written in the kernel's hands. From here on it counts as safe, and sled will sync a snapshot
+    // that says where it lies.
+    file.sync_data().context("sync", &name)?;
     let db = loop {
         match (open_patiently(&path), newest_snapshot(&path)) {
             (Ok(db), _) => break db,
@@ -296,7 +300,6 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
         }
     };
     let version = check_version(&db, directory.path())?;
-    let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // Opening may have written a new snapshot and removed the old one.
     sync_directory(&path)?;
     Ok((db, file, version))

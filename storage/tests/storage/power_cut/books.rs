@@ -64,7 +64,7 @@ impl<'a> Books<'a> {
     }
 
     /// Compares with a store that was opened; what was promised must not have become less since the last time. One
-    /// that a plan's life has `closed` has everything; if a cut came before, closing proves nothing.
+    /// that was `closed` before the cut has everything.
     ///
     /// # Panics
     /// When the two don't agree.

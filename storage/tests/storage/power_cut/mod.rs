@@ -35,12 +35,14 @@ const TEST: &str = "power_cut::whatever_a_power_cut_leaves_what_was_promised_is_
 /// `SEED:IMAGE:DIRECTORY`, as a failure says it.
 const AGAIN: &str = "LEVERET_POWER_CUT";
 
+/// Images from this number on are those of which the next opening is recorded.
+const BASES: u64 = 1_000_000;
 const LIVES: usize = 8;
 const GROUPS: usize = 250;
 
 /// (recorded workloads, images of each, images of which the next opening is recorded in its turn, images of that)
 fn sizes() -> [u64; 4] {
-    if env::var_os("LEVERET_LONG").is_some() { [10, 900, 10, 10] } else { [1, 160, 4, 10] }
+    if env::var_os("LEVERET_LONG").is_some() { [10, 900, 10, 10] } else { [2, 80, 2, 10] }
 }
 
 fn some_seed() -> u64 {
@@ -52,21 +54,20 @@ fn whatever_a_power_cut_leaves_what_was_promised_is_there() {
     if let Some(life) = env::var_os(CHILD) {
         return live(life.to_str().expect("paths in UTF-8"));
     }
+    let [workloads, images, bases, nested] = sizes();
     if let Ok(again) = env::var(AGAIN) {
         let mut words = again.splitn(3, ':');
         let mut number = || words.next().and_then(|word| word.parse().ok()).expect("SEED:IMAGE:DIRECTORY");
         let (seed, image) = (number(), number());
         let place = PathBuf::from(words.next().expect("SEED:IMAGE:DIRECTORY"));
-        return Workload::read(seed, &place).check([image].into(), None);
+        return Workload::read(seed, &place).check([image].into(), (image >= BASES).then_some(nested));
     }
-    let [workloads, images, bases, nested] = sizes();
     for _ in 0..workloads {
         let place = tempfile::tempdir().expect("a directory");
         let workload = Workload::record(some_seed(), place.path());
         let checked = panic::catch_unwind(AssertUnwindSafe(|| {
             workload.check((0..images).collect(), None);
-            let bases = (images..images + bases).collect();
-            workload.check(bases, Some(nested));
+            workload.check((BASES..BASES + bases).collect(), Some(nested));
         }));
         if let Err(panic) = checked {
             eprintln!("what was recorded is kept in {}", place.keep().display());
@@ -142,7 +143,7 @@ impl Workload {
                 let checked = panic::catch_unwind(AssertUnwindSafe(|| {
                     let made = disk.image(&mut dice);
                     match nested {
-                        None => open_and_check(&made, progress, &mut books, true),
+                        None => open_and_check(&made, progress, &mut books, is_closed(&made)),
                         Some(nested) => self.cut_again(&made, progress, &mut books, nested, dice),
                     }
                 }));
@@ -170,7 +171,7 @@ impl Workload {
         let mut replay = Replay::new(&recording, 0);
         for cut in cuts {
             replay.until(cut, &mut disk, &mut Progress::default());
-            open_and_check(&disk.image(&mut dice), progress, books, false);
+            open_and_check(&disk.image(&mut dice), progress, books, is_closed(image));
         }
     }
 }
@@ -213,14 +214,20 @@ fn write_image(image: &Image, dir: &Path) {
     }
 }
 
-/// Opens an image, compares it, opens it again, works with it, and opens it once more. `first`: of the first cut there was.
-fn open_and_check(image: &Image, progress: Progress, books: &mut Books<'_>, first: bool) {
+/// Whether an image of the first cut is one of a store that was closed.
+fn is_closed(image: &Image) -> bool {
+    image.contains_key("clean")
+}
+
+/// Opens an image, compares it, opens it again, works with it, and opens it once more. `closed`: the store was before the
+/// first cut.
+fn open_and_check(image: &Image, progress: Progress, books: &mut Books<'_>, closed: bool) {
     let scratch = scratch();
     let dir = scratch.path().join("data");
     write_image(image, &dir);
     let (mut backend, recovered) = life::open(&dir).expect("the image opens");
     let found = Model::of(&recovered, &*backend);
-    books.check(progress, &recovered, &found, first && recovered.clean);
+    books.check(progress, &recovered, &found, closed);
     drop(backend);
     let recovered;
     (backend, recovered) = life::open(&dir).expect("it opens again");

@@ -158,11 +158,15 @@ struct Maker {
     next_queue: u64,
     spilled: u64,
     version: u64,
+    /// How many of 30 steps are about definitions.
+    defining: u64,
 }
 
 impl Maker {
     fn new(seed: u64) -> Maker {
-        Maker { dice: Dice(seed), queues: BTreeMap::new(), next_queue: 1, spilled: 1, version: 0 }
+        let mut dice = Dice(seed);
+        let defining = [2, 10, 20][dice.roll(3) as usize];
+        Maker { dice, queues: BTreeMap::new(), next_queue: 1, spilled: 1, version: 0, defining }
     }
 
     fn group(&mut self) -> (Vec<Step>, Then) {
@@ -171,9 +175,9 @@ impl Maker {
             match self.dice.roll(30) {
                 _ if self.queues.len() < QUEUES => self.declare(&mut steps),
                 0 => self.drop_queue(&mut steps),
-                1..=3 => self.define(&mut steps),
-                4 => self.spill(&mut steps),
-                5..=17 => self.publish(&mut steps),
+                1 => self.spill(&mut steps),
+                _ if self.dice.roll(30) < self.defining => self.define(&mut steps),
+                2..=15 => self.publish(&mut steps),
                 _ => self.acknowledge(&mut steps),
             }
         }
