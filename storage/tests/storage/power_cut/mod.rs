@@ -95,11 +95,19 @@ impl Workload {
         let (mut calls, mut progress) = (0, Progress::default());
         let mut lives = Vec::new();
         for life in 0..plan.lives.len() {
-            let recording = record_life(seed, Some(life), place);
-            calls = Replay::new(&recording, calls).finish(&mut disk, &mut progress);
-            lives.push(recording);
+            let mut recording = record_life(seed, Some(life), place);
+            let (before, there) = (disk.clone(), disk::read_in(&dir));
+            let mut count = Replay::new(&recording, calls).finish(&mut disk, &mut progress);
+            if disk.now() != there {
+                // What was under way when the process ended was not done.
+                fs::write(undone(Some(life), place), "").expect("a file");
+                (recording, disk) = (read_life(Some(life), place), before);
+                count = Replay::new(&recording, calls).finish(&mut disk, &mut progress);
+            }
             // Otherwise the model, or the trace, would prove nothing.
-            assert!(disk.now() == disk::read_in(&dir), "life {life}: the model has the files that are there");
+            assert!(disk.now() == there, "life {life}: the model has the files that are there");
+            calls = count;
+            lives.push(recording);
         }
         assert_eq!(progress.submitted, plan.number_before(plan.groups.len()), "all of the plan was carried out");
         Workload { seed, plan, lives, place: place.to_owned() }
@@ -184,7 +192,16 @@ fn record_life(seed: u64, life: Option<usize>, place: &Path) -> Recording {
 }
 
 fn read_life(life: Option<usize>, place: &Path) -> Recording {
-    Recording::new(trace::read(&trace_of(life, place)), &place.join("data"), &place.join("said"))
+    let mut calls = trace::read(&trace_of(life, place));
+    if undone(life, place).exists() {
+        calls.retain(|call| call.result.is_some());
+    }
+    Recording::new(calls, &place.join("data"), &place.join("said"))
+}
+
+/// There if what has no result in a trace is known not to have been done.
+fn undone(life: Option<usize>, place: &Path) -> PathBuf {
+    trace_of(life, place).with_extension("undone")
 }
 
 fn trace_of(life: Option<usize>, place: &Path) -> PathBuf {
