@@ -8,7 +8,8 @@
 //!   of up to some 26 values, so segments are large and values are cut.
 //! * A batch is atomic within one tree only: there is one tree.
 //! * Without `flush_every_ms` the log is never cleaned.
-//! * An unreadable snapshot of the index makes opening fail (1527), though the log alone suffices.
+//! * An unreadable snapshot of the index makes opening fail (1527), though the log alone suffices. One that was still
+//!   being written when the machine went down is taken for a finished one, so it is removed first.
 //! * Its file lock can outlive the database for a moment; ours decides who has the directory.
 
 use std::collections::HashMap;
@@ -283,6 +284,11 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
     if !name.exists() {
         return Err(StorageError::corrupt(directory.path(), "its database is missing"));
     }
+    remove_unfinished_snapshots(&path)?;
+    let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
+    // A kill leaves what was written in the kernel's hands. From here on it counts as safe, and sled will sync a snapshot
+    // that says where it lies.
+    file.sync_data().context("sync", &name)?;
     let db = loop {
         match (open_patiently(&database), newest_snapshot(path)) {
             (Ok(db), _) => break db,
@@ -294,7 +300,6 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
         }
     };
     let version = check_version(&db, directory.path())?;
-    let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // Opening may have written a new snapshot and removed the old one.
     sync_directory(path)?;
     Ok((db, file, version))
@@ -319,6 +324,16 @@ fn open_patiently(database: &Database) -> Result<sled::Db, StorageError> {
 
 fn is_lock(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::Other && error.to_string().contains("could not acquire lock")
+}
+
+fn remove_unfinished_snapshots(database: &Path) -> Result<(), StorageError> {
+    for entry in fs::read_dir(database).context("read", database)? {
+        let path = entry.context("read", database)?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(&path).context("remove", &path)?;
+        }
+    }
+    Ok(())
 }
 
 fn newest_snapshot(database: &Path) -> Option<PathBuf> {

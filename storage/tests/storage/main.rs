@@ -7,5 +7,6 @@ mod format1;
 mod full;
 mod kill;
 mod log;
+mod power_cut;
 mod support;
 mod writer;
