@@ -284,7 +284,7 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
     if !name.exists() {
         return Err(StorageError::corrupt(directory.path(), "its database is missing"));
     }
-    remove_unfinished_snapshots(&path)?;
+    remove_unfinished_snapshots(path)?;
     let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // A kill leaves what was written in the kernel's hands. From here on it counts as safe, and sled will sync a snapshot
     // that says where it lies.
