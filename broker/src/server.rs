@@ -242,7 +242,8 @@ impl Builder {
 }
 
 impl Broker {
-    /// Starts a broker as `config` says, on the current tokio runtime (multi-thread).
+    /// Starts a broker as `config` says, on the current tokio runtime (multi-thread). Where publishers that never pause
+    /// are to be expected, the runtime's `event_interval` should be about 8, so that they do not keep others waiting.
     pub async fn start(config: Config) -> Result<Broker, StartError> {
         Broker::builder(config).start().await
     }
