@@ -86,6 +86,13 @@ impl Batch {
         }
     }
 
+    /// Bytes of what it adds, roughly.
+    pub fn bytes(&self) -> usize {
+        let definitions = self.definitions.iter().filter_map(|(key, value)| Some(key.len() + value.as_ref()?.len()));
+        let runs = self.queues.iter().flat_map(|queue| queue.inserts.iter().chain(&queue.spills));
+        definitions.chain(runs.map(|(_, run)| run.bytes())).sum()
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.definitions.is_empty() && self.queues.is_empty()
@@ -154,6 +161,17 @@ pub trait Backend: Send {
     /// The disk is full: gives up what was kept aside, so that what makes room can be written.
     fn give_up_reserve(&mut self) -> Result<(), StorageError> {
         Ok(())
+    }
+
+    /// On a full disk, after removals: syncs, so that their space comes back, and looks for space elsewhere.
+    fn make_room(&mut self) -> Result<(), StorageError> {
+        self.sync()
+    }
+
+    /// Whether a disk that was full has room for this many bytes, for what is to be kept aside, and for a little more,
+    /// so that it is not found full again at once.
+    fn has_room(&self, _bytes: usize) -> bool {
+        true
     }
 
     /// There is room again: keeps some aside anew.

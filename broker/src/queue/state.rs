@@ -298,7 +298,7 @@ impl QueueState {
             self.remove(first, count, fx);
         }
         if self.durable {
-            fx.storage.push(Entry::Notify(Level::Synced, Token::Reply { to: from, reply }));
+            fx.storage.push(Entry::Notify(Level::Removed, Token::Reply { to: from, reply }));
         } else {
             fx.reply(&from, reply);
         }
