@@ -80,7 +80,7 @@ impl Paging {
     pub fn window(&self) -> usize {
         let share = match self.gauge.bytes() {
             bytes if bytes > self.limit / 8 * 7 => return AHEAD_SCARCE,
-            bytes if bytes > self.limit / 4 * 3 => self.limit / 64,
+            bytes if bytes > self.limit / 4 * 3 => self.limit / 32,
             _ => self.limit / 16,
         };
         share.clamp(AHEAD_SCARCE, WINDOW)

@@ -5,7 +5,7 @@
 
 use amq_protocol::protocol::{exchange, queue};
 use leveret_suite::values::{declare_durable_with, int, table, text};
-use leveret_suite::{Content, Octets, Peer, Server, say};
+use leveret_suite::{Content, Login, Octets, Peer, Server, say};
 use tempfile::TempDir;
 
 /// What the broker may use for messages.
@@ -36,7 +36,9 @@ impl Small {
     /// Publishes all messages and waits for their confirms; `properties` are those of the message with that number,
     /// beside a delivery mode of 2.
     fn fill(&self, exchange: &str, key: &str, (flags, properties): (u16, impl Fn(usize) -> Octets)) {
-        let mut peer = self.server.peer();
+        // Where the disk is slow it is held up now and then, and need not hear of that.
+        let mut peer = self.server.peer_with(&Login { capabilities: &[], ..Login::default() });
+        peer.open_channel(1);
         peer.select_confirms(1);
         for number in 0..COUNT {
             let body = format!("{number:0BODY$}");
