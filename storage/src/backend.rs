@@ -124,7 +124,23 @@ pub trait Reader: Send + Sync {
     ///
     /// # Errors
     /// `Closed`, or that a file cannot be opened.
-    fn read(&self, queue: u64, first: u64, count: u32, gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError>;
+    fn read(&self, queue: u64, first: u64, count: u32, gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError> {
+        self.read_all(queue, &[(first, count)], gauge)
+    }
+
+    /// As [`read`](Self::read), of several ranges (first, count), ascending and apart. A record is read once, however
+    /// many of them lie in it, and nothing but what was asked for is kept in memory.
+    ///
+    /// # Errors
+    /// As there.
+    fn read_all(&self, queue: u64, ranges: &[(u64, u32)], gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError>;
+
+    /// What is known of messages of `queue` in `first .. first + count` without reading them, ascending. It is not
+    /// checked against damage: whoever reads the messages later finds that out.
+    ///
+    /// # Errors
+    /// As those of [`read`](Self::read).
+    fn outlines(&self, queue: u64, first: u64, count: u32) -> Result<Vec<Outline>, StorageError>;
 
     /// Whether all messages `first .. first + count` of `queue` can be read back now: all of them are committed and
     /// none is removed. Reads nothing from disk.
@@ -225,6 +241,16 @@ pub struct Stored {
     pub bytes: u64,
     /// The `meta` words of all messages of the record, or-ed.
     pub any: u64,
+}
+
+/// A stored message as [`Reader::outlines`] knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    pub sequence: u64,
+    /// As it was inserted.
+    pub meta: u64,
+    /// Bytes of the message.
+    pub len: u32,
 }
 
 /// A damaged entry: kept on disk, out of the way, and not among what was recovered.

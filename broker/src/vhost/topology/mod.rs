@@ -217,9 +217,7 @@ impl TopologyOwner {
             TopologyCommand::QueueDead { name, id, then } => {
                 return self.queue_dead(&name, id, then);
             }
-            TopologyCommand::Remember { exchange, messages } => {
-                return self.histories.remember(&exchange, messages);
-            }
+            TopologyCommand::Remember { exchange, run } => return self.histories.remember(&exchange, &run),
             TopologyCommand::Relay { to, reply, stored } => return self.reply_as(unmade(stored), to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
             TopologyCommand::SetPolicy { kind, policy, done } => return self.set_policy(kind, *policy, done),
