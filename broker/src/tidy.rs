@@ -26,11 +26,20 @@ pub fn tidy<'a>(segments: impl Iterator<Item = &'a mut Segment>, gauge: &Arc<Gau
         let first = segment.first;
         segment.here_mut().map(|run| (first, run))
     };
-    tidy_runs(segments.filter_map(here), gauge);
+    copy_survivors(segments.filter_map(here), gauge, Arc::strong_count);
 }
 
-/// The same for runs in memory.
-pub fn tidy_runs<'a>(runs: impl Iterator<Item = Held<'a>>, gauge: &Arc<Gauge>) {
+/// The same for runs in blocks that were made for whoever holds these: nobody else keeps one for long.
+pub fn tidy_own<'a>(runs: impl Iterator<Item = Held<'a>>, gauge: &Arc<Gauge>) {
+    copy_survivors(runs, gauge, |_| 0);
+}
+
+/// A block that has more `holders` than the runs that are given stays as it is.
+fn copy_survivors<'a>(
+    runs: impl Iterator<Item = Held<'a>>,
+    gauge: &Arc<Gauge>,
+    holders: impl Fn(&Arc<Block>) -> usize,
+) {
     let mut sparse: HashMap<*const Block, Vec<Held<'_>>> = HashMap::new();
     for (first, run) in runs {
         if run.count() * 4 < run.block.count() {
@@ -41,7 +50,7 @@ pub fn tidy_runs<'a>(runs: impl Iterator<Item = Held<'a>>, gauge: &Arc<Gauge>) {
     for group in sparse.into_values() {
         let block = &group[0].1.block;
         let alive: usize = group.iter().map(|(_, run)| run.bytes()).sum();
-        if Arc::strong_count(block) == group.len() && alive * 4 < block.held() {
+        if holders(block) <= group.len() && alive * 4 < block.held() {
             moving.extend(group);
         }
     }

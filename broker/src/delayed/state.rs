@@ -284,7 +284,6 @@ impl DelayedState {
         if self.dead || self.spilling || self.bytes <= 2 * keep {
             return false;
         }
-        self.tidied = self.tidied.max(self.messages);
         (self.messages, self.bytes) = (0, 0);
         for mut held in std::mem::take(&mut self.here).into_sorted_vec().into_iter().rev() {
             if self.bytes < keep {
@@ -296,13 +295,13 @@ impl DelayedState {
                 self.hold(held);
             } else if paging.holds(self.id, held.first, held.run.count()) {
                 self.away.push(held.away());
+                // What is kept may lie in blocks of what is not.
+                (fx.tidy, self.tidied) = (true, u64::MAX);
             } else {
                 self.spilling = true;
                 self.hold(held);
             }
         }
-        // What is kept may lie in blocks of what is not.
-        fx.tidy = true;
         self.spilling
     }
 
@@ -320,7 +319,7 @@ impl DelayedState {
             return;
         }
         let mut here = std::mem::take(&mut self.here).into_vec();
-        crate::tidy::tidy_runs(here.iter_mut().map(|held| (held.first, &mut held.run)), gauge);
+        crate::tidy::tidy_own(here.iter_mut().map(|held| (held.first, &mut held.run)), gauge);
         self.here = here.into();
         self.tidied = self.messages;
     }

@@ -16,6 +16,7 @@ use crate::paging::Ranges;
 pub struct Level {
     /// By first sequence number.
     requeued: BTreeMap<u64, Segment>,
+    /// In memory, as the tail.
     head: VecDeque<Segment>,
     cold: Cold,
     tail: VecDeque<Segment>,
@@ -111,17 +112,17 @@ impl Level {
             let kept = kept.count();
             self.tail = self.head.split_off(kept);
         }
-        // Whoever is not let go holds up those behind, and they are asked all the same: that tells storage of them.
+        // Whoever is not let go holds up those behind, for nothing that is away may lie among what is here. They are
+        // asked all the same: that tells storage of them.
         let mut waiting = false;
         let mut gone = 0;
         for segment in &mut self.tail {
-            waiting |= !send_away(segment, release);
+            waiting |= !release(segment);
             gone += usize::from(!waiting);
         }
-        for _ in 0..gone {
-            if let Some(segment) = self.tail.pop_front() {
-                self.cold.push(segment);
-            }
+        for mut segment in self.tail.drain(..gone) {
+            segment.send_away();
+            self.cold.push(segment);
         }
         all && !waiting
     }

@@ -295,12 +295,37 @@ fn a_damaged_record_is_left_out_when_it_is_read_and_put_aside_once() {
 }
 
 #[test]
+fn a_record_that_cannot_be_outlined_is_read_and_put_aside() {
+    let place = DiskPlace::new();
+    let (mut backend, _) = place.open().unwrap();
+    let mut model = Model::default();
+    for n in 0..3 {
+        let op = insert(1, 1 + n * 10, 10, 100);
+        model.apply(&op);
+        backend.commit(&Batch::fold([op])).unwrap();
+    }
+    let reader = backend.reader().unwrap();
+    let mut bytes = fs::read(first_segment(&place)).unwrap();
+    let body = model.queues[&1][&11].1.clone();
+    let at = bytes.windows(100).position(|bytes| bytes == body).unwrap();
+    // The last length of the record: a number that does not end.
+    bytes[at - 1] = 0xff;
+    fs::write(first_segment(&place), &bytes).unwrap();
+    model.apply(&remove(1, 11, 10));
+    let known = reader.outlines(1, 1, 100).unwrap();
+    let known: Vec<u64> = known.iter().map(|outline| outline.sequence).collect();
+    assert_eq!(known, model.queues[&1].keys().copied().collect::<Vec<_>>());
+    assert_eq!(fs::read_dir(place.dir().join("quarantine")).unwrap().count(), 1);
+}
+
+#[test]
 fn a_closed_store_is_not_read() {
     let place = DiskPlace::new();
     let (backend, _) = place.open().unwrap();
     let reader = backend.reader().unwrap();
     backend.close().unwrap();
     assert!(reader.read(1, 1, 1, &Default::default()).is_err());
+    assert!(reader.outlines(1, 1, 1).is_err());
 }
 
 fn disk(dir: &Path) -> u64 {

@@ -192,6 +192,36 @@ fn an_exchange_that_goes_while_messages_are_read_back_leaves_nothing() {
     }
 }
 
+#[test]
+fn what_is_kept_does_not_keep_the_blocks_of_what_is_not() {
+    let mut paged = Paged::new();
+    let gauge = Arc::new(Gauge::default());
+    let mut fx = Effects::default();
+    let mut blocks = Vec::new();
+    for turn in 0..3 {
+        let mut builder = BlockBuilder::default();
+        for _ in 0..100 {
+            builder.add(&[0; 1000], Meta::new(0, 0).with_persistent(true));
+        }
+        let block = builder.finish(&gauge);
+        for index in 0..100 {
+            // Of each block, one message is due soon.
+            let due = NOW + 50_000 + turn + 100_000 * u64::from(index);
+            let run = Run { block: block.clone(), from: index, to: index + 1 };
+            paged.state.apply(DelayedCommand::Hold { run, due, persistent: true, confirm: None }, &mut fx);
+        }
+        // As storage does until the writing is over.
+        blocks.push(block);
+    }
+    paged.shelf.take(fx.storage.drain(..));
+    assert!(!paged.state.spill(&paged.paging, 3000, &mut fx), "storage has everything");
+    assert!(fx.tidy);
+    paged.state.tidy(&gauge);
+    drop(blocks);
+    assert_eq!(paged.state.bytes_here(), 3000);
+    assert!(gauge.bytes() < 4000, "{} bytes for three messages", gauge.bytes());
+}
+
 /// What happens at random.
 #[derive(Clone, Debug)]
 enum Step {

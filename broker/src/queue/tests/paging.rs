@@ -36,6 +36,13 @@ impl Paged {
         self.shelf.take(self.queue.stored.drain(..));
     }
 
+    /// Storage has been given what the queue wants to let go of, and the queue has not heard yet that it has it.
+    pub(super) fn begin_to_spill(&mut self) {
+        self.shelf.take(self.queue.stored.drain(..));
+        self.queue.state.spill(&self.paging, 64, &mut self.queue.effects);
+        self.queue.turn([]);
+    }
+
     /// Storage answers what it was asked first.
     pub(super) fn load(&mut self) -> bool {
         self.shelf.take(self.queue.stored.drain(..));
@@ -101,6 +108,17 @@ fn new_messages_come_behind_those_that_are_away() {
     let consumer = client.consume(&mut paged.queue, |_| {});
     paged.load_all();
     assert_eq!(client.delivered(consumer), Vec::from_iter(1..=13));
+}
+
+#[test]
+fn a_consumer_that_comes_while_messages_are_being_written_gets_them_all() {
+    let mut paged = Paged::new(Settings::default());
+    paged.queue.turn([publish([1], true), publish([2], false), publish(3..=9, true), publish([10], false)]);
+    paged.begin_to_spill();
+    let mut client = Client::new();
+    let consumer = client.consume(&mut paged.queue, |_| {});
+    paged.load_all();
+    assert_eq!(client.delivered(consumer), Vec::from_iter(1..=10));
 }
 
 #[test]
@@ -207,6 +225,7 @@ enum Step {
     Ack(usize),
     Requeue(usize),
     Spill,
+    BeginToSpill,
     /// An unacked message leaves memory.
     Away(usize),
     Load,
@@ -219,6 +238,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Ack),
         2 => any::<usize>().prop_map(Step::Requeue),
         2 => Just(Step::Spill),
+        1 => Just(Step::BeginToSpill),
         1 => any::<usize>().prop_map(Step::Away),
         3 => Just(Step::Load),
     ]
@@ -272,6 +292,7 @@ proptest! {
                     paged.queue.turn([QueueCommand::Requeue { consumer: None, segment, seen: true }]);
                 }
                 Step::Spill => paged.spill(),
+                Step::BeginToSpill => paged.begin_to_spill(),
                 Step::Away(n) if !unacked.is_empty() => {
                     paged.shelf.take(paged.queue.stored.drain(..));
                     let at = n % unacked.len();

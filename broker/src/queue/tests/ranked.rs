@@ -158,6 +158,7 @@ enum Step {
     Ack(usize),
     Requeue(usize),
     Spill,
+    BeginToSpill,
     Load,
     /// The broker is killed and started again.
     Kill,
@@ -170,6 +171,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Ack),
         2 => any::<usize>().prop_map(Step::Requeue),
         3 => Just(Step::Spill),
+        1 => Just(Step::BeginToSpill),
         3 => Just(Step::Load),
         1 => Just(Step::Kill),
     ]
@@ -232,6 +234,7 @@ proptest! {
                     paged.queue.turn([QueueCommand::Requeue { consumer: None, segment, seen: true }]);
                 }
                 Step::Spill => paged.spill(),
+                Step::BeginToSpill => paged.begin_to_spill(),
                 Step::Load => drop(paged.load()),
                 Step::Kill => {
                     paged.shelf.take(paged.queue.stored.drain(..));
