@@ -144,22 +144,29 @@ impl Segment {
     /// Takes the first `count` messages off.
     pub fn split_front(&mut self, count: u32) -> Segment {
         let mut front = self.clone();
-        match (&mut front.content, &mut self.content) {
-            (Content::Here(front), Content::Here(rest)) => {
-                front.to = front.from + count;
-                rest.from += count;
-            }
-            (Content::Away { count: taken, bytes: some }, Content::Away { count: left, bytes }) => {
-                *some = (u64::from(*bytes) * u64::from(count) / u64::from(*left)) as u32;
+        self.drop_front(count);
+        match (&mut front.content, &self.content) {
+            (Content::Here(front), _) => front.to = front.from + count,
+            (Content::Away { count: taken, bytes: some }, Content::Away { bytes, .. }) => {
                 *taken = count;
-                *left -= count;
-                *bytes -= *some;
+                *some -= bytes;
             }
-            // One is a copy of the other.
+            // One was a copy of the other.
             _ => {}
         }
-        self.first += u64::from(count);
         front
+    }
+
+    /// Leaves the first `count` messages out.
+    pub fn drop_front(&mut self, count: u32) {
+        match &mut self.content {
+            Content::Here(run) => run.from += count,
+            Content::Away { count: left, bytes } => {
+                *bytes -= (u64::from(*bytes) * u64::from(count) / u64::from(*left)) as u32;
+                *left -= count;
+            }
+        }
+        self.first += u64::from(count);
     }
 
     /// Adds to `filled` those of the messages that are among `runs`, which ascend, in memory; says how many are not.

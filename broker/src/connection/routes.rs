@@ -73,6 +73,11 @@ impl Routes {
         }
     }
 
+    /// Whether what was found still holds.
+    pub fn are_current(&self, vhost: &VHost) -> bool {
+        vhost.generation() == self.generation
+    }
+
     /// The route of this address, if it is remembered. Else the exchange is looked at: errors are that the user may
     /// not write to it, its absence and that it is internal. A change of permissions moves the generation too.
     pub fn known(
