@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::backend::{Batch, Reader};
-use crate::directory::create_directory;
+use crate::directory::{create_directory, sync_directory};
 use crate::disk::DiskOptions;
 use crate::error::StorageError;
 use index::Entry;
@@ -254,11 +254,20 @@ impl Log {
         Kind::ALL.into_iter().try_for_each(|kind| self.reap(kind))
     }
 
-    /// Deletes segments of which nothing is needed. What they hold was removed, or lies elsewhere, on the device.
+    /// Deletes segments of which nothing is needed. What they hold was removed, or lies elsewhere, on the device. The name
+    /// of one must be gone from there before another goes that says what of it was removed.
     fn reap(&self, kind: Kind) -> Result<(), StorageError> {
         let tail = &self.tails[kind as usize];
-        let dead = self.shared.state().take_dead(kind, tail.head_id());
-        dead.into_iter().try_for_each(|id| segment::delete(&tail.dir, id))
+        loop {
+            let dead = self.shared.state().take_dead(kind, tail.head_id());
+            if dead.is_empty() {
+                return Ok(());
+            }
+            dead.into_iter().try_for_each(|id| segment::delete(&tail.dir, id))?;
+            if kind == Kind::Kept {
+                sync_directory(&tail.dir)?;
+            }
+        }
     }
 
     pub fn reader(&self) -> Arc<dyn Reader> {

@@ -125,20 +125,18 @@ impl State {
         Ok(file)
     }
 
-    /// Takes segments out that nothing needs any more, but for `head`. Everything known must be on the device.
+    /// Takes segments out that nothing needs any more, but for `head`; those that only segments taken now need are left
+    /// for the next call. Everything known must be on the device.
     pub fn take_dead(&mut self, kind: Kind, head: Option<u32>) -> Vec<u32> {
         let series = &mut self.series[kind as usize];
-        let mut taken = Vec::new();
-        loop {
-            let segments = &series.segments;
-            let dead = segments.iter().find(|&(&id, segment)| {
-                let needed = || segment.covers.iter().any(|other| *other != id && segments.contains_key(other));
-                segment.live == 0 && Some(id) != head && !needed()
-            });
-            let Some((&id, segment)) = dead else { break };
-            series.total -= segment.len;
-            series.segments.remove(&id);
-            taken.push(id);
+        let segments = &series.segments;
+        let dead = segments.iter().filter(|&(&id, segment)| {
+            let needed = || segment.covers.iter().any(|other| *other != id && segments.contains_key(other));
+            segment.live == 0 && Some(id) != head && !needed()
+        });
+        let taken: Vec<u32> = dead.map(|(&id, _)| id).collect();
+        for id in &taken {
+            series.total -= series.segments.remove(id).map_or(0, |segment| segment.len);
         }
         self.files.retain(|open| open.0 != kind || !taken.contains(&open.1));
         taken
@@ -162,6 +160,11 @@ impl Series {
     /// Whether a segment other than `head` holds nothing that is needed.
     pub fn has_dead(&self, head: Option<u32>) -> bool {
         self.segments.iter().any(|(&id, segment)| segment.live == 0 && Some(id) != head)
+    }
+
+    /// Whether segment `id` is larger than `spare` and less than half of it is needed.
+    pub fn is_mostly_dead(&self, id: u32, spare: u64) -> bool {
+        self.segments.get(&id).is_some_and(|segment| segment.len > spare && 2 * segment.live < segment.len)
     }
 
     /// `bytes` were appended to segment `id`, which is made if there is none.
