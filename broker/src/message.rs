@@ -117,6 +117,10 @@ pub fn meta(block: &Block, index: u32) -> Meta {
     Meta(block.meta(index))
 }
 
+/// Bytes that a message has at least beside its body: two empty names, what follows them, a frame for a header without
+/// properties and one for the body.
+pub const LEAST: u32 = 2 + ADDRESS_GAP as u32 + 8 + 14 + 8;
+
 /// Size of the body of message `index` of `block`, in bytes, as its content header says.
 pub fn body_size(block: &Block, index: u32) -> u64 {
     const AT: usize = 7 + 4;
