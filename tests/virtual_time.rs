@@ -7,7 +7,7 @@ use amq_protocol::protocol::{basic, exchange, queue, tx};
 use amq_protocol::types::AMQPValue;
 use leveret::Broker;
 use leveret::clock::ManualClock;
-use leveret::config::Config;
+use leveret::config::{ByteSize, Config, StorageKind};
 use leveret_suite::{Content, Octets, Peer, say};
 use tokio::runtime::Runtime;
 
@@ -210,5 +210,57 @@ fn many_messages_due_at_once_come_in_the_order_of_their_publishes() {
     still.clock.advance(60 * MINUTE);
     for number in 0..COUNT {
         assert_eq!(peer.expect_delivery(1).text(), body(number));
+    }
+}
+
+#[test]
+fn more_delayed_messages_than_memory_holds_come_in_the_order_in_which_they_are_due() {
+    const COUNT: u64 = 6_000;
+    const DAY: u64 = 24 * 3_600_000;
+    // 60 MB at 10 kB each: ten times what leaves memory alone.
+    const LIMIT: ByteSize = ByteSize::new(12_000_000);
+    let directory = tempfile::tempdir().expect("a directory for the broker's data");
+    let storage = StorageKind::Sled;
+    let data_dir = directory.path().to_owned();
+    let still = Still::start(Config { storage, data_dir, memory_limit: LIMIT, ..Config::in_memory() });
+    let mut peer = still.peer();
+    for durable in [false, true] {
+        let name = leveret_suite::unique("delayed");
+        let declare = say::exchange_with(&name, "x-delayed-message", |declare| {
+            declare.durable = durable;
+            declare.arguments.insert("x-delayed-type".into(), AMQPValue::LongString("fanout".into()));
+        });
+        peer.ask::<exchange::DeclareOk>(1, declare);
+        let queue = peer.queue(1, "due");
+        peer.ask::<queue::BindOk>(1, say::bind(&queue, &name, ""));
+        peer.ask::<basic::ConsumeOk>(1, say::consume_with(&queue, &queue, |consume| consume.no_ack = true));
+        let channel = 2 + u16::from(durable);
+        peer.open_channel(channel);
+        peer.select_confirms(channel);
+        let mut random = 7u64;
+        let mut due: Vec<(u64, u64)> = Vec::new();
+        for number in 0..COUNT {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let delay_of = 1 + (random >> 33) % DAY;
+            due.push((delay_of, number));
+            let mode = 1 + u8::from(number % 3 != 0);
+            let properties = Octets::new().longstr(delay(delay_of as i64)).u8(mode);
+            let body = format!("{number:010000}");
+            peer.publish_content(channel, say::publish(&name, ""), &Content::with(1 << 13 | 1 << 12, properties, body));
+        }
+        peer.expect_confirms(channel, COUNT);
+        due.sort_unstable();
+        let mut due = due.into_iter().peekable();
+        for hour in 1..=24 {
+            still.clock.advance(60 * MINUTE);
+            while let Some((_, number)) = due.next_if(|(delay, _)| *delay <= hour * 3_600_000) {
+                assert_eq!(
+                    peer.expect_delivery(1).text().trim_start_matches('0'),
+                    number.to_string().trim_start_matches('0')
+                );
+            }
+            peer.in_step(1);
+        }
+        assert_eq!(due.next(), None);
     }
 }

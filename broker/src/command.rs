@@ -9,6 +9,7 @@ use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Block, Entry, Run, Store};
 
 use crate::mailbox::Mailbox;
+use crate::paging::{self, Holder, Ranges};
 use crate::queue::Queue;
 use crate::queue::arguments::Settings;
 use crate::vhost::replies::ReplyTo;
@@ -161,10 +162,11 @@ impl Segment {
         front
     }
 
-    /// Adds to `filled` those of the messages that are among `runs`, in memory; says how many are not.
+    /// Adds to `filled` those of the messages that are among `runs`, which ascend, in memory; says how many are not.
     pub fn materialise(&self, runs: &[(u64, Run)], filled: &mut Vec<Segment>) -> u64 {
         let mut missing = u64::from(self.count());
-        for (first, run) in runs {
+        let from = runs.partition_point(|(first, run)| first + u64::from(run.count()) <= self.first);
+        for (first, run) in runs[from..].iter().take_while(|(first, _)| *first <= self.last()) {
             let from = self.first.max(*first);
             let to = (self.last() + 1).min(first + u64::from(run.count()));
             if from < to {
@@ -313,8 +315,8 @@ pub enum Token {
     },
     /// For a caller of the library.
     Done(crate::vhost::command::Done),
-    /// The queue may let go of what it holds in memory.
-    Spill(Weak<Queue>),
+    /// Whoever it is may let go of what it holds in memory.
+    Spill(Weak<dyn Holder>),
 }
 
 impl Token {
@@ -332,9 +334,9 @@ impl Token {
             Token::Reply { to, reply } => to.reply(reply),
             // A caller who has stopped waiting need not know.
             Token::Done(done) => drop(done.send(())),
-            Token::Spill(queue) => {
-                if let Some(queue) = queue.upgrade() {
-                    queue.spill_soon();
+            Token::Spill(holder) => {
+                if let Some(holder) = holder.upgrade() {
+                    paging::spill_soon(holder);
                 }
             }
         }
@@ -486,10 +488,9 @@ pub enum QueueCommand {
     Tidy,
     /// Storage has what was asked of it: what memory need not hold may be let go of.
     Spill,
-    /// What storage has of the messages `first .. first + count`; what is missing could not be read.
+    /// What storage has of the messages that were `wanted`; what is missing could not be read.
     Loaded {
-        first: u64,
-        count: u32,
+        wanted: Ranges,
         runs: Vec<(u64, Run)>,
     },
     /// The broker stops: note exactly what was redelivered.

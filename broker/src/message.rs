@@ -3,6 +3,8 @@
 //! A message is one stretch of bytes, as its publisher sent it: exchange and routing key (two short strings, the
 //! *address*), two octets left over from the publish frame, then the content header frame and the body frames. A
 //! delivery copies the address behind its own prefix and the frames behind that; nothing is decoded or encoded again.
+//! Only a message with a header BCC is: it keeps that header, for the dead letter that it may become, and whoever shows
+//! it leaves the header out.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,7 +25,8 @@ use leveret_storage::{Block, Gauge, Span};
 /// | 11 | has an `expiration` property |
 /// | 12 | was dead-lettered: its x-death header is the broker's own |
 /// | 13–20 | priority |
-/// | 21–63 | when it was published, milliseconds since the Unix epoch; while it is held back, when it is due |
+/// | 21–62 | when it was published, milliseconds since the Unix epoch; while it is held back, when it is due |
+/// | 63 | has a header BCC, which nobody may see |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta(pub u64);
 
@@ -33,16 +36,20 @@ const EXPIRES: u64 = 1 << 11;
 const DEAD_LETTERED: u64 = 1 << 12;
 const PRIORITY: u32 = 13;
 const PUBLISHED: u32 = 21;
+const HIDES: u64 = 1 << 63;
+
+/// Among the flags of a message's publish, if it is a dead letter: CC and BCC have no say any more.
+const BY_KEY_ONLY: u8 = 1 << 2;
 
 impl Meta {
     /// `published` in milliseconds since the Unix epoch.
     pub fn new(address: usize, published: u64) -> Meta {
-        Meta(address as u64 & ADDRESS | published << PUBLISHED)
+        Meta(address as u64 & ADDRESS | time(published))
     }
 
     /// The same message, published at another time.
     pub fn published_at(self, published: u64) -> Meta {
-        Meta(self.0 & ((1 << PUBLISHED) - 1) | published << PUBLISHED)
+        Meta(self.0 & (HIDES | ((1 << PUBLISHED) - 1)) | time(published))
     }
 
     pub fn with_persistent(self, yes: bool) -> Meta {
@@ -59,6 +66,10 @@ impl Meta {
 
     pub fn with_dead_lettered(self) -> Meta {
         Meta(self.0 | DEAD_LETTERED)
+    }
+
+    pub fn with_hidden(self, yes: bool) -> Meta {
+        if yes { Meta(self.0 | HIDES) } else { self }
     }
 
     /// Length of the address in bytes.
@@ -87,8 +98,18 @@ impl Meta {
 
     /// Milliseconds since the Unix epoch.
     pub fn published(self) -> u64 {
-        self.0 >> PUBLISHED
+        (self.0 & !HIDES) >> PUBLISHED
     }
+
+    /// It has a header BCC.
+    pub fn hides(self) -> bool {
+        self.0 & HIDES != 0
+    }
+}
+
+/// A moment in its bits.
+fn time(published: u64) -> u64 {
+    published << PUBLISHED & !HIDES
 }
 
 /// The `meta` word of message `index` of `block`.
@@ -114,35 +135,85 @@ pub fn content(block: &Block, index: u32) -> &[u8] {
     &bytes[(Meta(block.meta(index)).address() + ADDRESS_GAP).min(bytes.len())..]
 }
 
-/// As [`content`], but with the header `x-delivery-count` where `returns` is not 0: quorum queues show it from the
-/// second delivery on.
-pub fn content_counting(block: &Block, index: u32, returns: u32) -> Cow<'_, [u8]> {
-    let counted = if returns > 0 { with_delivery_count(block, index, returns) } else { None };
-    match counted {
-        Some(mut bytes) => Cow::Owned(bytes.split_off(meta(block, index).address() + ADDRESS_GAP)),
+/// [`content`] is what may be shown of all messages of `block`.
+pub fn shows_all(block: &Block) -> bool {
+    !Meta(block.any()).hides()
+}
+
+/// As [`content`], without what is hidden, and with the header `x-delivery-count` where `returns` is not 0: quorum
+/// queues show it from the second delivery on.
+pub fn content_shown(block: &Block, index: u32, returns: u32) -> Cow<'_, [u8]> {
+    let meta = meta(block, index);
+    if returns == 0 && !meta.hides() {
+        return Cow::Borrowed(content(block, index));
+    }
+    let count = [("x-delivery-count", AMQPValue::LongLongInt(returns.into()))];
+    let edits = Edits { remove: HIDDEN, put: if returns > 0 { &count } else { &[] }, ..Edits::default() };
+    match edited(block.bytes(index), &edits) {
+        Some(mut bytes) => Cow::Owned(bytes.split_off(meta.address() + ADDRESS_GAP)),
         None => Cow::Borrowed(content(block, index)),
     }
 }
 
-fn with_delivery_count(block: &Block, index: u32, count: u32) -> Option<Vec<u8>> {
-    let message = Message::parse(block.bytes(index))?;
-    let put = [("x-delivery-count", AMQPValue::LongLongInt(count.into()))];
-    let edits = Edits { put: &put, ..Edits::default() };
-    Some(message.rebuild(message.address, &content_header::edit(message.header, &edits).ok()?))
+/// The headers that nobody may see.
+const HIDDEN: &[&str] = &["BCC"];
+
+/// A message as it may be shown, if it `hides` something.
+pub fn shown(message: &[u8], meta: Meta) -> Cow<'_, [u8]> {
+    let edits = Edits { remove: HIDDEN, ..Edits::default() };
+    let edited = if meta.hides() { edited(message, &edits) } else { None };
+    edited.map_or(Cow::Borrowed(message), Cow::Owned)
 }
 
-/// The keys that a message is routed by: that of its publish, then those in the headers `copies`.
-pub fn routing_keys<'a>(message: &Message<'a>, properties: &Properties<'a>, copies: &[&str]) -> Vec<&'a [u8]> {
+/// None: it is no message.
+fn edited(message: &[u8], edits: &Edits<'_>) -> Option<Vec<u8>> {
+    let message = Message::parse(message)?;
+    Some(message.rebuild(message.address, &content_header::edit(message.header, edits).ok()?))
+}
+
+/// The keys that a message is routed by: that of its publish, then those in the headers CC and BCC, unless it has died
+/// in a queue that gave it another key.
+pub fn routing_keys<'a>(message: &Message<'a>, properties: &Properties<'a>, meta: Meta) -> Vec<&'a [u8]> {
     let mut keys = vec![message.routing_key];
-    for name in copies {
-        if let Some(Value::Array(copies)) = properties.headers.and_then(|headers| headers.get(name)) {
-            keys.extend(copies.iter().filter_map(|value| match value {
-                Value::LongStr(key) => Some(key),
-                _ => None,
-            }));
-        }
+    if !is_by_key_only(message, meta) {
+        keys.extend(["CC", "BCC"].iter().flat_map(|name| listed(properties, name)));
     }
     keys
+}
+
+/// Those of a message's routing keys that may be shown.
+pub fn shown_keys<'a>(keys: &[&'a [u8]], properties: &Properties<'a>) -> Vec<&'a [u8]> {
+    let mut shown = keys.to_vec();
+    for hidden in listed(properties, "BCC") {
+        if let Some(at) = shown.iter().position(|key| *key == hidden) {
+            shown.remove(at);
+        }
+    }
+    shown
+}
+
+/// The long strings in an array among the headers.
+fn listed<'a>(properties: &Properties<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let array = match properties.headers.and_then(|headers| headers.get(name)) {
+        Some(Value::Array(array)) => Some(array),
+        _ => None,
+    };
+    array.into_iter().flat_map(|array| array.iter()).filter_map(|value| match value {
+        Value::LongStr(key) => Some(key),
+        _ => None,
+    })
+}
+
+/// CC and BCC have no say any more: it has died in a queue that gave it another key.
+pub fn is_by_key_only(message: &Message<'_>, meta: Meta) -> bool {
+    meta.is_dead_lettered() && message.bits & BY_KEY_ONLY != 0
+}
+
+/// Notes in a dead letter whether it is routed by the key in its address alone from now on.
+pub fn note_by_key_only(message: &mut [u8], meta: Meta, yes: bool) {
+    if let Some(flags) = message.get_mut(meta.address()) {
+        *flags = *flags & !BY_KEY_ONLY | if yes { BY_KEY_ONLY } else { 0 };
+    }
 }
 
 /// The block of a turn, while it is being filled.
@@ -188,5 +259,33 @@ impl BlockBuilder {
     /// The finished block, its memory cut to size; the builder is empty again.
     pub fn finish(&mut self, gauge: &Arc<Gauge>) -> Arc<Block> {
         Block::new(std::mem::take(&mut self.buffer), std::mem::take(&mut self.spans), gauge)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_of_meta_is_read_as_it_was_written_whatever_the_others_are() {
+        const NOW: u64 = (1 << 42) - 1;
+        let all = Meta::new(512, NOW).with_persistent(true).with_expiration(true).with_priority(255);
+        let all = all.with_dead_lettered().with_hidden(true);
+        assert_eq!((all.address(), all.published(), all.priority()), (512, NOW, 255));
+        assert!(all.is_persistent() && all.expires() && all.is_dead_lettered() && all.hides());
+        let other = all.published_at(5);
+        assert_eq!((other.address(), other.published(), other.priority(), other.hides()), (512, 5, 255, true));
+        let none = Meta::new(3, 0).with_hidden(false).published_at(NOW);
+        assert_eq!((none.address(), none.published(), none.priority()), (3, NOW, 0));
+        assert!(!none.is_persistent() && !none.expires() && !none.is_dead_lettered() && !none.hides());
+    }
+
+    #[test]
+    fn hidden_keys_are_taken_from_the_shown_ones_once_each() {
+        let table = b"\x03BCCA\0\0\0\x0cS\0\0\0\x01kS\0\0\0\x01h";
+        let header = [&b"\0\x3C\0\0\0\0\0\0\0\0\0\0\x20\0\0\0\0"[..], &[table.len() as u8], table].concat();
+        let properties = content_header::header(&header).parse().unwrap();
+        let keys: [&[u8]; 4] = [b"k", b"c", b"k", b"h"];
+        assert_eq!(shown_keys(&keys, &properties), [&b"c"[..], b"k"]);
     }
 }

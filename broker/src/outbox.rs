@@ -16,7 +16,6 @@ use crate::delayed::{Delayed, DelayedCommand};
 use crate::message::{BlockBuilder, Meta};
 use crate::queue::Queue;
 use crate::vhost::command::TopologyCommand;
-use crate::vhost::history::{FurtherKeys, Remembered};
 use crate::vhost::snapshot::{Exchange, Hold};
 
 /// Bytes of messages after which a turn is sent off before the rest of the input is looked at.
@@ -42,7 +41,6 @@ pub struct Outbox {
 struct ForHistory {
     exchange: Arc<Exchange>,
     block: BlockBuilder,
-    further: Vec<FurtherKeys>,
 }
 
 struct Target {
@@ -134,24 +132,18 @@ impl Outbox {
     }
 
     /// Adds a message to the history of `exchange`.
-    pub fn remember(&mut self, exchange: &Arc<Exchange>, message: &[u8], meta: Meta, further: &FurtherKeys) {
+    pub fn remember(&mut self, exchange: &Arc<Exchange>, message: &[u8], meta: Meta) {
         let name = &exchange.spec.name;
         let mut known = self.histories.iter();
         let at = known.position(|history| history.exchange.spec.name == *name);
         let at = at.unwrap_or_else(|| {
-            self.histories.push(ForHistory {
-                exchange: exchange.clone(),
-                block: BlockBuilder::default(),
-                further: Vec::new(),
-            });
+            self.histories.push(ForHistory { exchange: exchange.clone(), block: BlockBuilder::default() });
             self.histories.len() - 1
         });
-        let history = &mut self.histories[at];
-        history.block.add(message, meta);
-        history.further.push(further.clone());
+        self.histories[at].block.add(message, meta);
     }
 
-    /// Adds a message for an exchange that holds it back, BCC and all. If that confirms it to `confirm`, answers 1.
+    /// Adds a message for an exchange that holds it back. If that confirms it to `confirm`, answers 1.
     pub fn hold(&mut self, hold: &Hold, message: &[u8], meta: Meta, confirm: Option<(&Requester, u64)>) -> u32 {
         self.held_back.hold(hold, message, meta, confirm)
     }
@@ -168,14 +160,11 @@ impl Outbox {
     /// What the topology's owner must be told: of each history the last messages, as many as it keeps.
     pub fn take_histories(&mut self, gauge: &Arc<Gauge>) -> Vec<TopologyCommand> {
         let told = self.histories.drain(..).map(|mut history| {
-            let count = history.further.len();
-            let from = count.saturating_sub(history.exchange.spec.history.unwrap_or(0));
-            let run = Run { block: history.block.finish(gauge), from: from as u32, to: count as u32 };
-            let further = history.further.split_off(from);
-            TopologyCommand::Remember {
-                exchange: history.exchange.spec.name.as_bytes().into(),
-                messages: Remembered { run, further },
-            }
+            let block = history.block.finish(gauge);
+            let to = block.count();
+            let kept = u32::try_from(history.exchange.spec.history.unwrap_or(0)).unwrap_or(u32::MAX);
+            let run = Run { block, from: to.saturating_sub(kept), to };
+            TopologyCommand::Remember { exchange: history.exchange.spec.name.as_bytes().into(), run }
         });
         told.collect()
     }

@@ -15,7 +15,8 @@ pub struct PatternError(String);
 #[derive(Clone, Debug)]
 pub struct Pattern {
     text: Box<str>,
-    compiled: Regex,
+    /// `None`: it is found in every name, as is what most permissions consist of. An expression takes 100 KB.
+    compiled: Option<Regex>,
 }
 
 impl Pattern {
@@ -24,10 +25,13 @@ impl Pattern {
     /// # Errors
     /// [`PatternError`] if it is no regular expression.
     pub fn parse(text: &str) -> Result<Pattern, PatternError> {
-        let compiled = Regex::new(text).map_err(|error| {
-            let reason = error.to_string();
-            PatternError(reason.lines().map(str::trim).collect::<Vec<_>>().join(" "))
-        })?;
+        let compile = || {
+            Regex::new(text).map_err(|error| {
+                let reason = error.to_string();
+                PatternError(reason.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+            })
+        };
+        let compiled = if matches!(text, "" | ".*") { None } else { Some(compile()?) };
         Ok(Pattern { text: text.into(), compiled })
     }
 
@@ -37,7 +41,7 @@ impl Pattern {
 
     /// Whether the expression is found in `name`. One that gives up, after a million steps back, has found nothing.
     pub fn finds(&self, name: &str) -> bool {
-        self.compiled.is_match(name).unwrap_or(false)
+        self.compiled.as_ref().is_none_or(|compiled| compiled.is_match(name).unwrap_or(false))
     }
 }
 
@@ -60,6 +64,13 @@ mod tests {
         assert!(finds("job", "my-jobs"));
         assert!(!finds("^job", "my-jobs"));
         assert!(!finds("Job", "my-jobs"), "case matters");
+    }
+
+    #[test]
+    fn what_says_nothing_is_found_everywhere() {
+        for pattern in ["", ".*"] {
+            assert!(["", "amq.topic", "a\nb"].iter().all(|name| finds(pattern, name)), "{pattern:?}");
+        }
     }
 
     #[test]

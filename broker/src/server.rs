@@ -38,6 +38,8 @@ const BACKLOG: u32 = 1024;
 const CONFIRM_LIMIT: Duration = Duration::from_secs(5);
 /// How long clients may take to answer the close on shutdown, from its beginning.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
+/// How often a start that waits for the disk looks whether it is full.
+const LOOK_AT_START: Duration = Duration::from_millis(20);
 /// Pause after accepting failed, as it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -217,6 +219,7 @@ impl Builder {
         });
         shared.access.publish(beginning.access);
         prepare(&shared, beginning.fresh, definitions, policies);
+        until_stored(&shared).await;
         let tidying = tokio::spawn(tidy(shared.clone()));
         let watching = watch_disk(&shared, free_disk);
         let mut addresses = Vec::new();
@@ -239,7 +242,8 @@ impl Builder {
 }
 
 impl Broker {
-    /// Starts a broker as `config` says, on the current tokio runtime (multi-thread).
+    /// Starts a broker as `config` says, on the current tokio runtime (multi-thread). Where publishers that never pause
+    /// are to be expected, the runtime's `event_interval` should be about 8, so that they do not keep others waiting.
     pub async fn start(config: Config) -> Result<Broker, StartError> {
         Broker::builder(config).start().await
     }
@@ -315,6 +319,18 @@ impl Drop for Broker {
             }
             running
         });
+    }
+}
+
+/// Waits until whoever connects finds what will still be there after a power cut. A full disk is no reason not to
+/// start: consumers make room. A store that has failed says so itself.
+async fn until_stored(shared: &Shared) {
+    let mut stored = shared.stored();
+    while !shared.parts.store.is_full() {
+        tokio::select! {
+            _ = &mut stored => break,
+            () = tokio::time::sleep(LOOK_AT_START) => {}
+        }
     }
 }
 

@@ -1,9 +1,10 @@
-//! What the unit tests share: peers, blocks of numbered messages, and queues on a store that keeps nothing.
+//! What the unit tests share: peers, blocks of numbered messages, queues on a store that keeps nothing, and a shelf.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use leveret_storage::{Gauge, Run, Store, StoreOptions, open_memory};
+use leveret_storage::{Entry, Gauge, Op, Outline, Reader, Run, StorageError, Store, StoreOptions, open_memory};
 
 use crate::access::rights::Rights;
 use crate::access::{Access, Granted, Permissions, State};
@@ -69,6 +70,56 @@ pub fn store() -> Store<Token> {
     let (backend, _) = open_memory().unwrap();
     let complete = |tokens: &mut Vec<Token>| tokens.drain(..).for_each(Token::complete);
     Store::start(backend, StoreOptions::default(), complete, |_| {}).unwrap()
+}
+
+/// A storage that has at once what it is given, of one queue. Messages, with their metas, by sequence number.
+#[derive(Default)]
+pub struct Shelf(Mutex<BTreeMap<u64, (Vec<u8>, u64)>>);
+
+impl Shelf {
+    pub fn messages(&self) -> MutexGuard<'_, BTreeMap<u64, (Vec<u8>, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn take(&self, entries: impl IntoIterator<Item = Entry<Token>>) {
+        let mut messages = self.messages();
+        for entry in entries {
+            match entry {
+                Entry::Op(Op::Insert { first, run, .. } | Op::Spill { first, run, .. }) => {
+                    messages.extend((first..).zip(run.messages().map(|(bytes, meta)| (bytes.to_vec(), meta))));
+                }
+                Entry::Op(Op::Remove { first, count, .. }) => {
+                    messages.retain(|at, _| *at < first || *at >= first + count)
+                }
+                Entry::Op(Op::DropQueue { .. }) => messages.clear(),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Reader for Shelf {
+    fn read_all(&self, _: u64, ranges: &[(u64, u32)], gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError> {
+        let messages = self.messages();
+        let found = ranges.iter().flat_map(|(first, count)| messages.range(*first..*first + u64::from(*count)));
+        let run = |bytes: &[u8], meta: u64| {
+            let mut builder = BlockBuilder::default();
+            builder.add(bytes, Meta(meta));
+            Run { block: builder.finish(gauge), from: 0, to: 1 }
+        };
+        Ok(found.map(|(at, (bytes, meta))| (*at, run(bytes, *meta))).collect())
+    }
+
+    fn outlines(&self, _: u64, first: u64, count: u32) -> Result<Vec<Outline>, StorageError> {
+        let messages = self.messages();
+        let found = messages.range(first..first + u64::from(count));
+        Ok(found.map(|(at, (bytes, meta))| Outline { sequence: *at, meta: *meta, len: bytes.len() as u32 }).collect())
+    }
+
+    fn holds(&self, _: u64, first: u64, count: u32) -> bool {
+        let messages = self.messages();
+        (first..first + u64::from(count)).all(|at| messages.contains_key(&at))
+    }
 }
 
 /// What an empty queue is made from.

@@ -86,6 +86,13 @@ impl Batch {
         }
     }
 
+    /// Bytes of what it adds, roughly.
+    pub fn bytes(&self) -> usize {
+        let definitions = self.definitions.iter().filter_map(|(key, value)| Some(key.len() + value.as_ref()?.len()));
+        let runs = self.queues.iter().flat_map(|queue| queue.inserts.iter().chain(&queue.spills));
+        definitions.chain(runs.map(|(_, run)| run.bytes())).sum()
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.definitions.is_empty() && self.queues.is_empty()
@@ -117,7 +124,23 @@ pub trait Reader: Send + Sync {
     ///
     /// # Errors
     /// `Closed`, or that a file cannot be opened.
-    fn read(&self, queue: u64, first: u64, count: u32, gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError>;
+    fn read(&self, queue: u64, first: u64, count: u32, gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError> {
+        self.read_all(queue, &[(first, count)], gauge)
+    }
+
+    /// As [`read`](Self::read), of several ranges (first, count), ascending and apart. A record is read once, however
+    /// many of them lie in it, and nothing but what was asked for is kept in memory.
+    ///
+    /// # Errors
+    /// As there.
+    fn read_all(&self, queue: u64, ranges: &[(u64, u32)], gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError>;
+
+    /// What is known of messages of `queue` in `first .. first + count` without reading them, ascending. It is not
+    /// checked against damage: whoever reads the messages later finds that out.
+    ///
+    /// # Errors
+    /// As those of [`read`](Self::read).
+    fn outlines(&self, queue: u64, first: u64, count: u32) -> Result<Vec<Outline>, StorageError>;
 
     /// Whether all messages `first .. first + count` of `queue` can be read back now: all of them are committed and
     /// none is removed. Reads nothing from disk.
@@ -138,6 +161,17 @@ pub trait Backend: Send {
     /// The disk is full: gives up what was kept aside, so that what makes room can be written.
     fn give_up_reserve(&mut self) -> Result<(), StorageError> {
         Ok(())
+    }
+
+    /// On a full disk, after removals: syncs, so that their space comes back, and looks for space elsewhere.
+    fn make_room(&mut self) -> Result<(), StorageError> {
+        self.sync()
+    }
+
+    /// Whether a disk that was full has room for this many bytes, for what is to be kept aside, and for a little more,
+    /// so that it is not found full again at once.
+    fn has_room(&self, _bytes: usize) -> bool {
+        true
     }
 
     /// There is room again: keeps some aside anew.
@@ -207,6 +241,16 @@ pub struct Stored {
     pub bytes: u64,
     /// The `meta` words of all messages of the record, or-ed.
     pub any: u64,
+}
+
+/// A stored message as [`Reader::outlines`] knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    pub sequence: u64,
+    /// As it was inserted.
+    pub meta: u64,
+    /// Bytes of the message.
+    pub len: u32,
 }
 
 /// A damaged entry: kept on disk, out of the way, and not among what was recovered.

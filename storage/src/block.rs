@@ -44,6 +44,8 @@ impl Gauge {
 pub struct Block {
     buffer: Box<[u8]>,
     spans: Box<[Span]>,
+    /// The `meta` words of all messages, or-ed.
+    any: u64,
     gauge: Arc<Gauge>,
 }
 
@@ -53,11 +55,13 @@ impl Block {
     /// # Panics
     /// When a span does not lie within the buffer: the caller made both.
     pub fn new(buffer: Vec<u8>, spans: Vec<Span>, gauge: &Arc<Gauge>) -> Arc<Block> {
-        assert!(
-            spans.iter().all(|s| s.start as usize + s.len as usize <= buffer.len()),
-            "a span reaches past its block"
-        );
-        let block = Block { buffer: buffer.into_boxed_slice(), spans: spans.into_boxed_slice(), gauge: gauge.clone() };
+        let mut any = 0;
+        for span in &spans {
+            assert!(span.start as usize + span.len as usize <= buffer.len(), "a span reaches past its block");
+            any |= span.meta;
+        }
+        let (buffer, spans) = (buffer.into_boxed_slice(), spans.into_boxed_slice());
+        let block = Block { buffer, spans, any, gauge: gauge.clone() };
         block.gauge.add(block.held());
         Arc::new(block)
     }
@@ -76,6 +80,11 @@ impl Block {
     /// The `meta` word of message `index`.
     pub fn meta(&self, index: u32) -> u64 {
         self.spans[index as usize].meta
+    }
+
+    /// The `meta` words of all messages, or-ed.
+    pub fn any(&self) -> u64 {
+        self.any
     }
 
     /// The length in bytes of message `index`.

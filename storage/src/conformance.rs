@@ -123,6 +123,13 @@ pub fn read(reader: &dyn Reader, queue: u64, first: u64, count: u32) -> Messages
     }
     assert!(next <= first.saturating_add(u64::from(count)), "what is beyond was not asked for");
     assert!(runs.is_empty() || gauge.bytes() > 0, "what is held is counted");
+    let outlines = match reader.outlines(queue, first, count) {
+        Ok(outlines) => outlines,
+        Err(error) => panic!("the messages can be outlined: {error}"),
+    };
+    let outlines = outlines.into_iter().map(|outline| (outline.sequence, outline.meta, outline.len as usize));
+    let whole = found.iter().map(|(sequence, (meta, bytes))| (*sequence, *meta, bytes.len()));
+    assert!(outlines.eq(whole), "outlines say what reading says");
     found
 }
 
@@ -307,8 +314,27 @@ fn messages_are_read_back(place: &impl Place) {
             assert_eq!(read(&*reader, 1, first, count), model.read(1, first, count), "{count} from {first}");
         }
         assert_eq!(read(&*reader, 2, 3, 100), model.read(2, 3, 100));
+        read_in_pieces(&*reader, &model);
         assert!(read(&*reader, 3, 0, u32::MAX).is_empty());
     }
+}
+
+/// Every third message of queue 1, and a row of them.
+fn read_in_pieces(reader: &dyn Reader, model: &Model) {
+    let mut ranges: Vec<(u64, u32)> = (1..300).map(|n| (n * 3, 1)).collect();
+    ranges.extend([(1000, 100), (2000, 1), (2999, 2)]);
+    let gauge = Arc::new(Gauge::default());
+    let runs = match reader.read_all(1, &ranges, &gauge) {
+        Ok(runs) => runs,
+        Err(error) => panic!("the messages can be read: {error}"),
+    };
+    assert!(runs.is_sorted_by_key(|(first, _)| *first), "runs ascend");
+    let found: Messages = runs.iter().flat_map(|(first, run)| messages(*first, run)).collect();
+    let expected = ranges.iter().flat_map(|(first, count)| model.read(1, *first, *count));
+    assert_eq!(found, expected.collect::<Messages>());
+    let bytes: usize = found.values().map(|(_, bytes)| bytes.len()).sum();
+    let spans = found.len() * (size_of::<Span>() + size_of::<Block>());
+    assert!(gauge.bytes() <= bytes * 8 / 7 + spans, "little else is kept in memory");
 }
 
 fn spilled_messages_are_read_back_and_end_with_the_process(place: &impl Place) {

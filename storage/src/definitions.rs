@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Bytes, Note, Quarantined};
-use crate::directory::{Directory, sync_directory};
+use crate::directory::{Database, Directory, sync_directory};
 use crate::error::{IoContext, StorageError};
 use crate::keys::{self, FORMAT_KEY, FORMAT_VERSION};
 use crate::load::{Found, Loader};
@@ -31,10 +31,8 @@ const SWEEP: usize = 1024;
 /// How long sled may keep its lock after it was dropped.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Bytes of a segment of its log. Fixed when a directory is created.
-const SEGMENT_BYTES: usize = 2 << 20;
-/// Bytes of a value: larger ones are cut. Some 26 of them have to fit in a quarter of a segment.
-const CHUNK_BYTES: usize = 16 << 10;
+/// Bytes of a value: larger ones are cut. Some 26 of them have to fit in a quarter of a segment, the smaller ones too.
+const CHUNK_BYTES: usize = 4 << 10;
 /// Bytes of pages kept in memory.
 const CACHE_BYTES: u64 = 8 << 20;
 
@@ -243,10 +241,10 @@ impl RawStore {
     }
 }
 
-fn config(path: &Path) -> sled::Config {
+fn config(database: &Database) -> sled::Config {
     sled::Config::new()
-        .path(path)
-        .segment_size(SEGMENT_BYTES)
+        .path(&database.path)
+        .segment_size(database.segment_bytes)
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(Some(500))
         .mode(sled::Mode::LowSpace)
@@ -255,16 +253,17 @@ fn config(path: &Path) -> sled::Config {
 /// Makes a database beside its place and moves it there when it is on the device, so that a database in its place is
 /// always whole. One that is there already was finished before a crash: then there is nothing to make (false).
 pub(crate) fn create(directory: &Directory, notes: &mut Vec<Note>) -> Result<bool, StorageError> {
-    let (database, unfinished) = (directory.database(), directory.unfinished_database());
+    let Database { path: database, segment_bytes } = directory.database();
     if database.exists() {
         notes.push(Note::CreationCompleted);
         return Ok(false);
     }
-    if unfinished.exists() {
+    let [unfinished, earlier] = directory.unfinished_databases();
+    for begun in [&unfinished, &earlier].into_iter().filter(|begun| begun.exists()) {
         notes.push(Note::CreationCompleted);
-        fs::remove_dir_all(&unfinished).context("remove", &unfinished)?;
+        fs::remove_dir_all(begun).context("remove", begun)?;
     }
-    let db = open_patiently(&unfinished)?;
+    let db = open_patiently(&Database { path: unfinished.clone(), segment_bytes })?;
     let version = keys::seal(FORMAT_KEY, FORMAT_VERSION.to_be_bytes().to_vec());
     db.insert(FORMAT_KEY, version).and_then(|_| db.flush()).map_err(|e| failure("write", &unfinished, e))?;
     drop(db);
@@ -279,18 +278,19 @@ pub(crate) fn create(directory: &Directory, notes: &mut Vec<Note>) -> Result<boo
 }
 
 fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::Db, File, u32), StorageError> {
-    let path = directory.database();
+    let database = directory.database();
+    let path = &database.path;
     let name = path.join("db");
     if !name.exists() {
         return Err(StorageError::corrupt(directory.path(), "its database is missing"));
     }
-    remove_unfinished_snapshots(&path)?;
+    remove_unfinished_snapshots(path)?;
     let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // A kill leaves what was written in the kernel's hands. From here on it counts as safe, and sled will sync a snapshot
     // that says where it lies.
     file.sync_data().context("sync", &name)?;
     let db = loop {
-        match (open_patiently(&path), newest_snapshot(&path)) {
+        match (open_patiently(&database), newest_snapshot(path)) {
             (Ok(db), _) => break db,
             (Err(StorageError::Corrupt { .. }), Some(snapshot)) => {
                 let moved_to = directory.quarantine(&snapshot)?;
@@ -301,16 +301,16 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
     };
     let version = check_version(&db, directory.path())?;
     // Opening may have written a new snapshot and removed the old one.
-    sync_directory(&path)?;
+    sync_directory(path)?;
     Ok((db, file, version))
 }
 
 /// sled's own lock may still be held by the threads of a database just dropped in this process.
-fn open_patiently(path: &Path) -> Result<sled::Db, StorageError> {
-    let start = Instant::now();
+fn open_patiently(database: &Database) -> Result<sled::Db, StorageError> {
+    let (start, path) = (Instant::now(), &database.path);
     loop {
         // Caught here too, for without its snapshot it may well open.
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| config(path).open()));
+        let opened = panic::catch_unwind(AssertUnwindSafe(|| config(database).open()));
         match opened {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(sled::Error::Io(e))) if is_lock(&e) && start.elapsed() < LOCK_PATIENCE => {

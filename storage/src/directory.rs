@@ -6,7 +6,7 @@
 //! clean       there only between a clean stop and the next start; says how much there was
 //! boot        the kernel's boot id under which the store was last opened
 //! delivered   how far each queue has been delivered (see `marks`)
-//! db/         the database: definitions
+//! definitions/ the database; one made by an earlier leveret is in db/
 //! messages/   the log: messages that are kept
 //! spill/      the log: messages on disk for want of memory; emptied when the store is opened
 //! reserve     bytes kept aside, given up when the disk is full so that removals can be written
@@ -25,24 +25,32 @@ const LOCK: &str = "lock";
 const CLEAN: &str = "clean";
 const BOOT: &str = "boot";
 const DELIVERED: &str = "delivered";
-const DATABASE: &str = "db";
-const DATABASE_UNFINISHED: &str = "db.new";
+const DATABASE: &str = "definitions";
+const DATABASE_UNFINISHED: &str = "definitions.new";
+const EARLIER_DATABASE: &str = "db";
+const EARLIER_DATABASE_UNFINISHED: &str = "db.new";
 const MESSAGES: &str = "messages";
 const SPILL: &str = "spill";
 const QUARANTINE: &str = "quarantine";
 const RESERVE: &str = "reserve";
 
 /// Bytes kept aside, so that what makes room can be written on a full disk.
-const RESERVE_BYTES: u64 = 4 << 20;
+pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
+
+/// Small, since the database keeps several buffers of this size.
+const SEGMENT_BYTES: usize = 512 << 10;
+const EARLIER_SEGMENT_BYTES: usize = 2 << 20;
 
 /// What may lie in a directory that has no `FORMAT` yet: our own beginnings, and what a fresh file system has.
-const BEGINNINGS: [&str; 14] = [
+const BEGINNINGS: [&str; 16] = [
     LOCK,
     CLEAN,
     BOOT,
     DELIVERED,
     DATABASE,
     DATABASE_UNFINISHED,
+    EARLIER_DATABASE,
+    EARLIER_DATABASE_UNFINISHED,
     MESSAGES,
     SPILL,
     QUARANTINE,
@@ -68,6 +76,13 @@ impl Drop for Directory {
             tracing::warn!(%error, path = %self.path.display(), "cannot unlock the data directory");
         }
     }
+}
+
+/// The database's directory, and the size of its segments, which is fixed when it is made.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub path: PathBuf,
+    pub segment_bytes: usize,
 }
 
 /// How much a store held when it was closed.
@@ -144,8 +159,12 @@ impl Directory {
         self.file(DELIVERED)
     }
 
-    pub fn database(&self) -> PathBuf {
-        self.file(DATABASE)
+    /// Where the database is, or will be. The name says how large its segments are.
+    pub fn database(&self) -> Database {
+        match self.file(EARLIER_DATABASE) {
+            earlier if earlier.exists() => Database { path: earlier, segment_bytes: EARLIER_SEGMENT_BYTES },
+            _ => Database { path: self.file(DATABASE), segment_bytes: SEGMENT_BYTES },
+        }
     }
 
     /// Where the log's segments are.
@@ -163,9 +182,9 @@ impl Directory {
         self.file(QUARANTINE)
     }
 
-    /// Where a database is made before it is renamed to [`database`](Self::database).
-    pub fn unfinished_database(&self) -> PathBuf {
-        self.file(DATABASE_UNFINISHED)
+    /// Where a database is made before it is renamed to [`database`](Self::database); the second is where it was.
+    pub fn unfinished_databases(&self) -> [PathBuf; 2] {
+        [DATABASE_UNFINISHED, EARLIER_DATABASE_UNFINISHED].map(|name| self.file(name))
     }
 
     /// Moves `file` out of the way, and says where to.

@@ -1,5 +1,6 @@
 //! The backend that keeps everything on disk: definitions in sled, messages in the log.
 
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,11 +22,19 @@ pub struct DiskOptions {
     pub segment_bytes: u64,
     /// Bytes that each series of segments may take beyond twice what lives in it, before it is cleaned.
     pub spare_bytes: u64,
+    /// How many bytes the file system of a path has free.
+    pub free: fn(&Path) -> io::Result<u64>,
+}
+
+/// What the file system says.
+fn free_disk(path: &Path) -> io::Result<u64> {
+    let system = rustix::fs::statvfs(path)?;
+    Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 impl Default for DiskOptions {
     fn default() -> DiskOptions {
-        DiskOptions { segment_bytes: 32 << 20, spare_bytes: 80 << 20 }
+        DiskOptions { segment_bytes: 32 << 20, spare_bytes: 80 << 20, free: free_disk }
     }
 }
 
@@ -107,7 +116,7 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
     recovered.notes = notes;
     recovered.duration = start.elapsed();
     directory.keep_reserve()?;
-    let store = DiskStore { definitions, log: opened.log, marks, directory };
+    let store = DiskStore { definitions, log: opened.log, marks, directory, free: options.free };
     Ok((Box::new(store), recovered))
 }
 
@@ -126,7 +135,13 @@ fn migrate(definitions: &mut Definitions, places: &Places, recovered: &mut Recov
     Ok(messages)
 }
 
-/// sled cannot go on after a failed write: its full disk is not one to wait at.
+/// Free disk without which sled is given nothing to write, and a full disk is not left: some of its segments.
+const DEFINITIONS_ROOM: u64 = 2 << 20;
+/// Free disk beyond the reserve and what waits, with which a full disk is one no more.
+const AMPLE: u64 = 4 << 20;
+
+/// sled cannot go on after a write that failed, so it is given none for which there is no room. Who else fills the disk
+/// just then ends the store.
 fn for_good(error: StorageError) -> StorageError {
     match error {
         StorageError::Full { path } => {
@@ -141,13 +156,24 @@ struct DiskStore {
     definitions: Definitions,
     log: Log,
     marks: Marks,
+    free: fn(&Path) -> io::Result<u64>,
     /// Last, so that its lock goes after the rest.
     directory: Directory,
+}
+
+impl DiskStore {
+    /// Whether so much disk is free, or nobody knows.
+    fn is_free(&self, bytes: u64) -> bool {
+        (self.free)(self.directory.path()).map_or(true, |free| free >= bytes)
+    }
 }
 
 impl Backend for DiskStore {
     /// A message must not be there without its queue: what is put is written before, what is deleted after.
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
+        if !batch.definitions.is_empty() && !self.is_free(DEFINITIONS_ROOM + batch.bytes() as u64) {
+            return Err(StorageError::Full { path: self.path() });
+        }
         self.definitions.commit(&batch.definitions, true).map_err(for_good)?;
         self.log.commit(batch)?;
         self.definitions.commit(&batch.definitions, false).map_err(for_good)?;
@@ -160,6 +186,15 @@ impl Backend for DiskStore {
 
     fn give_up_reserve(&mut self) -> Result<(), StorageError> {
         self.directory.give_up_reserve()
+    }
+
+    fn make_room(&mut self) -> Result<(), StorageError> {
+        self.log.give_space_back()?;
+        self.sync()
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.is_free(directory::RESERVE_BYTES + AMPLE + bytes as u64)
     }
 
     fn keep_reserve(&mut self) -> Result<(), StorageError> {
@@ -180,7 +215,7 @@ impl Backend for DiskStore {
     }
 
     fn close(self: Box<Self>) -> Result<(), StorageError> {
-        let DiskStore { definitions, mut log, marks, directory } = *self;
+        let DiskStore { definitions, mut log, marks, directory, .. } = *self;
         log.sync()?;
         let held = directory::Held { messages: log.messages(), definitions: definitions.count() };
         log.close();

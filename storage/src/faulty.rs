@@ -189,6 +189,14 @@ impl Backend for FaultyBackend {
         self.inner.give_up_reserve()
     }
 
+    fn make_room(&mut self) -> Result<(), StorageError> {
+        self.inner.make_room()
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        !self.faults.state().full && self.inner.has_room(bytes)
+    }
+
     fn keep_reserve(&mut self) -> Result<(), StorageError> {
         self.inner.keep_reserve()
     }

@@ -36,7 +36,7 @@ pub mod store;
 mod writer;
 
 pub use backend::{
-    Backend, Batch, Bytes, Note, Op, Quarantined, QueueBatch, Reader, Recovered, RecoveredQueue, Stored,
+    Backend, Batch, Bytes, Note, Op, Outline, Quarantined, QueueBatch, Reader, Recovered, RecoveredQueue, Stored,
 };
 pub use block::{Block, Gauge, Run, Span};
 pub use disk::open_disk;

@@ -19,6 +19,9 @@ pub enum Level {
     Written,
     /// On the device: survives a power cut.
     Synced,
+    /// As `Synced`, for what makes room: removals and deletions. While the disk is full, it does not wait for inserts
+    /// and definitions before it, which do.
+    Removed,
 }
 
 /// What the broker submits.
@@ -27,8 +30,8 @@ pub enum Entry<T> {
     /// Something to remember.
     Op(Op),
     /// Completes with the token when everything submitted before it has reached the level. Tokens of one level
-    /// complete in order; one that asks for `Written` may overtake one that asks for `Synced`. While the disk is full,
-    /// `Written` speaks of removals only: inserts before it may still wait for room.
+    /// complete in order; those of different levels may overtake each other. While the disk is full, `Written` speaks
+    /// of removals only: inserts before it may still wait for room.
     Notify(Level, T),
     /// The user of the store has met an error that leaves no promise safe, a failed mark for one: the store ends as
     /// after a commit that failed.
@@ -94,6 +97,8 @@ pub(crate) struct Shared<T> {
 
 pub(crate) struct Inbox<T> {
     pub entries: Vec<Entry<T>>,
+    /// The writer waits for the bell.
+    asleep: bool,
     /// No entry is accepted any more.
     pub closing: bool,
     /// Why the writer gave up.
@@ -107,14 +112,17 @@ impl<T> Shared<T> {
     }
 
     /// Waits for the bell, or `timeout`.
-    pub fn wait<'a>(&self, inbox: MutexGuard<'a, Inbox<T>>, timeout: Option<Duration>) -> MutexGuard<'a, Inbox<T>> {
-        match timeout {
+    pub fn wait<'a>(&self, mut inbox: MutexGuard<'a, Inbox<T>>, timeout: Option<Duration>) -> MutexGuard<'a, Inbox<T>> {
+        inbox.asleep = true;
+        let mut inbox = match timeout {
             None => self.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => match self.bell.wait_timeout(inbox, timeout) {
                 Ok((inbox, _)) => inbox,
                 Err(poisoned) => poisoned.into_inner().0,
             },
-        }
+        };
+        inbox.asleep = false;
+        inbox
     }
 
     /// `bytes` don't wait for the disk any more.
@@ -142,7 +150,7 @@ impl<T: Send + 'static> Store<T> {
         let reader = backend.reader();
         let path = backend.path();
         let shared = Arc::new(Shared {
-            inbox: Mutex::new(Inbox { entries: Vec::new(), closing: false, failure: None }),
+            inbox: Mutex::new(Inbox { entries: Vec::new(), asleep: false, closing: false, failure: None }),
             bell: Condvar::new(),
             pending_bytes: AtomicUsize::new(0),
             full: AtomicBool::new(false),
@@ -175,8 +183,8 @@ impl<T: Send + 'static> Store<T> {
             entries.clear();
             return;
         }
-        let ring = inbox.entries.is_empty();
-        if ring && inbox.entries.capacity() < entries.len() {
+        let ring = inbox.asleep;
+        if inbox.entries.is_empty() && inbox.entries.capacity() < entries.len() {
             mem::swap(&mut inbox.entries, entries);
         } else {
             inbox.entries.append(entries);

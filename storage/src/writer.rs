@@ -54,11 +54,19 @@ struct Gathered<T> {
     since: Option<Instant>,
     written: Vec<T>,
     synced: Vec<T>,
+    removed: Vec<T>,
 }
 
 impl<T> Default for Gathered<T> {
     fn default() -> Gathered<T> {
-        Gathered { fold: Fold::default(), bytes: 0, since: None, written: Vec::new(), synced: Vec::new() }
+        Gathered {
+            fold: Fold::default(),
+            bytes: 0,
+            since: None,
+            written: Vec::new(),
+            synced: Vec::new(),
+            removed: Vec::new(),
+        }
     }
 }
 
@@ -143,6 +151,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
                 }
                 Entry::Notify(Level::Written, token) => self.gathered.written.push(token),
                 Entry::Notify(Level::Synced, token) => self.gathered.synced.push(token),
+                Entry::Notify(Level::Removed, token) => self.gathered.removed.push(token),
                 Entry::Fail(error) => return Err(error),
             }
         }
@@ -157,7 +166,7 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
             return now >= at;
         }
         let gathered = &self.gathered;
-        let waited_for = !gathered.written.is_empty() || !gathered.synced.is_empty();
+        let waited_for = [&gathered.written, &gathered.synced, &gathered.removed].iter().any(|who| !who.is_empty());
         let long_enough = gathered.since.is_some_and(|t| now >= t + self.options.fold_wait);
         waited_for || long_enough || gathered.bytes >= self.options.fold_bytes
     }
@@ -176,8 +185,11 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     fn commit(&mut self) -> Result<(), StorageError> {
         let mut gathered = mem::take(&mut self.gathered);
         let batch = mem::take(&mut gathered.fold).finish();
+        // A disk that was full is tried again when it has room for the reserve too: that is not for messages.
+        let room = self.retry.is_none() || self.backend.has_room(batch.bytes());
         if !batch.is_empty() {
-            match self.backend.commit(&batch) {
+            let full = || StorageError::Full { path: self.shared.path.clone() };
+            match if room { self.backend.commit(&batch) } else { Err(full()) } {
                 Ok(()) => self.has_room()?,
                 Err(StorageError::Full { .. }) => return self.wait_for_room(batch, gathered),
                 Err(error) => return Err(error),
@@ -187,19 +199,21 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
                 self.unsynced = gathered.since;
             }
             self.forget_marks(&batch)?;
-        } else {
+        } else if room {
             // What was waited for has been done without a write.
             self.has_room()?;
+        } else {
+            self.retry = Some(Instant::now() + RETRY);
         }
         drop(batch);
         if !gathered.written.is_empty() {
             (self.complete)(&mut gathered.written);
         }
-        if !gathered.synced.is_empty() {
+        if !gathered.synced.is_empty() || !gathered.removed.is_empty() {
             if self.options.synced == Level::Synced {
                 self.sync()?;
             }
-            (self.complete)(&mut gathered.synced);
+            [gathered.synced, gathered.removed].iter_mut().for_each(|tokens| (self.complete)(tokens));
         }
         self.shared.settle(gathered.bytes);
         Ok(())
@@ -212,7 +226,8 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     }
 
     /// The disk is full. What makes room is written with the help of what was kept aside, and notifications of
-    /// `Written` complete; the rest stays, and whoever waits for it goes on waiting, until a later attempt finds room.
+    /// `Written` and `Removed` complete; the rest stays, and whoever waits for it goes on waiting, until a later attempt
+    /// finds room.
     fn wait_for_room(&mut self, mut batch: Batch, mut gathered: Gathered<T>) -> Result<(), StorageError> {
         if !self.shared.full.swap(true, Ordering::AcqRel) {
             tracing::error!(path = %self.shared.path.display(), "the disk is full: what is published waits for room");
@@ -222,11 +237,17 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         match if relief.is_empty() { Ok(()) } else { self.backend.commit(&relief) } {
             Ok(()) => {
                 self.forget_marks(&relief)?;
-                // Space comes back with the sync.
-                self.backend.sync()?;
+                self.backend.make_room()?;
                 // Who waits for `Written` waits for removals.
-                (self.complete)(&mut gathered.written);
-                gathered.written.clear();
+                for tokens in [&mut gathered.written, &mut gathered.removed] {
+                    (self.complete)(tokens);
+                    tokens.clear();
+                }
+                if batch.is_empty() {
+                    (self.complete)(&mut gathered.synced);
+                    gathered.synced.clear();
+                    self.shared.settle(mem::take(&mut gathered.bytes));
+                }
             }
             Err(StorageError::Full { .. }) => batch.put_back(relief),
             Err(error) => return Err(error),

@@ -2,6 +2,7 @@
 //!
 //! All in one program: each test has names of its own and shares one broker in memory, unless it needs one of its own.
 
+mod backlog;
 mod channel;
 mod close_texts;
 mod consume;
@@ -18,6 +19,7 @@ mod exchange_e2e;
 mod exchange_types;
 mod frames;
 mod handshake;
+mod hidden_keys;
 mod limits;
 mod matching;
 mod own;

@@ -1,5 +1,6 @@
 //! What other owners say: deliveries, answers, confirms.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,9 +142,13 @@ impl Connection {
             return (segment.count(), 0);
         };
         let returns = if consumer.queue.keeps_all { segment.returns } else { 0 };
+        let as_stored = returns == 0 && message::shows_all(block);
         for index in *from..*to {
             tag += 1;
-            let content = message::content_counting(block, index, returns);
+            let content = match as_stored {
+                true => Cow::Borrowed(message::content(block, index)),
+                false => message::content_shown(block, index, returns),
+            };
             deliver::deliver(
                 &mut self.output,
                 number,
@@ -289,7 +294,7 @@ impl Connection {
         };
         let (tag, index) = (channel.tag(), *from);
         let returns = if queue.keeps_all { segment.returns } else { 0 };
-        let (address, content) = (message::address(block, index), message::content_counting(block, index, returns));
+        let (address, content) = (message::address(block, index), message::content_shown(block, index, returns));
         let redelivered = segment.redelivered;
         deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, &content, self.frame_max);
         if !no_ack {

@@ -68,6 +68,9 @@ const OUTPUT_HARD_LIMIT: usize = 4 << 20;
 const DEFERRED_LIMIT: usize = 512 << 10;
 /// Rounds of the loop before other tasks get their turn.
 const ROUNDS: usize = 16;
+/// Bytes read and written before other tasks get their turn, even if rounds are left: some thousand small messages, which
+/// take about a millisecond.
+const ROUND_BYTES: u64 = 256 << 10;
 /// After a fatal frame error the socket stays open this long, unread, so that the client sees the close.
 const FATAL_LINGER: Duration = Duration::from_secs(3);
 
@@ -228,6 +231,7 @@ impl Connection {
     /// One turn of the task. Never inlined, so that `benches/instructions` can name it.
     #[inline(never)]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let enough = self.received + self.sent + ROUND_BYTES;
         for _ in 0..ROUNDS {
             let mut progress = self.take_events();
             progress |= self.unpark(cx);
@@ -245,6 +249,8 @@ impl Connection {
                 if self.peer.mailbox.sleep(cx.waker()) {
                     return Poll::Pending;
                 }
+            } else if self.received + self.sent >= enough {
+                break;
             }
         }
         cx.waker().wake_by_ref();

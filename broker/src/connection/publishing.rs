@@ -14,7 +14,7 @@ use super::dispatch::Done;
 use super::routes::{Copies, Route, Routes};
 use crate::access::rights::Rights;
 use crate::command::Requester;
-use crate::message::{BlockBuilder, Meta};
+use crate::message::{self, BlockBuilder, Meta};
 use crate::outbox::Body;
 use crate::{methods, names};
 
@@ -80,9 +80,9 @@ impl Connection {
         let meta = Meta::new(publish.address.len(), self.now)
             .with_persistent(properties.delivery_mode == Some(2))
             .with_expiration(expiration.is_some())
-            .with_priority(properties.priority.unwrap_or(0));
-        let (mandatory, change) = (publish.mandatory, Change { hidden, reply_to });
-        Ok(Plan { number, route, meta, expiration, mandatory, change })
+            .with_priority(properties.priority.unwrap_or(0))
+            .with_hidden(hidden);
+        Ok(Plan { number, route, meta, expiration, mandatory: publish.mandatory, reply_to })
     }
 
     /// The name that takes the place of `amq.rabbitmq.reply-to` as a message's `reply-to`.
@@ -99,14 +99,10 @@ impl Connection {
 
     /// Adds a planned publish to the turn, or to the channel's transaction.
     fn place(&mut self, plan: Plan, message: Body<'_>) -> Done {
-        let delayed = self.routes.delayed(plan.route);
-        // BCC's keys are wanted once more when it is due.
-        let whole = (!delayed.is_empty() && plan.change.hidden).then(|| plan.change.but_for_hiding(message.bytes()));
-        let whole = whole.transpose()?;
-        let message = plan.change.made_to(message)?;
+        let message = plan.with_reply_to(message)?;
         self.answer_requesters(&plan, &message);
         let (queues, delayed) = (self.routes.queues(plan.route), self.routes.delayed(plan.route));
-        let (histories, further) = self.routes.histories(plan.route);
+        let histories = self.routes.histories(plan.route);
         let Some(channel) = self.channels.get(plan.number) else { return Ok(()) };
         let confirm = channel.next_publish().map(|next| {
             let to = Requester { peer: self.peer.clone(), channel: channel.key };
@@ -124,17 +120,17 @@ impl Connection {
             None => &mut self.outbox,
         };
         for exchange in histories {
-            outbox.remember(exchange, message.bytes(), plan.meta, further);
+            outbox.remember(exchange, message.bytes(), plan.meta);
         }
         let unroutable = queues.is_empty() && self.routes.replies(plan.route).is_none();
         let nowhere = unroutable && delayed.is_empty() && histories.is_empty();
         let at_once = nowhere && channel.confirms.is_some();
         let unroutable = unroutable && plan.mandatory;
-        let returned = unroutable.then(|| message.bytes().to_vec());
+        let returned = unroutable.then(|| message::shown(message.bytes(), plan.meta).into_owned());
         let confirm = confirm.as_ref().map(|(to, number)| (to, *number));
         let mut answers = 0;
         for hold in delayed {
-            answers += outbox.hold(hold, whole.as_deref().unwrap_or(message.bytes()), plan.meta, confirm);
+            answers += outbox.hold(hold, message.bytes(), plan.meta, confirm);
         }
         answers += outbox.publish(message, plan.meta, plan.expiration, queues, confirm);
         if !at_once {
@@ -197,10 +193,10 @@ fn note(numbers: &mut Vec<u16>, number: u16) {
     }
 }
 
-/// A block for one message.
+/// A block for one message, as its receiver may see it.
 fn alone(message: &Body<'_>, meta: Meta, gauge: &Arc<Gauge>) -> Arc<Block> {
     let mut block = BlockBuilder::default();
-    block.add_owned(message.bytes().to_vec(), meta);
+    block.add_owned(message::shown(message.bytes(), meta).into_owned(), meta);
     block.finish(gauge)
 }
 
@@ -213,37 +209,18 @@ struct Plan {
     /// Milliseconds.
     expiration: Option<u64>,
     mandatory: bool,
-    change: Change,
-}
-
-/// What the broker changes in a message that is published.
-struct Change {
-    /// It has a BCC header, which nobody may see.
-    hidden: bool,
     /// It asks for direct replies: the name under which they can be sent.
     reply_to: Option<Arc<str>>,
 }
 
-impl Change {
-    /// The message as it is held back: with the change, but for the BCC header, which stays.
-    fn but_for_hiding(&self, message: &[u8]) -> Result<Vec<u8>, AmqpError> {
-        let change = Change { hidden: false, reply_to: self.reply_to.clone() };
-        Ok(change.made_to(Body::Borrowed(message))?.bytes().to_vec())
-    }
-
-    /// The message with the change, all else byte for byte.
-    fn made_to<'a>(&self, message: Body<'a>) -> Result<Body<'a>, AmqpError> {
-        if !self.hidden && self.reply_to.is_none() {
-            return Ok(message);
-        }
+impl Plan {
+    /// The message with that name as its `reply-to`, all else byte for byte.
+    fn with_reply_to<'a>(&self, message: Body<'a>) -> Result<Body<'a>, AmqpError> {
+        let Some(name) = &self.reply_to else { return Ok(message) };
         let Some(parts) = Message::parse(message.bytes()) else {
             return Err(AmqpError::internal_error(""));
         };
-        let edits = Edits {
-            remove: if self.hidden { &["BCC"] } else { &[] },
-            reply_to: self.reply_to.as_deref().map(str::as_bytes),
-            ..Edits::default()
-        };
+        let edits = Edits { reply_to: Some(name.as_bytes()), ..Edits::default() };
         let header = content::edit(parts.header, &edits)?;
         Ok(Body::Owned(parts.rebuild(parts.address, &header)))
     }

@@ -12,7 +12,6 @@ use crate::access::rights::{Resource, Right, Rights};
 use crate::names;
 use crate::queue::Queue;
 use crate::vhost::VHost;
-use crate::vhost::history::FurtherKeys;
 use crate::vhost::replies::ReplyTo;
 use crate::vhost::snapshot::{Exchange, Found, Hold, Snapshot};
 
@@ -28,8 +27,6 @@ pub struct Routes {
     last: Option<(Vec<u8>, usize)>,
     /// The route of a message that cannot be remembered.
     passing: Found,
-    /// Its keys beyond that of the publish, if an x-recent-history exchange keeps it.
-    further: FurtherKeys,
     /// The reply consumers that it goes to.
     replies: Option<Vec<Arc<ReplyTo>>>,
 }
@@ -49,12 +46,12 @@ impl Routes {
         }
     }
 
-    /// The x-recent-history exchanges that keep the message, with its keys beyond that of the publish.
-    pub fn histories(&self, route: Route) -> (&[Arc<Exchange>], &FurtherKeys) {
+    /// The x-recent-history exchanges that keep the message.
+    pub fn histories(&self, route: Route) -> &[Arc<Exchange>] {
         match route {
             // Such routes are not remembered.
-            Route::Known(_) => (&[], &self.further),
-            Route::Passing => (&self.passing.histories, &self.further),
+            Route::Known(_) => &[],
+            Route::Passing => &self.passing.histories,
         }
     }
 
@@ -165,9 +162,6 @@ impl Routes {
             }
         }
         snapshot.route(exchange, &keys, properties, &mut self.passing);
-        if !self.passing.histories.is_empty() {
-            self.further = keys[1..].iter().map(|key| (*key).into()).collect();
-        }
         if self.passing.once || !remember || self.replies.is_some() {
             return Ok(Route::Passing);
         }

@@ -30,7 +30,7 @@ pub fn delay_of(headers: Option<Table<'_>>) -> Option<u64> {
 }
 
 /// The content header of a message that goes on: the delay with its sign inverted, so that no other exchange holds it
-/// back again, and without BCC, which nobody may see.
+/// back again.
 ///
 /// # Errors
 /// The content header is damaged.
@@ -39,7 +39,7 @@ pub fn onward(message: &Message<'_>, delay: u64) -> Result<Vec<u8>, AmqpError> {
     // The width that clients expect, where it is wide enough.
     let value = i32::try_from(inverted).map_or(AMQPValue::LongLongInt(inverted), AMQPValue::LongInt);
     let put = [(NAME, value)];
-    content::edit(message.header, &Edits { remove: &["BCC"], put: &put, ..Edits::default() })
+    content::edit(message.header, &Edits { put: &put, ..Edits::default() })
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_goes_on_with_the_sign_inverted_and_without_its_hidden_keys() {
+    fn a_message_goes_on_with_the_sign_inverted_and_all_its_keys() {
         let table = b"\x03BCCA\0\0\0\x06S\0\0\0\x01k\x07x-delayi\xff\xff\xff\xff";
         let header = [&b"\0\x3C\0\0\0\0\0\0\0\0\0\0\x20\0\0\0\0"[..], &[table.len() as u8], table].concat();
         let bytes = message::build(&message::address(b"x", b"k"), &header, b"", 4096);
@@ -95,7 +95,7 @@ mod tests {
             let properties = content::header(header).parse().unwrap().headers.unwrap();
             (properties.get("x-delay").unwrap() == Value::I64(-(LONGEST as i64)), properties.get("BCC").is_some())
         };
-        assert_eq!(read(&onward(&message, LONGEST).unwrap()), (true, false));
+        assert_eq!(read(&onward(&message, LONGEST).unwrap()), (true, true));
         let short = onward(&message, 3000).unwrap();
         let headers = content::header(&short).parse().unwrap().headers.unwrap();
         assert_eq!(headers.get("x-delay"), Some(Value::I32(-3000)));

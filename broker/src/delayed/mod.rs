@@ -16,28 +16,19 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::Waker;
 
 use leveret_protocol::{Message, content};
-use leveret_storage::{Entry, Run};
+use leveret_storage::{Entry, Level, Run, StorageError, Stored};
 
 pub use self::state::DelayedCommand;
-use self::state::{DelayedState, Effects, Held};
+use self::state::{Away, DelayedState, Effects, Held};
 use crate::command::{Release, Token};
 use crate::mailbox::{Owner, Turn};
 use crate::message::{Meta, meta, routing_keys};
+use crate::paging::{Holder, Paging, Ranges};
 use crate::queue::Outside;
 use crate::timers::Ticked;
 use crate::vhost::VHost;
 use crate::vhost::publisher::Publisher;
 use crate::vhost::snapshot::Found;
-
-/// Among the flags of a message's publish, if it is a dead letter: CC has no say any more.
-const BY_KEY_ONLY: u8 = 1 << 2;
-
-/// Notes in a dead letter that it is routed by the key in its address alone, when it is due.
-pub fn only_by_its_key(message: &mut [u8], meta: Meta) {
-    if let Some(flags) = message.get_mut(meta.address()) {
-        *flags |= BY_KEY_ONLY;
-    }
-}
 
 /// The messages that an exchange holds back, as everybody but their owner knows them.
 pub struct Delayed {
@@ -47,6 +38,7 @@ pub struct Delayed {
     pub exchange: Box<str>,
     pub durable: bool,
     count: AtomicU64,
+    paging: Arc<Paging>,
     turn: Arc<Turn<Erased>>,
 }
 
@@ -73,6 +65,7 @@ impl Delayed {
             exchange,
             durable,
             count: AtomicU64::new(0),
+            paging: outside.paging.clone(),
             turn: Turn::new(Erased(Box::new(DelayedOwner {
                 delayed: delayed.clone(),
                 state: DelayedState::new(id, durable),
@@ -93,9 +86,20 @@ impl Delayed {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Takes in what storage held, before anybody else knows of this. Nothing goes on until [`Delayed::start`].
-    pub fn recover(&self, runs: Vec<(u64, Run)>, next_sequence: u64) {
-        self.push(DelayedCommand::Recover { runs, next_sequence });
+    /// Takes in what storage held, before anybody else knows of this, without reading it. Nothing goes on until
+    /// [`Delayed::start`].
+    pub fn recover(&self, stored: &[Stored], next_sequence: u64) -> Result<(), StorageError> {
+        let mut held: Vec<Away> = Vec::new();
+        for Stored { first, count, .. } in stored {
+            for message in self.paging.outlines(self.id, *first, *count)? {
+                let new = Away::of(&message);
+                if !held.last_mut().is_some_and(|last| last.take_in(&new)) {
+                    held.push(new);
+                }
+            }
+        }
+        self.push(DelayedCommand::Recover { held, next_sequence });
+        Ok(())
     }
 
     /// The bindings are there: what is due goes on.
@@ -129,6 +133,28 @@ impl Delayed {
     }
 }
 
+impl Holder for Delayed {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.exchange
+    }
+
+    fn paging(&self) -> &Paging {
+        &self.paging
+    }
+
+    fn may_spill(&self) {
+        self.push(DelayedCommand::Spill);
+    }
+
+    fn loaded(&self, _: Ranges, runs: Vec<(u64, Run)>) {
+        self.push(DelayedCommand::Loaded { runs });
+    }
+}
+
 impl Ticked for Delayed {
     fn tick(&self) {
         self.push(DelayedCommand::Tick);
@@ -153,6 +179,13 @@ impl Owner for DelayedOwner {
             self.state.apply(command, &mut self.effects);
         }
         self.state.take_due(now, &mut self.effects);
+        let paging = &self.outside.paging;
+        let window = paging.window();
+        if paging.is_high() && self.state.spill(paging, window, &mut self.effects) {
+            let holder: Weak<dyn Holder> = self.delayed.clone();
+            self.effects.storage.push(Entry::Notify(Level::Written, Token::Spill(holder)));
+        }
+        self.state.look_ahead(now, window, &mut self.effects);
         self.hand_out(now);
     }
 
@@ -186,6 +219,9 @@ impl DelayedOwner {
         if let Some(moment) = self.effects.tick.take() {
             self.outside.timers.at(moment, delayed.id, self.delayed.clone());
         }
+        if !self.effects.load.is_empty() {
+            self.outside.paging.load(self.delayed.clone(), std::mem::take(&mut self.effects.load));
+        }
         if std::mem::take(&mut self.effects.more) {
             // Runs after this turn, which is bounded so that it does not hold its thread for long.
             delayed.push(DelayedCommand::Tick);
@@ -215,9 +251,7 @@ impl DelayedOwner {
         };
         let Some(message) = Message::parse(bytes) else { return };
         let Ok(properties) = message.content_header().parse() else { return };
-        let by_key_only = meta.is_dead_lettered() && message.bits & BY_KEY_ONLY != 0;
-        let copies: &[&str] = if by_key_only { &[] } else { &["CC", "BCC"] };
-        let keys = routing_keys(&message, &properties, copies);
+        let keys = routing_keys(&message, &properties, meta);
         let expiration = properties.expiration.and_then(|text| crate::expiration::parse(text).ok());
         let delay = header::delay_of(properties.headers).unwrap_or(0);
         let Ok(header) = header::onward(&message, delay) else { return };
@@ -226,6 +260,9 @@ impl DelayedOwner {
         let mut found = Found::default();
         snapshot.route(exchange, &keys, &properties, &mut found);
         let onward = message.rebuild(message.address, &header);
-        self.publisher.publish(vhost, &found, onward, meta.published_at(now), expiration, &keys[1..]);
+        // Who held messages back before `meta` told of BCC stored them with it too.
+        let hidden = meta.hides() || properties.headers.is_some_and(|headers| headers.get("BCC").is_some());
+        let meta = meta.published_at(now).with_hidden(hidden);
+        self.publisher.publish(vhost, &found, onward, meta, expiration);
     }
 }

@@ -1,22 +1,26 @@
 //! The messages that an exchange holds back: commands in, effects out. Synchronous; knows no task, disk or clock.
 //!
-//! A heap of runs by the moment when they are due. Messages that were published in one turn with the same delay are one
-//! entry; alone, a message costs its bytes and 48 octets. A message's `meta` word says when it is due, in the place of
-//! when it was published: so it is known after a restart, whatever the message itself says.
+//! A heap of runs by the moment when they are due, and another of what is in storage only (*away*), which is read back
+//! shortly before. Messages that were published in one turn with the same delay are one entry; alone, a message costs
+//! its bytes and 48 octets, or 24 if it is away. A message's `meta` word says when it is due, in the place of when it was
+//! published: so it is known after a restart, without reading the message.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use leveret_storage::{Entry, Gauge, Level, Op, Run};
+use leveret_storage::{Entry, Gauge, Level, Op, Outline, Run};
 
-use crate::command::{ConfirmTo, Release, Token};
-use crate::message;
+use crate::command::{ConfirmTo, Release, Segment, Token};
+use crate::message::Meta;
+use crate::paging::{Paging, Ranges};
 
 /// No tick is on its way.
 const NEVER: u64 = u64::MAX;
 /// Bytes of due messages that go on in one turn.
 pub(super) const BATCH: usize = 1 << 20;
+/// Milliseconds before they are due at which messages are read back.
+pub(super) const LEAD: u64 = 2000;
 
 /// What is told to who holds the messages of an exchange back.
 pub enum DelayedCommand {
@@ -36,8 +40,12 @@ pub enum DelayedCommand {
     Tidy,
     /// The exchange is gone, and its messages with it.
     Drop,
-    /// What storage held of a durable exchange. It stays until `Start`: there are no bindings yet.
-    Recover { runs: Vec<(u64, Run)>, next_sequence: u64 },
+    /// What storage holds of a durable exchange. It stays until `Start`: there are no bindings yet.
+    Recover { held: Vec<Away>, next_sequence: u64 },
+    /// What storage has of the messages that were asked for.
+    Loaded { runs: Vec<(u64, Run)> },
+    /// Storage has what it was given.
+    Spill,
     /// Recovery is over.
     Start,
     /// The broker stops: nothing goes on any more.
@@ -56,6 +64,8 @@ pub struct Effects {
     pub due: Vec<Held>,
     /// More is due.
     pub more: bool,
+    /// What is to be read from storage.
+    pub load: Ranges,
     /// Blocks of little use are to be freed.
     pub tidy: bool,
     /// When a tick is wanted, in milliseconds since the Unix epoch.
@@ -70,6 +80,44 @@ pub struct Held {
     /// The sequence number of the first one.
     pub first: u64,
     pub run: Run,
+    /// Storage was given them.
+    stored: bool,
+}
+
+/// The same of messages that are in storage only.
+#[derive(Clone, Copy, Debug)]
+pub struct Away {
+    due: u64,
+    first: u64,
+    count: u32,
+    /// Of the messages, about.
+    bytes: u32,
+}
+
+impl Away {
+    /// Bytes that messages with one entry may have.
+    const MOST: u32 = 1 << 20;
+
+    /// One message.
+    pub fn of(message: &Outline) -> Away {
+        Away { due: Meta(message.meta).published(), first: message.sequence, count: 1, bytes: message.len }
+    }
+
+    /// Takes in those that follow. False: they do not.
+    pub fn take_in(&mut self, next: &Away) -> bool {
+        let follows = (self.due, self.first + u64::from(self.count)) == next.place();
+        let fits = follows && self.bytes.saturating_add(next.bytes) <= Away::MOST;
+        if fits {
+            self.count += next.count;
+            self.bytes += next.bytes;
+        }
+        fits
+    }
+
+    /// By moment, then in the order of arrival.
+    fn place(&self) -> (u64, u64) {
+        (self.due, self.first)
+    }
 }
 
 impl Held {
@@ -78,8 +126,10 @@ impl Held {
         (self.due, self.first)
     }
 
-    fn is_persistent(&self) -> bool {
-        message::meta(&self.run.block, self.run.from).is_persistent()
+    /// The same without content.
+    fn away(&self) -> Away {
+        let bytes = u32::try_from(self.run.bytes()).unwrap_or(u32::MAX);
+        Away { due: self.due, first: self.first, count: self.run.count(), bytes }
     }
 
     /// Takes the first `count` messages off.
@@ -91,42 +141,59 @@ impl Held {
     }
 }
 
-impl Ord for Held {
-    /// The heap gives the greatest first.
-    fn cmp(&self, other: &Held) -> Ordering {
-        other.place().cmp(&self.place())
-    }
+/// Both heaps give the greatest first, which is what is due first.
+macro_rules! first_due_is_greatest {
+    ($kind:ty) => {
+        impl Ord for $kind {
+            fn cmp(&self, other: &$kind) -> Ordering {
+                other.place().cmp(&self.place())
+            }
+        }
+
+        impl PartialOrd for $kind {
+            fn partial_cmp(&self, other: &$kind) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl PartialEq for $kind {
+            fn eq(&self, other: &$kind) -> bool {
+                self.place() == other.place()
+            }
+        }
+
+        impl Eq for $kind {}
+    };
 }
 
-impl PartialOrd for Held {
-    fn partial_cmp(&self, other: &Held) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Held {
-    fn eq(&self, other: &Held) -> bool {
-        self.place() == other.place()
-    }
-}
-
-impl Eq for Held {}
+first_due_is_greatest!(Held);
+first_due_is_greatest!(Away);
 
 pub struct DelayedState {
     /// Identity in storage.
     id: u64,
     durable: bool,
-    held: BinaryHeap<Held>,
-    /// Messages in `held`.
+    /// In memory, with their number and bytes.
+    here: BinaryHeap<Held>,
+    messages: u64,
+    bytes: usize,
+    away: BinaryHeap<Away>,
+    /// What is being read, in order.
+    loading: Vec<Away>,
+    /// Messages of all these.
     count: u64,
     next_sequence: u64,
     /// The exchange is gone.
     dead: bool,
     /// Nothing goes on: the broker is not ready yet, or stops.
     stopped: bool,
+    /// Storage will say when it has what it was given.
+    spilling: bool,
+    /// Storage was given messages that need not outlive the broker.
+    spilled: bool,
     /// The tick that is on its way.
     armed: u64,
-    /// Messages that were held when blocks were last tidied.
+    /// Messages in memory when blocks were last tidied.
     tidied: u64,
 }
 
@@ -135,11 +202,17 @@ impl DelayedState {
         DelayedState {
             id,
             durable,
-            held: BinaryHeap::new(),
+            here: BinaryHeap::new(),
+            messages: 0,
+            bytes: 0,
+            away: BinaryHeap::new(),
+            loading: Vec::new(),
             count: 0,
             next_sequence: 1,
             dead: false,
             stopped: false,
+            spilling: false,
+            spilled: false,
             armed: NEVER,
             tidied: 0,
         }
@@ -150,22 +223,10 @@ impl DelayedState {
         self.count
     }
 
-    /// Takes in messages from storage, each due when it was.
-    fn recover(&mut self, runs: Vec<(u64, Run)>, next_sequence: u64) {
-        self.stopped = true;
-        self.next_sequence = next_sequence.max(1);
-        for (first, run) in runs {
-            let mut rest = Held { due: 0, first, run };
-            while rest.run.count() > 0 {
-                let Run { block, from, to } = &rest.run;
-                let due = |index| message::meta(block, index).published();
-                rest.due = due(*from);
-                let same = (*from..*to).take_while(|index| due(*index) == rest.due).count() as u32;
-                let front = rest.split_front(same);
-                self.hold(front);
-            }
-        }
-        self.tidied = self.count;
+    /// Bytes of the messages that are in memory.
+    #[cfg(test)]
+    pub fn bytes_here(&self) -> usize {
+        self.bytes
     }
 
     /// Applies one command.
@@ -180,7 +241,14 @@ impl DelayedState {
             DelayedCommand::Tick => self.armed = NEVER,
             DelayedCommand::Tidy => fx.tidy = true,
             DelayedCommand::Drop => self.die(fx),
-            DelayedCommand::Recover { runs, next_sequence } => self.recover(runs, next_sequence),
+            DelayedCommand::Recover { held, next_sequence } => {
+                self.stopped = true;
+                self.next_sequence = next_sequence.max(1);
+                self.count = held.iter().map(|away| u64::from(away.count)).sum();
+                self.away = held.into();
+            }
+            DelayedCommand::Loaded { runs } => self.loaded(&runs),
+            DelayedCommand::Spill => self.spilling = false,
             DelayedCommand::Start => self.stopped = false,
             DelayedCommand::Stop => self.stopped = true,
         }
@@ -198,61 +266,161 @@ impl DelayedState {
             Some(to) => fx.confirmed.push((to, count)),
             None => {}
         }
-        self.hold(Held { due, first, run });
+        self.count += u64::from(count);
+        self.hold(Held { due, first, run, stored });
     }
 
     fn hold(&mut self, held: Held) {
-        self.count += u64::from(held.run.count());
-        self.held.push(held);
+        self.messages += u64::from(held.run.count());
+        self.bytes += held.run.bytes();
+        self.here.push(held);
     }
 
-    /// Takes what is due at `now`, up to a batch, and asks for the next tick.
+    /// What is due first of those in memory, taken out.
+    fn pop(&mut self) -> Option<Held> {
+        let held = self.here.pop()?;
+        self.messages -= u64::from(held.run.count());
+        self.bytes -= held.run.bytes();
+        Some(held)
+    }
+
+    /// Nothing that is not in memory goes on before what has this place.
+    fn is_first(&self, place: (u64, u64)) -> bool {
+        [self.loading.first(), self.away.peek()].into_iter().flatten().all(|away| place < away.place())
+    }
+
+    /// Takes what is due at `now`, up to a batch.
     pub fn take_due(&mut self, now: u64, fx: &mut Effects) {
         if self.stopped {
             return;
         }
         let mut bytes = 0;
-        while self.held.peek().is_some_and(|next| next.due <= now) {
+        while self.here.peek().is_some_and(|next| next.due <= now && self.is_first(next.place())) {
             if bytes >= BATCH {
                 fx.more = true;
                 break;
             }
-            let Some(held) = self.held.pop() else { break };
+            let Some(held) = self.pop() else { break };
             let (held, rest) = split(held, BATCH - bytes);
             bytes += held.run.bytes();
             self.count -= u64::from(held.run.count());
-            self.held.extend(rest);
+            if let Some(rest) = rest {
+                self.hold(rest);
+            }
             fx.due.push(held);
         }
-        if self.held.capacity() > 1024 && self.held.len() < self.held.capacity() / 4 {
-            self.held.shrink_to(self.held.len() * 2);
+        shrink(&mut self.here);
+    }
+
+    /// Asks for about `window` bytes of what is due soon and away, and for the next tick.
+    pub fn look_ahead(&mut self, now: u64, window: usize, fx: &mut Effects) {
+        if self.stopped {
+            return;
         }
-        if let Some(next) = self.held.peek()
-            && !fx.more
-            && next.due < self.armed
+        if let Some(next) = self.away.peek()
+            && self.loading.is_empty()
+            && next.due <= now.saturating_add(LEAD)
+            && (self.bytes < window || self.here.peek().is_none_or(|here| here.place() > next.place()))
         {
-            self.armed = next.due;
-            fx.tick = Some(next.due);
+            self.load(window, fx);
         }
+        // What waits for something to be read back goes on when that has come.
+        let here = self.here.peek().filter(|next| self.is_first(next.place())).map(|next| next.due);
+        let away = self.away.peek().map(|next| next.due.saturating_sub(LEAD));
+        // Where that is over, enough is in memory, and some of it goes on before.
+        let away = away.filter(|moment| *moment > now && self.loading.is_empty());
+        if let Some(next) = [here, away].into_iter().flatten().min()
+            && !fx.more
+            && next < self.armed
+        {
+            self.armed = next;
+            fx.tick = Some(next);
+        }
+    }
+
+    fn load(&mut self, window: usize, fx: &mut Effects) {
+        let mut bytes = 0;
+        while bytes < window
+            && let Some(next) = self.away.pop()
+        {
+            bytes += next.bytes as usize;
+            self.loading.push(next);
+        }
+        shrink(&mut self.away);
+        let mut wanted: Ranges = self.loading.iter().map(|away| (away.first, away.count)).collect();
+        wanted.sort_unstable();
+        for (first, count) in wanted {
+            match fx.load.last_mut() {
+                Some((from, before)) if *from + u64::from(*before) == first => *before += count,
+                _ => fx.load.push((first, count)),
+            }
+        }
+    }
+
+    /// What storage had of what was asked for.
+    fn loaded(&mut self, runs: &[(u64, Run)]) {
+        let mut lost = 0;
+        let mut found = Vec::new();
+        for Away { due, first, count, .. } in std::mem::take(&mut self.loading) {
+            lost += Segment::away(first, count, 0).materialise(runs, &mut found);
+            for segment in found.drain(..) {
+                if let Some(run) = segment.here().cloned() {
+                    self.hold(Held { due, first: segment.first, run, stored: true });
+                }
+            }
+        }
+        self.count -= lost;
+        if lost > 0 {
+            tracing::error!(id = self.id, lost, "delayed messages could not be read back and are lost");
+        }
+    }
+
+    /// Lets go of content that storage has, and gives it what it has not, but for about `keep` bytes of what is due next.
+    /// True: storage is to say when it has it.
+    pub fn spill(&mut self, paging: &Paging, keep: usize, fx: &mut Effects) -> bool {
+        // Not for a little more at every turn.
+        if self.dead || self.spilling || self.bytes <= 2 * keep {
+            return false;
+        }
+        self.tidied = self.tidied.max(self.messages);
+        (self.messages, self.bytes) = (0, 0);
+        for mut held in std::mem::take(&mut self.here).into_sorted_vec().into_iter().rev() {
+            if self.bytes < keep {
+                self.hold(held);
+            } else if !held.stored {
+                fx.storage.push(Entry::Op(Op::Spill { queue: self.id, first: held.first, run: held.run.clone() }));
+                held.stored = true;
+                (self.spilled, self.spilling) = (true, true);
+                self.hold(held);
+            } else if paging.holds(self.id, held.first, held.run.count()) {
+                self.away.push(held.away());
+            } else {
+                self.spilling = true;
+                self.hold(held);
+            }
+        }
+        // What is kept may lie in blocks of what is not.
+        fx.tidy = true;
+        self.spilling
     }
 
     /// The entry that makes storage forget what went on, once it is safe elsewhere.
     pub fn forgotten(&self, held: &Held) -> Option<Entry<Token>> {
         let (queue, first, count) = (self.id, held.first, held.run.count().into());
-        (self.durable && held.is_persistent()).then_some(Entry::Op(Op::Remove { queue, first, count }))
+        held.stored.then_some(Entry::Op(Op::Remove { queue, first, count }))
     }
 
     /// Frees blocks of which little is left alive. Looks only once half of the messages are gone since it last did,
     /// since that means looking at every one.
     pub fn tidy(&mut self, gauge: &Arc<Gauge>) {
-        if self.count > self.tidied / 2 {
-            self.tidied = self.tidied.max(self.count);
+        if self.messages > self.tidied / 2 {
+            self.tidied = self.tidied.max(self.messages);
             return;
         }
-        let mut held = std::mem::take(&mut self.held).into_vec();
-        crate::tidy::tidy_runs(held.iter_mut().map(|held| (held.first, &mut held.run)), gauge);
-        self.held = held.into();
-        self.tidied = self.count;
+        let mut here = std::mem::take(&mut self.here).into_vec();
+        crate::tidy::tidy_runs(here.iter_mut().map(|held| (held.first, &mut held.run)), gauge);
+        self.here = here.into();
+        self.tidied = self.messages;
     }
 
     fn die(&mut self, fx: &mut Effects) {
@@ -260,15 +428,23 @@ impl DelayedState {
             return;
         }
         self.give_up();
-        if self.durable {
+        if self.durable || self.spilled {
             fx.storage.push(Entry::Op(Op::DropQueue { queue: self.id }));
         }
     }
 
     /// Lets go of everything in memory; what is stored stays there.
     pub fn give_up(&mut self) {
-        self.held = BinaryHeap::new();
-        self.count = 0;
+        (self.here, self.away) = (BinaryHeap::new(), BinaryHeap::new());
+        self.loading = Vec::new();
+        (self.messages, self.bytes, self.count) = (0, 0, 0);
+    }
+}
+
+/// Gives memory back of which little is used.
+fn shrink<T: Ord>(heap: &mut BinaryHeap<T>) {
+    if heap.capacity() > 1024 && heap.len() < heap.capacity() / 4 {
+        heap.shrink_to(heap.len() * 2);
     }
 }
 

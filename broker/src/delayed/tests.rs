@@ -1,5 +1,7 @@
 //! What is held back, driven by hand on a clock that the test owns.
 
+mod paging;
+
 use std::sync::Arc;
 
 use leveret_storage::{Entry, Gauge, Op, Run};
@@ -37,6 +39,7 @@ impl Driven {
             self.state.apply(command, &mut fx);
         }
         self.state.take_due(now, &mut fx);
+        self.state.look_ahead(now, 1000, &mut fx);
         self.stored.extend(fx.storage.iter().map(word));
         self.confirmed.extend(fx.confirmed.iter().map(|(to, count)| (to.first, *count)));
         self.tick = fx.tick.or(self.tick);
@@ -180,35 +183,6 @@ fn nothing_goes_on_while_the_broker_stops() {
     delayed.turn(NOW, [DelayedCommand::Stop]);
     assert_eq!(delayed.tick(NOW + 1), NONE);
     assert_eq!(delayed.stored, ["insert 1+1"]);
-}
-
-#[test]
-fn recovered_messages_are_due_when_they_were_and_overdue_ones_at_once() {
-    let mut builder = BlockBuilder::default();
-    for due in [500, 500, 200, 500, 90] {
-        builder.add(b"message", Meta::new(0, NOW + due).with_persistent(true));
-    }
-    let run = Run { block: builder.finish(&Arc::default()), from: 0, to: 5 };
-    let mut state = DelayedState::new(7, true);
-    let recovered = DelayedCommand::Recover { runs: vec![(20, run)], next_sequence: 31 };
-    state.apply(recovered, &mut Effects::default());
-    let mut early = Effects::default();
-    state.take_due(NOW + 1000, &mut early);
-    assert!(early.due.is_empty(), "there are no bindings yet");
-    state.apply(DelayedCommand::Start, &mut early);
-    assert_eq!(state.count(), 5);
-    let mut fx = Effects::default();
-    let mut due = |now: u64| {
-        let mut fx = Effects::default();
-        state.apply(DelayedCommand::Tick, &mut fx);
-        state.take_due(now, &mut fx);
-        let sequences = fx.due.iter().flat_map(|held| held.first..held.first + u64::from(held.run.count()));
-        (sequences.collect::<Vec<_>>(), fx.tick)
-    };
-    assert_eq!(due(NOW + 300), (vec![24, 22], Some(NOW + 500)));
-    assert_eq!(due(NOW + 500), (vec![20, 21, 23], None));
-    state.apply(hold([1], NOW), &mut fx);
-    assert_eq!(word(&fx.storage[0]), "insert 31+1", "old numbers are not given out again");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use leveret_storage::Entry;
 
 use crate::command::{ConnectionEvent, Peer, Release, Reply, Requester, Token};
+use crate::paging::Ranges;
 use crate::vhost::command::TopologyCommand;
 use crate::vhost::dead_letter::DeadLetter;
 
@@ -19,8 +20,8 @@ pub struct Effects {
     pub events: Vec<(Arc<Peer>, Vec<ConnectionEvent>)>,
     pub dead_letters: Vec<DeadLetter>,
     pub topology: Vec<TopologyCommand>,
-    /// What is to be read from storage: first sequence number and count.
-    pub loads: Vec<(u64, u32)>,
+    /// What is to be read from storage, each at once.
+    pub loads: Vec<Ranges>,
     /// Blocks of little use are to be freed.
     pub tidy: bool,
     /// When the queue wants a tick, in milliseconds since the Unix epoch.

@@ -15,7 +15,7 @@ mod tests;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use leveret_storage::{Entry, Gauge, Mark, Store};
+use leveret_storage::{Entry, Gauge, Mark, Run, Store};
 
 use self::arguments::{Overflow, Settings};
 use self::effects::Effects;
@@ -23,7 +23,7 @@ pub use self::state::Origin;
 use self::state::QueueState;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
-use crate::paging::Paging;
+use crate::paging::{Holder, Paging, Ranges};
 use crate::timers::{Ticked, Timers};
 use crate::vhost::VHost;
 
@@ -109,11 +109,6 @@ impl Queue {
         Some(self.consumer_timeout.load(Ordering::Relaxed)).filter(|timeout| *timeout != NOT_SET)
     }
 
-    /// Lets the queue know, from a thread that must not run it, that storage has what it was given.
-    pub fn spill_soon(self: Arc<Queue>) {
-        self.paging.clone().spill_soon(self);
-    }
-
     /// Storage can give back these messages of it.
     pub fn stores(&self, first: u64, count: u32) -> bool {
         self.paging.holds(self.id, first, count)
@@ -137,6 +132,28 @@ impl Queue {
     /// As [`Turn::is_full`].
     pub fn is_full(&self, waker: &std::task::Waker) -> bool {
         self.turn.is_full(waker)
+    }
+}
+
+impl Holder for Queue {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn paging(&self) -> &Paging {
+        &self.paging
+    }
+
+    fn may_spill(&self) {
+        self.push(QueueCommand::Spill);
+    }
+
+    fn loaded(&self, wanted: Ranges, runs: Vec<(u64, Run)>) {
+        self.push(QueueCommand::Loaded { wanted, runs });
     }
 }
 
@@ -219,8 +236,8 @@ impl QueueOwner {
         if let Some(moment) = effects.tick.take() {
             self.outside.timers.at(moment, self.state.id, self.queue.clone());
         }
-        for (first, count) in effects.loads.drain(..) {
-            self.outside.paging.load(self.queue.clone(), first, count);
+        for wanted in effects.loads.drain(..) {
+            self.outside.paging.load(self.queue.clone(), wanted);
         }
         if std::mem::take(&mut effects.tidy) {
             self.state.tidy(&self.outside.gauge);

@@ -30,7 +30,7 @@ pub struct Paged {
 
 impl Paged {
     pub fn give_up_when_loaded(&mut self, segment: Segment, reason: Reason, fx: &mut Effects) {
-        fx.loads.push((segment.first, segment.count()));
+        fx.loads.push(vec![(segment.first, segment.count())]);
         self.given_up.insert(segment.first, (segment, reason));
     }
 }
@@ -53,12 +53,13 @@ impl QueueState {
         }
         if let Some((first, count)) = self.ready.wanted(ahead) {
             self.paged.loading = Some(first);
-            fx.loads.push((first, count));
+            fx.loads.push(vec![(first, count)]);
         }
     }
 
-    /// What storage had of `first .. first + count`.
-    pub(super) fn loaded(&mut self, first: u64, count: u32, runs: &[(u64, Run)], now: u64, fx: &mut Effects) {
+    /// What storage had of what was `wanted`.
+    pub(super) fn loaded(&mut self, wanted: &[(u64, u32)], runs: &[(u64, Run)], now: u64, fx: &mut Effects) {
+        let Some(&(first, count)) = wanted.first() else { return };
         if let Some((segment, reason)) = self.paged.given_up.remove(&first) {
             return self.give_up_loaded(&segment, runs, reason, fx);
         }

@@ -130,7 +130,7 @@ impl QueueState {
             }
             QueueCommand::Tidy => fx.tidy = true,
             QueueCommand::Spill => self.paged.spilling = false,
-            QueueCommand::Loaded { first, count, runs } => self.loaded(first, count, &runs, now, fx),
+            QueueCommand::Loaded { wanted, runs } => self.loaded(&wanted, &runs, now, fx),
             QueueCommand::NoteReturned => self.note_returned(fx),
             QueueCommand::Wake => self.consumers.wake(),
             QueueCommand::Sync { from, stored } => {
@@ -285,7 +285,7 @@ impl QueueState {
             self.forget(&segment, fx);
         }
         if self.durable {
-            fx.storage.push(Entry::Notify(Level::Synced, Token::Reply { to: from, reply }));
+            fx.storage.push(Entry::Notify(Level::Removed, Token::Reply { to: from, reply }));
         } else {
             fx.reply(&from, reply);
         }

@@ -1,10 +1,9 @@
 //! What the owner of a virtual host's topology is told.
 
 use leveret_protocol::amq::FieldTable;
-
+use leveret_storage::Run;
 use tokio::sync::oneshot;
 
-use super::history::Remembered;
 use super::snapshot::Name;
 use crate::command::{Reply, Requester};
 use crate::policy::{Kind, Policy};
@@ -93,7 +92,7 @@ pub enum TopologyCommand {
     /// Messages have come by this x-recent-history exchange.
     Remember {
         exchange: Name,
-        messages: Remembered,
+        run: Run,
     },
     /// Answers behind everything that came before it; with `stored`, once that is on disk.
     Relay {

@@ -14,7 +14,7 @@ use super::snapshot::Found;
 use crate::clock::Clock;
 use crate::command::{Release, Token};
 use crate::mailbox::Owner;
-use crate::message::{Meta, meta, routing_keys};
+use crate::message::{Meta, is_by_key_only, meta, note_by_key_only, routing_keys, shown_keys};
 use crate::queue::arguments::DeadLetterTo;
 
 /// Why a queue gives a message up.
@@ -96,11 +96,12 @@ impl DeadLetterOwner {
         let Some(exchange) = snapshot.exchanges.get(&*letter.to.exchange) else { return };
         let Some(message) = Message::parse(bytes) else { return };
         let Ok(properties) = message.content_header().parse() else { return };
-        // BCC was taken out when it was published.
-        let keys = routing_keys(&message, &properties, &["CC"]);
+        let keys = routing_keys(&message, &properties, meta);
+        let shown = shown_keys(&keys, &properties);
         let now = self.clock.wall();
-        let deaths = Deaths::of(&properties, meta).with(letter, &message, &properties, &keys, now / 1000);
+        let deaths = Deaths::of(&properties, meta).with(letter, &message, &properties, shown, now / 1000);
         let Ok(header) = deaths.edit(&message, &properties, meta, letter) else { return };
+        let by_key_only = letter.to.key.is_some() || is_by_key_only(&message, meta);
         let onward: Vec<&[u8]> = match &letter.to.key {
             Some(key) => vec![key],
             None => keys,
@@ -111,11 +112,13 @@ impl DeadLetterOwner {
         snapshot.route(exchange, &onward, &properties, &mut found);
         found.queues.retain(|queue| !deaths.cycles_to(&queue.name, letter.reason));
         let address = message::address(&letter.to.exchange, onward[0]);
-        let dead = message.rebuild(&address, &header);
+        let mut dead = message.rebuild(&address, &header);
         let meta = Meta::new(address.len(), now)
             .with_persistent(meta.is_persistent())
             .with_priority(meta.priority())
+            .with_hidden(meta.hides())
             .with_dead_lettered();
-        self.publisher.publish(vhost, &found, dead, meta, None, &onward[1..]);
+        note_by_key_only(&mut dead, meta, by_key_only);
+        self.publisher.publish(vhost, &found, dead, meta, None);
     }
 }

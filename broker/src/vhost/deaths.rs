@@ -38,13 +38,13 @@ impl<'a> Deaths<'a> {
         Deaths(tables.collect())
     }
 
-    /// The history with one event more, now, in `seconds` since the Unix epoch; `keys` are those of the message.
+    /// The history with one event more, now, in `seconds` since the Unix epoch; `keys` are those of the message that may be shown.
     pub fn with(
         mut self,
         letter: &'a DeadLetter,
         message: &Message<'a>,
         properties: &Properties<'a>,
-        keys: &[&'a [u8]],
+        keys: Vec<&'a [u8]>,
         seconds: u64,
     ) -> Deaths<'a> {
         let (queue, reason) = (letter.queue.as_bytes(), letter.reason.as_str().as_bytes());
@@ -60,7 +60,7 @@ impl<'a> Deaths<'a> {
                 queue,
                 time: seconds,
                 exchange: message.exchange,
-                routing_keys: keys.to_vec(),
+                routing_keys: keys,
                 expiration: properties.expiration,
             },
         };

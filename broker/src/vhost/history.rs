@@ -13,27 +13,12 @@ use leveret_storage::{Gauge, Run};
 use super::snapshot::{Destination, Found, Name, Snapshot};
 use crate::clock::Clock;
 use crate::expiration;
-use crate::message::meta;
+use crate::message::{Meta, meta, routing_keys};
 use crate::outbox::{Body, Outbox};
 
-/// Routing keys of a message beyond that of its publish: CC and BCC.
-pub type FurtherKeys = Box<[Box<[u8]>]>;
-
-/// Messages of one publisher's turn, in a block made for them: it lives as long as one of them is kept, and all of its
-/// bytes count as memory in use.
-pub struct Remembered {
-    pub run: Run,
-    /// One entry per message of the run.
-    pub further: Vec<FurtherKeys>,
-}
-
-/// A message that is kept.
+/// A message that is kept: a run of one.
 #[derive(Clone)]
-struct Kept {
-    /// Of one message.
-    run: Run,
-    further: FurtherKeys,
-}
+struct Kept(Run);
 
 /// The histories of a virtual host, and what is to be replayed from them.
 pub struct Histories {
@@ -59,14 +44,14 @@ impl Histories {
         self.by_exchange.remove(exchange);
     }
 
-    /// Messages have come by the exchange.
-    pub fn remember(&mut self, exchange: &[u8], messages: Remembered) {
+    /// Messages of one publisher's turn have come by the exchange, in a block made for them: it lives as long as one of
+    /// them is kept, and all of its bytes count as memory in use.
+    pub fn remember(&mut self, exchange: &[u8], messages: &Run) {
         let Some(history) = self.by_exchange.get_mut(exchange) else {
             return;
         };
-        for (index, further) in (0..).zip(messages.further) {
-            let run = messages.run.slice(index, index + 1);
-            history.keep(Kept { run, further });
+        for index in 0..messages.count() {
+            history.keep(Kept(messages.slice(index, index + 1)));
         }
     }
 
@@ -133,21 +118,27 @@ impl Kept {
 
     /// Calls `look` with the routing keys and properties, as when it was published.
     fn read<R>(&self, look: impl FnOnce(&[&[u8]], &Properties<'_>) -> R) -> Option<R> {
-        let message = Message::parse(self.run.block.bytes(self.run.from))?;
+        let message = Message::parse(self.bytes())?;
         let header = message.content_header();
         let properties = header.parse().ok()?;
-        let mut keys = vec![message.routing_key];
-        keys.extend(self.further.iter().map(|key| &**key));
-        Some(look(&keys, &properties))
+        Some(look(&routing_keys(&message, &properties, self.meta()), &properties))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.block.bytes(self.0.from)
+    }
+
+    fn meta(&self) -> Meta {
+        meta(&self.0.block, self.0.from)
     }
 
     /// Publishes it again: its time to live begins anew.
     fn replay(&self, found: &Found, now: u64, outbox: &mut Outbox) {
-        let meta = meta(&self.run.block, self.run.from).published_at(now);
+        let meta = self.meta().published_at(now);
         let expiration = self.read(|_, properties| properties.expiration.map(expiration::parse));
         // It was checked when it was published.
         let expiration = expiration.flatten().and_then(Result::ok);
-        let bytes = self.run.block.bytes(self.run.from);
+        let bytes = self.bytes();
         outbox.publish(Body::Borrowed(bytes), meta, expiration, &found.queues, None);
         for hold in &found.delayed {
             outbox.hold(hold, bytes, meta, None);

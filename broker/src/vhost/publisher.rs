@@ -8,10 +8,9 @@ use std::sync::Arc;
 use leveret_storage::Gauge;
 
 use super::VHost;
-use super::history::FurtherKeys;
 use super::snapshot::Found;
 use crate::command::{QueueCommand, Release};
-use crate::delayed::{self, Delayed, DelayedCommand};
+use crate::delayed::{Delayed, DelayedCommand};
 use crate::message::Meta;
 use crate::outbox::{Body, Outbox};
 use crate::queue::Queue;
@@ -34,25 +33,10 @@ impl Publisher {
         *self = Publisher::new(self.gauge.clone());
     }
 
-    /// Publishes a message to what was `found` for it, with its `expiration` in milliseconds and the routing keys that
-    /// it has beside that in its address.
-    pub fn publish(
-        &mut self,
-        vhost: &VHost,
-        found: &Found,
-        mut message: Vec<u8>,
-        meta: Meta,
-        expiration: Option<u64>,
-        further: &[&[u8]],
-    ) {
-        if !found.histories.is_empty() {
-            let further: FurtherKeys = further.iter().map(|key| (*key).into()).collect();
-            for exchange in &found.histories {
-                self.outbox.remember(exchange, &message, meta, &further);
-            }
-        }
-        if !found.delayed.is_empty() && further.is_empty() {
-            delayed::only_by_its_key(&mut message, meta);
+    /// Publishes a message to what was `found` for it, with its `expiration` in milliseconds.
+    pub fn publish(&mut self, vhost: &VHost, found: &Found, message: Vec<u8>, meta: Meta, expiration: Option<u64>) {
+        for exchange in &found.histories {
+            self.outbox.remember(exchange, &message, meta);
         }
         for hold in &found.delayed {
             self.outbox.hold(hold, &message, meta, None);

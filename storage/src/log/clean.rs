@@ -9,7 +9,6 @@ use super::read::Wanted;
 use super::space::{Kind, Series};
 use super::{Log, scan, segment};
 use crate::block::{Gauge, Run};
-use crate::disk::DiskOptions;
 use crate::error::{IoContext, StorageError};
 use crate::sequences::Sequences;
 
@@ -37,15 +36,15 @@ impl Cleaning {
     }
 }
 
-fn is_due(series: &Series, options: &DiskOptions) -> bool {
-    series.total > 2 * series.live + options.spare_bytes
+fn is_due(series: &Series, spare: u64) -> bool {
+    series.total > 2 * series.live + spare
 }
 
 impl Log {
     /// Copies as much as was earned. A full disk only puts it off.
     pub fn clean(&mut self) -> Result<(), StorageError> {
         for kind in Kind::ALL {
-            match self.clean_series(kind) {
+            match self.clean_series(kind, self.tails[kind as usize].options.spare_bytes) {
                 Err(StorageError::Full { .. }) | Ok(()) => {}
                 Err(error) => return Err(error),
             }
@@ -66,16 +65,35 @@ impl Log {
         Ok(Kind::ALL.into_iter().any(|kind| {
             let series = state.series(kind);
             let tail = &self.tails[kind as usize];
-            is_due(series, &tail.options) && series.oldest().is_some_and(|(id, _)| Some(id) != tail.head_id())
+            is_due(series, tail.options.spare_bytes)
+                && series.oldest().is_some_and(|(id, _)| Some(id) != tail.head_id())
         }))
     }
 
-    fn clean_series(&mut self, kind: Kind) -> Result<(), StorageError> {
+    /// On a full disk: spares nothing. A segment that is appended to and mostly dead is ended, so that it can be cleaned.
+    pub fn give_space_back(&mut self) -> Result<(), StorageError> {
+        for kind in Kind::ALL {
+            let head = self.tails[kind as usize].head_id();
+            let step = if head.is_some_and(|id| self.shared.state().series(kind).is_mostly_dead(id, FRAME)) {
+                self.tails[kind as usize].seal()
+            } else {
+                self.cleaning[kind as usize].earn(FRAME / PER_BYTE);
+                self.clean_series(kind, FRAME)
+            };
+            match step {
+                Err(StorageError::Full { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.reap(Kind::Spilled)
+    }
+
+    fn clean_series(&mut self, kind: Kind, spare: u64) -> Result<(), StorageError> {
         while self.cleaning[kind as usize].allowed > 0 {
             let oldest = {
                 let state = self.shared.state();
                 let series = state.series(kind);
-                series.oldest().filter(|_| is_due(series, &self.tails[kind as usize].options))
+                series.oldest().filter(|_| is_due(series, spare))
             };
             // One of which nothing lives goes with the next sync.
             let Some((oldest, true)) = oldest else { return Ok(()) };

@@ -144,16 +144,21 @@ fn parse_insert(input: &mut Input<'_>) -> Option<Packed> {
 
 /// Where the messages of a record lie in its body, whose first `lengths` bytes say so; `None` if they make no sense.
 pub(crate) fn parse_body(body: &[u8], lengths: u32, count: u32) -> Option<Vec<Span>> {
-    let mut input = Input(body.get(..lengths as usize)?);
-    let mut spans = Vec::with_capacity((count as usize).min(body.len()));
-    let (mut start, mut meta) = (lengths, 0);
+    parse_lengths(body.get(..lengths as usize)?, body.len(), count)
+}
+
+/// The same, of the first part of a body of `all` bytes.
+pub(crate) fn parse_lengths(lengths: &[u8], all: usize, count: u32) -> Option<Vec<Span>> {
+    let mut input = Input(lengths);
+    let mut spans = Vec::with_capacity((count as usize).min(lengths.len()));
+    let (mut start, mut meta) = (u32::try_from(lengths.len()).ok()?, 0);
     for _ in 0..count {
         meta ^= input.varint()?;
         let len = u32::try_from(input.varint()?).ok()?;
         spans.push(Span { start, len, meta });
         start = start.checked_add(len)?;
     }
-    (input.0.is_empty() && start as usize == body.len()).then_some(spans)
+    (input.0.is_empty() && start as usize == all).then_some(spans)
 }
 
 /// Bytes of a frame, in order: what was made for it, and what lies in the blocks of messages.

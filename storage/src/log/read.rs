@@ -1,5 +1,6 @@
 //! Messages read back, a few records at a time. What is damaged is left out and put aside.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -10,7 +11,7 @@ use std::sync::atomic::Ordering;
 use super::frame;
 use super::index::Entry;
 use super::space::{Kind, Lost, Shared};
-use crate::backend::Reader;
+use crate::backend::{Outline, Reader};
 use crate::block::{Gauge, Run, Span, runs_of};
 use crate::error::{IoContext, StorageError};
 use crate::sequences::Sequences;
@@ -42,12 +43,31 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// What of `entry` is there in `first..end`; `None`: nothing.
     pub fn new(kind: Kind, entry: &Entry, first: u64, end: u64) -> Option<Wanted> {
-        let mut stretches = Vec::new();
-        entry.each_live(first, end, |first, count, index| stretches.push((first, count, index)));
         let &Entry { segment, offset, lengths, bytes, crc, .. } = entry;
         let sequences = entry.sequences.clone();
-        let wanted = Wanted { kind, segment, offset, lengths, bytes, crc, sequences, stretches };
+        let mut wanted = Wanted { kind, segment, offset, lengths, bytes, crc, sequences, stretches: Vec::new() };
+        wanted.add(entry, first, end);
         (!wanted.stretches.is_empty()).then_some(wanted)
+    }
+
+    /// Adds what of `entry`, this record, is there in `first..end`, which is behind all that was wanted before.
+    fn add(&mut self, entry: &Entry, first: u64, end: u64) {
+        entry.each_live(first, end, |first, count, index| self.stretches.push((first, count, index)));
+    }
+
+    /// The file that it lies in.
+    fn file<'f>(&self, files: &'f Files) -> Option<&'f File> {
+        let found = files.iter().find(|file| file.0 == self.kind && file.1 == self.segment);
+        found.map(|(.., file)| &**file)
+    }
+
+    /// What is wanted of it, whose messages lie at `spans`.
+    fn outline(&self, spans: &[Span], found: &mut Vec<Outline>) {
+        for &(first, count, index) in &self.stretches {
+            let spans = spans[index as usize..(index + count) as usize].iter();
+            let outlines = (first..).zip(spans);
+            found.extend(outlines.map(|(sequence, span)| Outline { sequence, meta: span.meta, len: span.len }));
+        }
     }
 
     /// Bytes of its body.
@@ -69,24 +89,49 @@ impl Wanted {
 }
 
 impl Reader for LogReader {
-    fn read(&self, queue: u64, first: u64, count: u32, gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError> {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(StorageError::Closed);
-        }
-        let end = first.saturating_add(u64::from(count));
-        let (wanted, files) = self.look_up(queue, first, end)?;
+    fn read_all(&self, queue: u64, ranges: &[(u64, u32)], gauge: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError> {
+        let (wanted, files) = self.look_up(queue, ranges)?;
         let mut runs = Vec::new();
         let mut rest = &wanted[..];
         while let Some(head) = rest.first() {
             let (group, others) = rest.split_at(side_by_side(rest));
-            let file = files.iter().find(|file| file.0 == head.kind && file.1 == head.segment);
-            if let Some((.., file)) = file {
+            if let Some(file) = head.file(&files) {
                 self.shared.read_group(queue, group, file, gauge, &mut runs);
             }
             rest = others;
         }
         runs.sort_unstable_by_key(|(first, _)| *first);
         Ok(runs)
+    }
+
+    fn outlines(&self, queue: u64, first: u64, count: u32) -> Result<Vec<Outline>, StorageError> {
+        let (wanted, files) = self.look_up(queue, &[(first, count)])?;
+        let mut found = Vec::new();
+        for wanted in &wanted {
+            let Some(file) = wanted.file(&files) else { continue };
+            let mut lengths = vec![0; wanted.lengths as usize];
+            let read = file.read_exact_at(&mut lengths, wanted.offset);
+            let spans =
+                read.ok().and_then(|()| frame::parse_lengths(&lengths, wanted.body(), wanted.sequences.count()));
+            match spans {
+                Some(spans) => wanted.outline(&spans, &mut found),
+                // Whoever reads all of it may have more luck, or puts it aside.
+                None => {
+                    let mut runs = Vec::new();
+                    self.shared.read_group(queue, std::slice::from_ref(wanted), file, &Arc::default(), &mut runs);
+                    for (first, run) in &runs {
+                        let messages = (*first..).zip(run.messages());
+                        found.extend(messages.map(|(sequence, (bytes, meta))| Outline {
+                            sequence,
+                            meta,
+                            len: bytes.len() as u32,
+                        }));
+                    }
+                }
+            }
+        }
+        found.sort_unstable_by_key(|outline| outline.sequence);
+        Ok(found)
     }
 
     fn holds(&self, queue: u64, first: u64, count: u32) -> bool {
@@ -109,13 +154,30 @@ impl LogReader {
         LogReader { shared }
     }
 
-    /// The records that have something of `first..end`, in order of their places, and the files they are in.
-    fn look_up(&self, queue: u64, first: u64, end: u64) -> Result<(Vec<Wanted>, Files), StorageError> {
+    /// The records that have something of these ranges, in order of their places, and the files they are in.
+    fn look_up(&self, queue: u64, ranges: &[(u64, u32)]) -> Result<(Vec<Wanted>, Files), StorageError> {
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(StorageError::Closed);
+        }
         let mut state = self.shared.state();
-        let mut wanted = Vec::new();
+        let mut wanted: Vec<Wanted> = Vec::new();
+        // Where each record is in `wanted`.
+        let mut places: HashMap<(u32, u64), usize> = HashMap::new();
         for kind in Kind::ALL {
-            if let Some(records) = state.series(kind).index.queue(queue) {
-                wanted.extend(records.in_range(first, end).filter_map(|entry| Wanted::new(kind, entry, first, end)));
+            places.clear();
+            let Some(records) = state.series(kind).index.queue(queue) else { continue };
+            for &(first, count) in ranges {
+                let end = first.saturating_add(u64::from(count));
+                for entry in records.in_range(first, end) {
+                    match places.get(&(entry.segment, entry.offset)) {
+                        Some(&at) => wanted[at].add(entry, first, end),
+                        None => {
+                            let Some(new) = Wanted::new(kind, entry, first, end) else { continue };
+                            places.insert((entry.segment, entry.offset), wanted.len());
+                            wanted.push(new);
+                        }
+                    }
+                }
             }
         }
         wanted.sort_unstable_by_key(|w| (w.kind, w.segment, w.offset));

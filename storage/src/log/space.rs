@@ -162,6 +162,11 @@ impl Series {
         self.segments.iter().any(|(&id, segment)| segment.live == 0 && Some(id) != head)
     }
 
+    /// Whether segment `id` is larger than `spare` and less than half of it is needed.
+    pub fn is_mostly_dead(&self, id: u32, spare: u64) -> bool {
+        self.segments.get(&id).is_some_and(|segment| segment.len > spare && 2 * segment.live < segment.len)
+    }
+
     /// `bytes` were appended to segment `id`, which is made if there is none.
     pub fn grow(&mut self, id: u32, bytes: u64) {
         self.segments.entry(id).or_default().len += bytes;

@@ -63,7 +63,7 @@ fn an_unreadable_index_snapshot_is_moved_aside_and_nothing_lost() {
     let (backend, recovered) = place.open().unwrap();
     let before = Model::of(&recovered, &*backend);
     drop(backend);
-    let snapshot = fs::read_dir(place.dir().join("db")).unwrap().map(|e| e.unwrap().path());
+    let snapshot = fs::read_dir(place.dir().join("definitions")).unwrap().map(|e| e.unwrap().path());
     let snapshot = snapshot.filter(|p| p.to_string_lossy().contains("/snap.")).max().expect("sled writes snapshots");
     fs::write(&snapshot, "torn").unwrap();
     let (backend, recovered) = place.open().unwrap();
@@ -75,9 +75,20 @@ fn an_unreadable_index_snapshot_is_moved_aside_and_nothing_lost() {
 }
 
 #[test]
+fn a_database_whose_settings_are_lost_opens_as_it_was() {
+    let place = filled();
+    let (backend, recovered) = place.open().unwrap();
+    let before = Model::of(&recovered, &*backend);
+    drop(backend);
+    fs::remove_file(place.dir().join("definitions/conf")).unwrap();
+    let (backend, recovered) = place.open().unwrap();
+    assert_eq!(Model::of(&recovered, &*backend), before);
+}
+
+#[test]
 fn a_missing_database_is_not_taken_for_a_new_one() {
     let place = filled();
-    fs::remove_dir_all(place.dir().join("db")).unwrap();
+    fs::remove_dir_all(place.dir().join("definitions")).unwrap();
     match open(&place.dir()) {
         Ok(_) => panic!("the loss goes unnoticed"),
         Err(error) => assert!(matches!(error, StorageError::Corrupt { .. }), "{error}"),

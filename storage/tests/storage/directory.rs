@@ -147,9 +147,9 @@ fn a_directory_from_a_crash_in_the_middle_of_creation_opens_as_empty() {
             fs::write(dir.join("lock"), "").unwrap();
         },
         |dir| {
-            fs::create_dir_all(dir.join("db.new/blobs")).unwrap();
-            fs::write(dir.join("db.new/conf"), "segment_size: 12").unwrap();
-            fs::write(dir.join("db.new/db"), [7; 100]).unwrap();
+            fs::create_dir_all(dir.join("definitions.new/blobs")).unwrap();
+            fs::write(dir.join("definitions.new/conf"), "segment_size: 12").unwrap();
+            fs::write(dir.join("definitions.new/db"), [7; 100]).unwrap();
         },
         |dir| {
             drop(open(dir).unwrap());

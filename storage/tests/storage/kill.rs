@@ -22,7 +22,7 @@ const QUEUES: u64 = 3;
 
 /// Small files, so that cleaning goes on all the time.
 fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
-    open_disk_with(dir, &DiskOptions { segment_bytes: 128 << 10, spare_bytes: 256 << 10 })
+    open_disk_with(dir, &DiskOptions { segment_bytes: 128 << 10, spare_bytes: 256 << 10, ..DiskOptions::default() })
 }
 
 /// (queue, first, count)

@@ -214,7 +214,7 @@ fn after_a_power_cut_damage_in_what_was_synced_is_damage() {
 
 /// Small files, so that there are many.
 fn small() -> DiskOptions {
-    DiskOptions { segment_bytes: 32 << 10, spare_bytes: 64 << 10 }
+    DiskOptions { segment_bytes: 32 << 10, spare_bytes: 64 << 10, ..DiskOptions::default() }
 }
 
 fn open_small(dir: &Path) -> (Box<dyn Backend>, Recovered, Model) {

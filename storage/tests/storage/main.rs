@@ -4,6 +4,7 @@ mod backends;
 mod damage;
 mod directory;
 mod format1;
+mod full;
 mod kill;
 mod log;
 mod power_cut;

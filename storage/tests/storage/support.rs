@@ -102,6 +102,10 @@ pub fn synced(token: u32) -> Entry<u32> {
     Entry::Notify(Level::Synced, token)
 }
 
+pub fn removed(token: u32) -> Entry<u32> {
+    Entry::Notify(Level::Removed, token)
+}
+
 pub fn written(token: u32) -> Entry<u32> {
     Entry::Notify(Level::Written, token)
 }

@@ -7,7 +7,7 @@ use leveret_storage::conformance::{Model, Place, insert};
 use leveret_storage::faulty::{Counts, Fault, Step};
 use leveret_storage::{Op, StorageError, StoreOptions, open_memory};
 
-use crate::support::{DiskPlace, PATIENCE, Watched, op, synced, written};
+use crate::support::{DiskPlace, PATIENCE, Watched, op, removed, synced, written};
 
 fn remove(queue: u64, first: u64, count: u64) -> Op {
     Op::Remove { queue, first, count }
@@ -192,7 +192,31 @@ fn on_a_full_disk_removals_are_written_and_what_is_removed_need_not_be() {
     let mut tokens = [watched.token(), watched.token()];
     tokens.sort_unstable();
     assert_eq!(tokens, [2, 3]);
-    assert!(!watched.store.is_full());
+    assert!(watched.store.is_full(), "who asks for room finds none");
+    watched.faults.fill_disk(false);
+    wait_until(|| !watched.store.is_full());
+}
+
+#[test]
+fn on_a_full_disk_who_waits_for_removals_does_not_wait_for_inserts() {
+    let watched = Watched::without_timers();
+    watched.submit([op(insert(1, 1, 3, 10)), synced(1)]);
+    assert_eq!(watched.token(), 1);
+    watched.faults.fill_disk(true);
+    watched.submit([op(insert(2, 1, 1, 10)), synced(2)]);
+    wait_until(|| watched.store.is_full());
+    watched.submit([op(remove(1, 1, 3)), removed(3)]);
+    assert_eq!(watched.token(), 3);
+    watched.faults.fill_disk(false);
+    assert_eq!(watched.token(), 2);
+}
+
+#[test]
+fn without_a_full_disk_who_waits_for_removals_waits_for_the_device() {
+    let watched = Watched::without_timers();
+    watched.submit([op(insert(1, 1, 3, 10)), removed(1)]);
+    assert_eq!(watched.token(), 1);
+    assert_eq!(watched.faults.counts().syncs, 1);
 }
 
 fn wait_until(condition: impl Fn() -> bool) {

@@ -101,7 +101,7 @@ fn a_purge_of_persistent_messages_is_answered_when_it_is_on_the_device() {
     queue.stored();
     queue.turn([QueueCommand::Purge { from: client.from.clone() }]);
     client.hears_nothing();
-    assert_eq!(queue.stored(), ["remove 1+2", "remove 4+1", "Synced: reply"]);
+    assert_eq!(queue.stored(), ["remove 1+2", "remove 4+1", "Removed: reply"]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::command::{
     ConfirmTo, ConnectionEvent, ConsumerKey, Delivery, NewConsumer, Peer, QueueCommand, Reply, Requester, Segment,
     Token,
 };
+use crate::paging::Ranges;
 use crate::testing;
 use crate::vhost::command::TopologyCommand;
 
@@ -40,8 +41,8 @@ struct Driven {
     returned: Vec<Returned>,
     /// Something came back, be it an answer.
     came_back: bool,
-    /// What was asked back from storage: first sequence number and count.
-    loads: Vec<(u64, u32)>,
+    /// What was asked back from storage.
+    loads: Vec<Ranges>,
     /// The messages of each dead letter.
     dead_letters: Vec<Vec<u64>>,
 }

@@ -1,9 +1,8 @@
 //! A queue larger than memory: what it lets go of comes back in its place, whenever storage answers.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
 
-use leveret_storage::{Gauge, Reader, Run, StorageError};
+use leveret_storage::Reader;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -11,44 +10,7 @@ use super::*;
 use crate::command::Content;
 use crate::paging::Paging;
 use crate::queue::arguments::{DeadLetterTo, Settings};
-
-/// A storage that has at once what it is given. Messages by sequence number.
-#[derive(Default)]
-struct Shelf(Mutex<BTreeMap<u64, u64>>);
-
-impl Shelf {
-    fn messages(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, entries: impl IntoIterator<Item = Entry<Token>>) {
-        let mut messages = self.messages();
-        for entry in entries {
-            match entry {
-                Entry::Op(Op::Insert { first, run, .. } | Op::Spill { first, run, .. }) => {
-                    messages.extend((first..).zip(testing::numbers(&run)));
-                }
-                Entry::Op(Op::Remove { first, count, .. }) => {
-                    messages.retain(|at, _| *at < first || *at >= first + count)
-                }
-                Entry::Op(Op::DropQueue { .. }) => messages.clear(),
-                _ => {}
-            }
-        }
-    }
-}
-
-impl Reader for Shelf {
-    fn read(&self, _: u64, first: u64, count: u32, _: &Arc<Gauge>) -> Result<Vec<(u64, Run)>, StorageError> {
-        let messages = self.messages();
-        let found = messages.range(first..first + u64::from(count));
-        Ok(found.map(|(at, number)| (*at, testing::run([*number]))).collect())
-    }
-
-    fn holds(&self, _: u64, first: u64, count: u32) -> bool {
-        (first..first + u64::from(count)).all(|at| self.messages().contains_key(&at))
-    }
-}
+use crate::testing::Shelf;
 
 /// A queue whose memory is short, with its storage.
 struct Paged {
@@ -80,9 +42,9 @@ impl Paged {
         if self.queue.loads.is_empty() {
             return false;
         }
-        let (first, count) = self.queue.loads.remove(0);
-        let runs = self.shelf.read(7, first, count, &Arc::default()).expect("a shelf can be read");
-        self.queue.turn([QueueCommand::Loaded { first, count, runs }]);
+        let wanted = self.queue.loads.remove(0);
+        let runs = self.shelf.read_all(7, &wanted, &Arc::default()).expect("a shelf can be read");
+        self.queue.turn([QueueCommand::Loaded { wanted, runs }]);
         true
     }
 
@@ -187,11 +149,11 @@ fn a_purge_while_messages_are_being_read_back_is_final() {
     paged.spill();
     let mut client = Client::new();
     let key = client.consume(&mut paged.queue, |_| {});
-    let asked = paged.queue.loads.clone();
-    let runs = paged.shelf.read(7, asked[0].0, asked[0].1, &Arc::default()).expect("a shelf can be read");
+    let wanted = paged.queue.loads.remove(0);
+    let runs = paged.shelf.read_all(7, &wanted, &Arc::default()).expect("a shelf can be read");
     let from = client.from.clone();
     paged.queue.turn([QueueCommand::Purge { from }, publish([11], true)]);
-    paged.queue.turn([QueueCommand::Loaded { first: asked[0].0, count: asked[0].1, runs }]);
+    paged.queue.turn([QueueCommand::Loaded { wanted, runs }]);
     // The purge itself is answered once it is stored.
     assert_eq!(client.delivered(key), [11]);
     client.hears_nothing();

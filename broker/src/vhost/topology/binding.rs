@@ -9,7 +9,7 @@ impl TopologyOwner {
         let durable = exchange.spec.durable && destination_durable;
         let ok = methods::bind_ok(binding.kind);
         self.bind_to(&exchange, binding, destination, destination_durable)?;
-        self.answer_as(durable, from, ok);
+        self.answer_as(made(durable), from, ok);
         Ok(())
     }
 
@@ -114,7 +114,7 @@ impl TopologyOwner {
         if self.is_over(&binding.source) {
             self.remove_exchange(&binding.source);
         }
-        self.answer_as(durable, from, ok);
+        self.answer_as(unmade(durable), from, ok);
         Ok(())
     }
 

@@ -22,11 +22,11 @@ impl TopologyOwner {
         if let Ok(existing) = self.exchange(&declare.name) {
             equivalent_exchange(&existing.spec, &declare, &described)?;
             let durable = existing.spec.durable;
-            self.answer_as(durable, from, methods::exchange_declare_ok());
+            self.answer_as(made(durable), from, methods::exchange_declare_ok());
             return Ok(());
         }
         let durable = self.new_exchange(&declare)?;
-        self.answer_as(durable, from, methods::exchange_declare_ok());
+        self.answer_as(made(durable), from, methods::exchange_declare_ok());
         Ok(())
     }
 
@@ -84,7 +84,7 @@ impl TopologyOwner {
             return Err(AmqpError::precondition_failed(text));
         }
         self.remove_exchange(name);
-        self.answer_as(durable, from, methods::exchange_delete_ok());
+        self.answer_as(unmade(durable), from, methods::exchange_delete_ok());
         Ok(())
     }
 

@@ -217,10 +217,8 @@ impl TopologyOwner {
             TopologyCommand::QueueDead { name, id, then } => {
                 return self.queue_dead(&name, id, then);
             }
-            TopologyCommand::Remember { exchange, messages } => {
-                return self.histories.remember(&exchange, messages);
-            }
-            TopologyCommand::Relay { to, reply, stored } => return self.reply_as(stored, to, reply),
+            TopologyCommand::Remember { exchange, run } => return self.histories.remember(&exchange, &run),
+            TopologyCommand::Relay { to, reply, stored } => return self.reply_as(unmade(stored), to, reply),
             TopologyCommand::ConnectionGone { id, from } => return self.connection_gone(id, from),
             TopologyCommand::SetPolicy { kind, policy, done } => return self.set_policy(kind, *policy, done),
             TopologyCommand::ClearPolicy { kind, name, done } => return self.clear_policy(kind, &name, done),
@@ -246,14 +244,9 @@ impl TopologyOwner {
         self.replies.push((to.clone(), Reply::Method(Box::new(method))));
     }
 
-    /// Answers once everything submitted so far is on disk.
-    fn answer_stored(&mut self, to: &Requester, method: AMQPClass) {
-        let reply = Reply::Method(Box::new(method));
-        self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to: to.clone(), reply }));
-    }
-
-    fn answer_as(&mut self, durable: bool, to: &Requester, method: AMQPClass) {
-        if durable { self.answer_stored(to, method) } else { self.answer(to, method) }
+    /// Answers what is durable once everything submitted so far has reached the level.
+    fn answer_as(&mut self, durable: Option<Level>, to: &Requester, method: AMQPClass) {
+        self.reply_as(durable, to.clone(), Reply::Method(Box::new(method)));
     }
 
     fn exchange(&self, name: &str) -> Result<&Arc<Exchange>, AmqpError> {
@@ -266,14 +259,23 @@ impl TopologyOwner {
             .ok_or_else(|| AmqpError::not_found(format!("no {}", names::queue(name, &self.name))))
     }
 
-    /// Answers at once, or once everything submitted so far is on disk.
-    fn reply_as(&mut self, stored: bool, to: Requester, reply: Reply) {
-        if stored {
-            self.entries.push(Entry::Notify(Level::Synced, Token::Reply { to, reply }));
-        } else {
-            self.replies.push((to, reply));
+    /// Answers at once, or once everything submitted so far has reached a level.
+    fn reply_as(&mut self, stored: Option<Level>, to: Requester, reply: Reply) {
+        match stored {
+            Some(level) => self.entries.push(Entry::Notify(level, Token::Reply { to, reply })),
+            None => self.replies.push((to, reply)),
         }
     }
+}
+
+/// When something made is answered.
+fn made(durable: bool) -> Option<Level> {
+    durable.then_some(Level::Synced)
+}
+
+/// When something unmade is answered: on a full disk too.
+fn unmade(durable: bool) -> Option<Level> {
+    durable.then_some(Level::Removed)
 }
 
 fn not_default(name: &str) -> Result<(), AmqpError> {

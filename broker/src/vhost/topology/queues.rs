@@ -23,7 +23,7 @@ impl TopologyOwner {
         let name = declare.name.clone();
         let durable = self.create_queue(declare, settings, Some(from.peer.id))?;
         let reply = Reply::Declared { queue: name, messages: 0, consumers: 0 };
-        self.reply_as(durable, from.clone(), reply);
+        self.reply_as(made(durable), from.clone(), reply);
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl TopologyOwner {
             _ => false,
         };
         if let Some((to, reply)) = then {
-            self.reply_as(durable, to, reply);
+            self.reply_as(unmade(durable), to, reply);
         }
     }
 

@@ -22,7 +22,7 @@ impl TopologyOwner {
         };
         if &*declare.kind == ExchangeSpec::DELAYED {
             let delayed = self.delayed(id, declare);
-            delayed.recover(self.paging.fetch_all(delayed.id, &stored.stored)?, stored.next_sequence);
+            delayed.recover(&stored.stored, stored.next_sequence)?;
             if delayed.count() > 0 {
                 tracing::info!(exchange = &*declare.name, "recovered {} delayed messages", delayed.count());
             }

@@ -16,7 +16,7 @@ use crate::support::PATIENCE;
 
 /// Small files, so that cleaning goes on all the time.
 pub fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
-    open_disk_with(dir, &DiskOptions { segment_bytes: 256 << 10, spare_bytes: 512 << 10 })
+    open_disk_with(dir, &DiskOptions { segment_bytes: 256 << 10, spare_bytes: 512 << 10, ..DiskOptions::default() })
 }
 
 /// What the process says.
