@@ -9,6 +9,7 @@ mod client;
 
 use std::env;
 use std::hint::black_box;
+use std::io;
 use std::time::Instant;
 
 use client::Client;
@@ -24,8 +25,10 @@ struct Case {
     idle_queues: usize,
     /// Queues that messages go to in turn.
     queues: usize,
-    /// Bindings of a topic exchange, of which each message matches one; 0: the default exchange.
+    /// Bindings of an exchange, of which each message matches one; 0: the default exchange.
     bindings: usize,
+    /// That exchange is a direct one, else a topic exchange.
+    direct: bool,
     /// Routing keys in turn, if there are bindings.
     keys: usize,
     /// Messages ready all the time.
@@ -47,6 +50,7 @@ const PLAIN: Case = Case {
     idle_queues: 0,
     queues: 1,
     bindings: 0,
+    direct: false,
     keys: 1,
     ready: 0,
     unacked: 0,
@@ -57,7 +61,10 @@ const PLAIN: Case = Case {
 };
 const ACKED: Case = Case { name: "ack every one", auto: false, ..PLAIN };
 
-const CASES: [Case; 17] = [
+/// More routing keys in turn than a connection remembers the routes of.
+const FORGOTTEN: usize = 30_000;
+
+const CASES: [Case; 21] = [
     PLAIN,
     Case { name: "auto-ack 1 KiB", body: 1024, ..PLAIN },
     ACKED,
@@ -69,6 +76,10 @@ const CASES: [Case; 17] = [
     Case { name: "bindings 10", bindings: 10, keys: 10, ..PLAIN },
     Case { name: "bindings 1000", bindings: 1_000, keys: 10, ..PLAIN },
     Case { name: "bindings 100000", bindings: 100_000, keys: 10, ..PLAIN },
+    Case { name: "bindings 10 keys 30000", bindings: 10, keys: FORGOTTEN, ..PLAIN },
+    Case { name: "bindings 100000 keys 30000", bindings: 100_000, keys: FORGOTTEN, ..PLAIN },
+    Case { name: "direct bindings 10", bindings: 10, direct: true, keys: 10, ..PLAIN },
+    Case { name: "direct bindings 100000", bindings: 100_000, direct: true, keys: 10, ..PLAIN },
     Case { name: "ready 0", ..ACKED },
     Case { name: "ready 1000000", ready: 1_000_000, ..ACKED },
     Case { name: "unacked 1", unacked: 1, ..ACKED },
@@ -91,7 +102,9 @@ fn main() {
                 // Twice round the queues and keys: caches are then as they will stay.
                 let warm_up = 2 * (case.queues.max(case.keys) as u64).div_ceil(BATCH) + 2;
                 (0..warm_up).for_each(|_| round(&mut client));
+                pause("prepared");
                 counted(&mut round, &mut client, rounds);
+                pause("counted");
             });
         }
         [] => {
@@ -107,7 +120,13 @@ fn main() {
     }
 }
 
-/// Whatever is counted happens in here: callgrind is told its name.
+/// Says how far it is, and goes on after a line on standard input: callgrind is switched on and off meanwhile.
+fn pause(stage: &str) {
+    println!("{stage}");
+    io::stdin().read_line(&mut String::new()).expect("a standard input");
+}
+
+/// Whatever is counted happens in here.
 #[inline(never)]
 fn counted(round: &mut impl FnMut(&mut Client), client: &mut Client, rounds: u64) {
     for _ in 0..rounds {
@@ -131,15 +150,24 @@ fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> 
     (0..case.idle_queues).for_each(|n| client.declare(&format!("idle-{n}")));
     (0..case.queues).for_each(|n| client.declare(&format!("queue-{n}")));
     client.synchronize();
-    let exchange = if case.bindings > 0 { "topic" } else { "" };
+    let (exchange, word) = match (case.bindings, case.direct) {
+        (0, _) => ("", ""),
+        (_, true) => ("direct", "usd"),
+        (_, false) => ("topic", "*"),
+    };
     if case.bindings > 0 {
         client.exchange(exchange);
-        (0..case.bindings).for_each(|n| client.bind("queue-0", exchange, &format!("stock.*.k{n}")));
+        (0..case.bindings).for_each(|n| client.bind("queue-0", exchange, &format!("stock.{word}.k{n}")));
         client.synchronize();
     }
+    // Ten of the bindings are used; keys beyond that differ in the word that matches any.
+    let key = |n: usize| match n {
+        0..10 => format!("stock.usd.k{}", n * (case.bindings / 10)),
+        _ => format!("stock.usd{n}.k{}", n % 10 * (case.bindings / 10)),
+    };
     let keys: Vec<String> = match case.bindings {
         0 => (0..case.queues).map(|n| format!("queue-{n}")).collect(),
-        _ => (0..case.keys).map(|n| format!("stock.usd.k{}", n * (case.bindings / case.keys))).collect(),
+        _ => (0..case.keys).map(key).collect(),
     };
     if case.confirms {
         client.select_confirms();

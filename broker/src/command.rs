@@ -154,26 +154,30 @@ impl Segment {
     /// Takes the first `count` messages off.
     pub fn split_front(&mut self, count: u32) -> Segment {
         let mut front = self.clone();
-        match (&mut front.content, &mut self.content) {
-            (Content::Here(front), Content::Here(rest)) => {
-                front.to = front.from + count;
-                rest.from += count;
-            }
-            (
-                Content::Away { count: taken, bytes: some, bodies: of_them },
-                Content::Away { count: left, bytes, bodies },
-            ) => {
-                let share = |all: u32| (u64::from(all) * u64::from(count) / u64::from(*left)) as u32;
-                (*some, *of_them) = (share(*bytes), share(*bodies));
+        self.drop_front(count);
+        match (&mut front.content, &self.content) {
+            (Content::Here(front), _) => front.to = front.from + count,
+            (Content::Away { count: taken, bytes: some, bodies: of_them }, Content::Away { bytes, bodies, .. }) => {
                 *taken = count;
-                *left -= count;
-                (*bytes, *bodies) = (*bytes - *some, *bodies - *of_them);
+                (*some, *of_them) = (*some - bytes, *of_them - bodies);
             }
-            // One is a copy of the other.
+            // One was a copy of the other.
             _ => {}
         }
-        self.first += u64::from(count);
         front
+    }
+
+    /// Leaves the first `count` messages out.
+    pub fn drop_front(&mut self, count: u32) {
+        match &mut self.content {
+            Content::Here(run) => run.from += count,
+            Content::Away { count: left, bytes, bodies } => {
+                let share = |all: u32| (u64::from(all) * u64::from(count) / u64::from(*left)) as u32;
+                (*bytes, *bodies) = (*bytes - share(*bytes), *bodies - share(*bodies));
+                *left -= count;
+            }
+        }
+        self.first += u64::from(count);
     }
 
     /// Adds to `filled` those of the messages that are among `runs`, which ascend, in memory; says how many are not.

@@ -139,6 +139,13 @@ pub fn content(block: &Block, index: u32) -> &[u8] {
     &bytes[(Meta(block.meta(index)).address() + ADDRESS_GAP).min(bytes.len())..]
 }
 
+/// Address and content of a message that lies in its block as `stored`.
+pub fn split(stored: &[u8], meta: u64) -> (&[u8], &[u8]) {
+    let at = Meta(meta).address();
+    let content = stored.get(at + ADDRESS_GAP..).unwrap_or_default();
+    (stored.get(..at).unwrap_or(stored), content)
+}
+
 /// [`content`] is what may be shown of all messages of `block`.
 pub fn shows_all(block: &Block) -> bool {
     !Meta(block.any()).hides()

@@ -137,6 +137,7 @@ fn parse_insert(input: &mut Input<'_>) -> Option<Packed> {
         bytes: u32::try_from(input.varint()?).ok()?,
         any: input.varint()?,
         crc: input.u32()?,
+        sizes: None,
     };
     Some(record)
 }
@@ -174,7 +175,8 @@ mod tests {
     use super::*;
 
     fn record(stretches: Vec<(u64, u32)>) -> Packed {
-        Packed { sequences: Sequences::new(stretches), lengths: 7, bytes: 300, any: 1 << 60 | 5, crc: 0xdead_beef }
+        let sequences = Sequences::new(stretches);
+        Packed { sequences, lengths: 7, bytes: 300, any: 1 << 60 | 5, crc: 0xdead_beef, sizes: None }
     }
 
     #[test]

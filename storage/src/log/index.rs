@@ -36,12 +36,16 @@ pub(crate) struct Entry {
     pub bytes: u32,
     pub any: u64,
     pub crc: u32,
+    /// Bytes of each message, where they differ much and are known.
+    sizes: Option<Box<[u16]>>,
+    /// Bytes of its messages that are removed, by `sizes`.
+    gone: u32,
 }
 
 impl Entry {
     pub fn new(record: Packed, segment: u32, offset: u64) -> Entry {
-        let Packed { sequences, lengths, bytes, any, crc } = record;
-        Entry { sequences, removed: None, segment, offset, lengths, bytes, any, crc }
+        let Packed { sequences, lengths, bytes, any, crc, sizes } = record;
+        Entry { sequences, removed: None, segment, offset, lengths, bytes, any, crc, sizes, gone: 0 }
     }
 
     /// Bytes of its body.
@@ -54,7 +58,7 @@ impl Entry {
         self.sequences.count() - self.removed.as_ref().map_or(0, |removed| removed.count())
     }
 
-    /// The share of `bytes` that `messages` of it have: how long each is stands only on disk.
+    /// The share of `bytes` that `messages` of it have, by number.
     pub fn share(&self, bytes: u64, messages: u32) -> u64 {
         if messages == self.sequences.count() {
             return bytes;
@@ -63,14 +67,27 @@ impl Entry {
     }
 
     fn live_bytes(&self) -> u64 {
-        self.share(self.body(), self.live())
+        match self.sizes {
+            Some(_) => {
+                self.share(u64::from(self.lengths), self.live()) + u64::from(self.bytes.saturating_sub(self.gone))
+            }
+            None => self.share(self.body(), self.live()),
+        }
     }
 
     /// Removes those in `first..end`; true if that changed anything.
     fn remove(&mut self, first: u64, end: u64) -> bool {
         let of = self.sequences.count();
         let (from, to) = (self.sequences.index_of(first), self.sequences.index_of(end));
-        from < to && self.removed.get_or_insert_default().add(from, to, of)
+        if from >= to {
+            return false;
+        }
+        let removed = self.removed.get_or_insert_default();
+        if let Some(sizes) = &self.sizes {
+            let going = (from..to.min(of)).filter(|index| !removed.contains(*index));
+            self.gone += going.map(|index| u32::from(sizes[index as usize])).sum::<u32>();
+        }
+        removed.add(from, to, of)
     }
 
     fn has(&self, first: u64, end: u64) -> bool {
@@ -226,7 +243,21 @@ mod tests {
     fn entry(segment: u32, stretches: &[(u64, u32)]) -> Entry {
         let sequences = Sequences::new(stretches.to_vec());
         let bytes = sequences.count() * 90;
-        Entry::new(Packed { sequences, lengths: bytes / 9, bytes, any: 0, crc: 0 }, segment, 0)
+        Entry::new(Packed { sequences, lengths: bytes / 9, bytes, any: 0, crc: 0, sizes: None }, segment, 0)
+    }
+
+    #[test]
+    fn what_is_left_of_a_record_is_known_where_lengths_differ() {
+        let sequences = Sequences::new(vec![(1, 4)]);
+        let sizes = Some([10, 5000, 20, 4000].into());
+        let record = Packed { sequences, lengths: 12, bytes: 9030, any: 0, crc: 0, sizes };
+        let mut index = Index::default();
+        index.add(1, Entry::new(record, 1, 0), |_, _| {});
+        let mut freed = Vec::new();
+        index.remove(1, 2, 3, |_, bytes| freed.push(bytes));
+        index.remove(1, 1, 2, |_, bytes| freed.push(bytes));
+        index.remove(1, 1, 9, |_, bytes| freed.push(bytes));
+        assert_eq!(freed, [5003, 13, 4026]);
     }
 
     fn index(entries: &[(u32, &[(u64, u32)])]) -> Index {

@@ -6,7 +6,7 @@ use std::ptr;
 
 use super::frame::{self, HEADER, Header, Piece};
 use crate::block::{Block, Run};
-use crate::bytes::put_varint;
+use crate::bytes::{Input, put_varint};
 use crate::sequences::Sequences;
 
 /// Messages in a record: what of it is removed takes a bit each in memory.
@@ -30,6 +30,8 @@ pub(crate) struct Packed {
     pub any: u64,
     /// Of the whole body.
     pub crc: u32,
+    /// Bytes of each message, where they differ much; not in the head, so not known once the store was opened again.
+    pub sizes: Option<Box<[u16]>>,
 }
 
 impl Packed {
@@ -64,6 +66,8 @@ struct Open<'a> {
     bytes: usize,
     any: u64,
     meta: u64,
+    shortest: usize,
+    longest: usize,
     /// Where its lengths begin.
     lengths: usize,
     /// Its first piece.
@@ -122,7 +126,7 @@ impl<'a> Frame<'a> {
                 }
                 put_varint(&mut self.scratch.lengths, span.meta ^ self.open.meta);
                 put_varint(&mut self.scratch.lengths, u64::from(span.len));
-                self.open.push(sequence, span.meta);
+                self.open.push(sequence, span.meta, span.len as usize);
                 self.bytes(block, span.start as usize, span.len as usize);
             }
         }
@@ -164,12 +168,14 @@ impl<'a> Frame<'a> {
                 crc.update(bytes);
             }
         }
+        let sizes = open.differ().then(|| sizes(&self.scratch.lengths[lengths.clone()]));
         let record = Packed {
             sequences: Sequences::new(open.stretches),
             lengths: lengths.len() as u32,
             bytes: open.bytes as u32,
             any: open.any,
             crc: crc.finalize(),
+            sizes,
         };
         self.pieces[open.piece] = Piece::Lengths(lengths);
         self.bodies += record.body();
@@ -217,7 +223,14 @@ impl Open<'_> {
                 && sequence - first < RECORD_REACH)
     }
 
-    fn push(&mut self, sequence: u64, meta: u64) {
+    /// Whether a message's share of the bytes, reckoned by number, may be far from its length.
+    fn differ(&self) -> bool {
+        self.count > 1 && self.longest > 2 * self.shortest
+    }
+
+    fn push(&mut self, sequence: u64, meta: u64, len: usize) {
+        self.shortest = if self.count == 0 { len } else { self.shortest.min(len) };
+        self.longest = self.longest.max(len);
         match self.stretches.last_mut() {
             Some((first, count)) if *first + u64::from(*count) == sequence => *count += 1,
             _ => self.stretches.push((sequence, 1)),
@@ -226,4 +239,14 @@ impl Open<'_> {
         self.meta = meta;
         self.any |= meta;
     }
+}
+
+/// The lengths out of (meta, length) per message. A record of several messages has none that would not fit.
+fn sizes(lengths: &[u8]) -> Box<[u16]> {
+    let mut input = Input(lengths);
+    let sizes = std::iter::from_fn(|| {
+        input.varint()?;
+        input.varint().map(|len| u16::try_from(len).unwrap_or(u16::MAX))
+    });
+    sizes.collect()
 }

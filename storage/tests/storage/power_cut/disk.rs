@@ -356,6 +356,19 @@ impl Name {
     }
 }
 
+/// The names of what is not the same in both.
+pub fn differing(one: &Image, other: &Image) -> Vec<String> {
+    let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
+    let parts = names.map(|name| match (one.get(name), other.get(name)) {
+        (Some(Found::Directory(one)), Some(Found::Directory(other))) => {
+            differing(one, other).iter().map(|within| format!("{name}/{within}")).collect()
+        }
+        (one, other) if one == other => Vec::new(),
+        _ => vec![name.clone()],
+    });
+    parts.flatten().collect()
+}
+
 /// Makes real files of an image.
 pub fn write_out(image: &Image, to: &Path) {
     fs::create_dir(to).expect("room for an image");

@@ -55,6 +55,15 @@ impl Recording {
         Recording { calls, moments, dir: dir.to_owned(), voice: voice.to_owned() }
     }
 
+    pub fn calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// How many calls were under way when the process ended.
+    pub fn open_ends(&self) -> usize {
+        self.calls.iter().filter(|call| call.result.is_none()).count()
+    }
+
     pub fn moments(&self) -> usize {
         self.moments.len()
     }
