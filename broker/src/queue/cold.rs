@@ -167,12 +167,13 @@ impl Cold {
     /// False: there is nothing of that left.
     pub fn correct(&mut self, more: i64) -> bool {
         let Some(chain) = self.0.front_mut().filter(|chain| chain.begun) else { return false };
-        let bodies = match (&mut chain.more, &mut chain.front.content) {
-            (Some(more), _) => &mut more.bodies,
-            (None, Content::Away { bodies, .. }) => bodies,
-            (None, Content::Here(_)) => return false,
-        };
-        *bodies = u32::try_from(i64::from(*bodies) - more).unwrap_or(0);
+        let Content::Away { bodies, .. } = &mut chain.front.content else { return false };
+        let front = i64::from(*bodies) - more;
+        *bodies = u32::try_from(front.max(0)).unwrap_or(u32::MAX);
+        // All that is left of a chain cannot be less than nothing, but the front's share of it can.
+        if let Some(more) = &mut chain.more {
+            more.bodies = u32::try_from(i64::from(more.bodies) + front.min(0)).unwrap_or(0);
+        }
         true
     }
 }
@@ -253,6 +254,9 @@ mod tests {
         let taken = cold.take(1).map_or(0, |segment| segment.bodies());
         assert!(cold.correct(10));
         assert_eq!(cold.bodies(), before - taken - 10);
+        let before = cold.bodies();
+        assert!(cold.correct(before as i64 - 3), "more than the front was thought to have");
+        assert_eq!(cold.bodies(), 3);
         while cold.take(1).is_some() {}
         assert!(!cold.correct(5), "there is no rest");
     }

@@ -178,7 +178,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
     fn a_paged_queue_with_levels_is_a_list_for_each(
         steps in vec(step(), 1..120),
