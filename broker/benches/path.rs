@@ -43,6 +43,8 @@ struct Case {
     body: usize,
     /// Publisher confirms.
     confirms: bool,
+    /// No messages: a round declares and binds a hundred queues more, each under a key of its own, as the idle ones are.
+    declares: bool,
 }
 
 const PLAIN: Case = Case {
@@ -58,13 +60,16 @@ const PLAIN: Case = Case {
     auto: true,
     body: 16,
     confirms: false,
+    declares: false,
 };
 const ACKED: Case = Case { name: "ack every one", auto: false, ..PLAIN };
 
 /// More routing keys in turn than a connection remembers the routes of.
 const FORGOTTEN: usize = 30_000;
 
-const CASES: [Case; 21] = [
+const DECLARING: Case = Case { declares: true, bindings: 10, ..PLAIN };
+
+const CASES: [Case; 23] = [
     PLAIN,
     Case { name: "auto-ack 1 KiB", body: 1024, ..PLAIN },
     ACKED,
@@ -86,6 +91,8 @@ const CASES: [Case; 21] = [
     Case { name: "unacked 1000", unacked: 1_000, ..ACKED },
     Case { name: "unacked 1 newest", unacked: 1, newest: true, ..ACKED },
     Case { name: "unacked 1000 newest", unacked: 1_000, newest: true, ..ACKED },
+    Case { name: "declare and bind at 100", idle_queues: 100, ..DECLARING },
+    Case { name: "declare and bind at 100000", idle_queues: 100_000, ..DECLARING },
 ];
 
 fn main() {
@@ -110,10 +117,6 @@ fn main() {
         [] => {
             for case in &CASES {
                 with_broker(|mut client| time(case, &mut client, measured));
-            }
-            for queues in [100, 100_000] {
-                let queues = if measured { queues } else { 100 };
-                with_broker(|mut client| declarations(&mut client, queues));
             }
         }
         _ => panic!("[CASE ROUNDS]"),
@@ -147,7 +150,17 @@ fn with_broker(work: impl FnOnce(Client)) {
 /// Declares what the case wants and returns its round.
 fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> {
     let case = *case;
-    (0..case.idle_queues).for_each(|n| client.declare(&format!("idle-{n}")));
+    let mut idle = 0;
+    let mut declare_idle = move |client: &mut Client, exchange: &str, count: usize| {
+        for n in idle..idle + count {
+            client.declare(&format!("idle-{n}"));
+            if case.declares {
+                client.bind(&format!("idle-{n}"), exchange, &format!("idle.*.k{n}"));
+            }
+        }
+        idle += count;
+        client.synchronize();
+    };
     (0..case.queues).for_each(|n| client.declare(&format!("queue-{n}")));
     client.synchronize();
     let (exchange, word) = match (case.bindings, case.direct) {
@@ -160,6 +173,7 @@ fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> 
         (0..case.bindings).for_each(|n| client.bind("queue-0", exchange, &format!("stock.{word}.k{n}")));
         client.synchronize();
     }
+    declare_idle(client, exchange, case.idle_queues);
     // Ten of the bindings are used; keys beyond that differ in the word that matches any.
     let key = |n: usize| match n {
         0..10 => format!("stock.usd.k{}", n * (case.bindings / 10)),
@@ -198,6 +212,9 @@ fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> 
         client.receive(case.unacked);
     }
     move |client| {
+        if case.declares {
+            return declare_idle(client, exchange, BATCH as usize);
+        }
         publish(client, BATCH);
         let confirms = if case.confirms { BATCH } else { 0 };
         match (case.auto, case.ready > 0) {
@@ -225,29 +242,17 @@ fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> 
 fn time(case: &Case, client: &mut Client, measured: bool) {
     let case = if measured { *case } else { Case { ready: case.ready.min(1_000), idle_queues: 10, ..*case } };
     let mut round = prepare(&case, client);
-    let (stretches, rounds) = if measured { (10, 100) } else { (1, 2) };
+    let (stretches, rounds) = match (measured, case.declares) {
+        (true, false) => (10, 100),
+        // Few, since what it is compared with grows by each.
+        (true, true) => (10, 5),
+        (false, _) => (1, 2),
+    };
     let mut best = f64::MAX;
     for _ in 0..stretches {
         let start = Instant::now();
         (0..rounds).for_each(|_| round(client));
         best = best.min(start.elapsed().as_secs_f64() * 1e9 / (rounds * BATCH) as f64);
     }
-    println!("{:24} {best:8.0} ns a message", case.name);
-}
-
-/// Declaring and binding one queue more where there are so many.
-fn declarations(client: &mut Client, queues: usize) {
-    const STEPS: usize = 1_000;
-    client.exchange("topic");
-    let declare = |client: &mut Client, n: usize| {
-        client.declare(&format!("queue-{n}"));
-        client.bind(&format!("queue-{n}"), "topic", &format!("stock.*.k{n}"));
-    };
-    (0..queues).for_each(|n| declare(client, n));
-    client.synchronize();
-    let start = Instant::now();
-    (queues..queues + STEPS).for_each(|n| declare(client, n));
-    client.synchronize();
-    let nanos = start.elapsed().as_secs_f64() * 1e9 / STEPS as f64;
-    println!("{:24} {nanos:8.0} ns a queue", format!("declare+bind at {queues}"));
+    println!("{:28} {best:8.0} ns a {}", case.name, if case.declares { "queue" } else { "message" });
 }
