@@ -137,7 +137,8 @@ fn a_queue_limited_in_bytes_beyond_memory_keeps_exactly_what_fits_over_a_kill() 
     peer.wait_for_count(1, "limited", kept as u32);
     let mut peer = broker.kill();
     broker.stays_small();
-    peer.expect_counts(1, "limited", (kept as u32, 0));
+    // The last ones that had gone may have come back with the kill: they go again.
+    peer.wait_for_count(1, "limited", kept as u32);
     peer.publish_content(1, say::publish("", "limited"), &Content::new([b'0'; BODY]));
     peer.publish_content(1, say::publish("", "limited"), &Content::new([b'0'; BODY]));
     let mut expected: Vec<usize> = (COUNT - kept + 2..COUNT).collect();
