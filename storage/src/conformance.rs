@@ -105,11 +105,27 @@ fn messages(first: u64, run: &Run) -> impl Iterator<Item = (u64, (u64, Vec<u8>))
     (first..).zip(run.messages().map(|(body, meta)| (meta, body.to_vec())))
 }
 
-/// Messages that a reader finds.
+/// Messages that a reader finds; outlines must say the same of them, so nobody may remove any meanwhile.
+///
+/// # Panics
+/// As [`read_once`], and when outlines differ.
+pub fn read(reader: &dyn Reader, queue: u64, first: u64, count: u32) -> Messages {
+    let found = read_once(reader, queue, first, count);
+    let outlines = match reader.outlines(queue, first, count) {
+        Ok(outlines) => outlines,
+        Err(error) => panic!("the messages can be outlined: {error}"),
+    };
+    let outlines = outlines.into_iter().map(|outline| (outline.sequence, outline.meta, outline.len as usize));
+    let whole = found.iter().map(|(sequence, (meta, bytes))| (*sequence, *meta, bytes.len()));
+    assert!(outlines.eq(whole), "outlines say what reading says");
+    found
+}
+
+/// Messages that a reader finds, while others may go.
 ///
 /// # Panics
 /// When it fails, or what it finds is not ascending, within the range and whole.
-pub fn read(reader: &dyn Reader, queue: u64, first: u64, count: u32) -> Messages {
+pub fn read_once(reader: &dyn Reader, queue: u64, first: u64, count: u32) -> Messages {
     let gauge = Arc::new(Gauge::default());
     let runs = match reader.read(queue, first, count, &gauge) {
         Ok(runs) => runs,
@@ -123,13 +139,6 @@ pub fn read(reader: &dyn Reader, queue: u64, first: u64, count: u32) -> Messages
     }
     assert!(next <= first.saturating_add(u64::from(count)), "what is beyond was not asked for");
     assert!(runs.is_empty() || gauge.bytes() > 0, "what is held is counted");
-    let outlines = match reader.outlines(queue, first, count) {
-        Ok(outlines) => outlines,
-        Err(error) => panic!("the messages can be outlined: {error}"),
-    };
-    let outlines = outlines.into_iter().map(|outline| (outline.sequence, outline.meta, outline.len as usize));
-    let whole = found.iter().map(|(sequence, (meta, bytes))| (*sequence, *meta, bytes.len()));
-    assert!(outlines.eq(whole), "outlines say what reading says");
     found
 }
 
