@@ -9,6 +9,7 @@ mod client;
 
 use std::env;
 use std::hint::black_box;
+use std::io;
 use std::time::Instant;
 
 use client::Client;
@@ -24,8 +25,10 @@ struct Case {
     idle_queues: usize,
     /// Queues that messages go to in turn.
     queues: usize,
-    /// Bindings of a topic exchange, of which each message matches one; 0: the default exchange.
+    /// Bindings of an exchange, of which each message matches one; 0: the default exchange.
     bindings: usize,
+    /// That exchange is a direct one, else a topic exchange.
+    direct: bool,
     /// Routing keys in turn, if there are bindings.
     keys: usize,
     /// Messages ready all the time.
@@ -40,6 +43,8 @@ struct Case {
     body: usize,
     /// Publisher confirms.
     confirms: bool,
+    /// No messages: a round declares and binds a hundred queues more, each under a key of its own, as the idle ones are.
+    declares: bool,
 }
 
 const PLAIN: Case = Case {
@@ -47,6 +52,7 @@ const PLAIN: Case = Case {
     idle_queues: 0,
     queues: 1,
     bindings: 0,
+    direct: false,
     keys: 1,
     ready: 0,
     unacked: 0,
@@ -54,10 +60,16 @@ const PLAIN: Case = Case {
     auto: true,
     body: 16,
     confirms: false,
+    declares: false,
 };
 const ACKED: Case = Case { name: "ack every one", auto: false, ..PLAIN };
 
-const CASES: [Case; 17] = [
+/// More routing keys in turn than a connection remembers the routes of.
+const FORGOTTEN: usize = 30_000;
+
+const DECLARING: Case = Case { declares: true, bindings: 10, ..PLAIN };
+
+const CASES: [Case; 23] = [
     PLAIN,
     Case { name: "auto-ack 1 KiB", body: 1024, ..PLAIN },
     ACKED,
@@ -69,12 +81,18 @@ const CASES: [Case; 17] = [
     Case { name: "bindings 10", bindings: 10, keys: 10, ..PLAIN },
     Case { name: "bindings 1000", bindings: 1_000, keys: 10, ..PLAIN },
     Case { name: "bindings 100000", bindings: 100_000, keys: 10, ..PLAIN },
+    Case { name: "bindings 10 keys 30000", bindings: 10, keys: FORGOTTEN, ..PLAIN },
+    Case { name: "bindings 100000 keys 30000", bindings: 100_000, keys: FORGOTTEN, ..PLAIN },
+    Case { name: "direct bindings 10", bindings: 10, direct: true, keys: 10, ..PLAIN },
+    Case { name: "direct bindings 100000", bindings: 100_000, direct: true, keys: 10, ..PLAIN },
     Case { name: "ready 0", ..ACKED },
     Case { name: "ready 1000000", ready: 1_000_000, ..ACKED },
     Case { name: "unacked 1", unacked: 1, ..ACKED },
     Case { name: "unacked 1000", unacked: 1_000, ..ACKED },
     Case { name: "unacked 1 newest", unacked: 1, newest: true, ..ACKED },
     Case { name: "unacked 1000 newest", unacked: 1_000, newest: true, ..ACKED },
+    Case { name: "declare and bind at 100", idle_queues: 100, ..DECLARING },
+    Case { name: "declare and bind at 100000", idle_queues: 100_000, ..DECLARING },
 ];
 
 fn main() {
@@ -91,23 +109,27 @@ fn main() {
                 // Twice round the queues and keys: caches are then as they will stay.
                 let warm_up = 2 * (case.queues.max(case.keys) as u64).div_ceil(BATCH) + 2;
                 (0..warm_up).for_each(|_| round(&mut client));
+                pause("prepared");
                 counted(&mut round, &mut client, rounds);
+                pause("counted");
             });
         }
         [] => {
             for case in &CASES {
                 with_broker(|mut client| time(case, &mut client, measured));
             }
-            for queues in [100, 100_000] {
-                let queues = if measured { queues } else { 100 };
-                with_broker(|mut client| declarations(&mut client, queues));
-            }
         }
         _ => panic!("[CASE ROUNDS]"),
     }
 }
 
-/// Whatever is counted happens in here: callgrind is told its name.
+/// Says how far it is, and goes on after a line on standard input: callgrind is switched on and off meanwhile.
+fn pause(stage: &str) {
+    println!("{stage}");
+    io::stdin().read_line(&mut String::new()).expect("a standard input");
+}
+
+/// Whatever is counted happens in here.
 #[inline(never)]
 fn counted(round: &mut impl FnMut(&mut Client), client: &mut Client, rounds: u64) {
     for _ in 0..rounds {
@@ -128,18 +150,38 @@ fn with_broker(work: impl FnOnce(Client)) {
 /// Declares what the case wants and returns its round.
 fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> {
     let case = *case;
-    (0..case.idle_queues).for_each(|n| client.declare(&format!("idle-{n}")));
+    let mut idle = 0;
+    let mut declare_idle = move |client: &mut Client, exchange: &str, count: usize| {
+        for n in idle..idle + count {
+            client.declare(&format!("idle-{n}"));
+            if case.declares {
+                client.bind(&format!("idle-{n}"), exchange, &format!("idle.*.k{n}"));
+            }
+        }
+        idle += count;
+        client.synchronize();
+    };
     (0..case.queues).for_each(|n| client.declare(&format!("queue-{n}")));
     client.synchronize();
-    let exchange = if case.bindings > 0 { "topic" } else { "" };
+    let (exchange, word) = match (case.bindings, case.direct) {
+        (0, _) => ("", ""),
+        (_, true) => ("direct", "usd"),
+        (_, false) => ("topic", "*"),
+    };
     if case.bindings > 0 {
         client.exchange(exchange);
-        (0..case.bindings).for_each(|n| client.bind("queue-0", exchange, &format!("stock.*.k{n}")));
+        (0..case.bindings).for_each(|n| client.bind("queue-0", exchange, &format!("stock.{word}.k{n}")));
         client.synchronize();
     }
+    declare_idle(client, exchange, case.idle_queues);
+    // Ten of the bindings are used; keys beyond that differ in the word that matches any.
+    let key = |n: usize| match n {
+        0..10 => format!("stock.usd.k{}", n * (case.bindings / 10)),
+        _ => format!("stock.usd{n}.k{}", n % 10 * (case.bindings / 10)),
+    };
     let keys: Vec<String> = match case.bindings {
         0 => (0..case.queues).map(|n| format!("queue-{n}")).collect(),
-        _ => (0..case.keys).map(|n| format!("stock.usd.k{}", n * (case.bindings / case.keys))).collect(),
+        _ => (0..case.keys).map(key).collect(),
     };
     if case.confirms {
         client.select_confirms();
@@ -170,6 +212,9 @@ fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> 
         client.receive(case.unacked);
     }
     move |client| {
+        if case.declares {
+            return declare_idle(client, exchange, BATCH as usize);
+        }
         publish(client, BATCH);
         let confirms = if case.confirms { BATCH } else { 0 };
         match (case.auto, case.ready > 0) {
@@ -197,29 +242,17 @@ fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> 
 fn time(case: &Case, client: &mut Client, measured: bool) {
     let case = if measured { *case } else { Case { ready: case.ready.min(1_000), idle_queues: 10, ..*case } };
     let mut round = prepare(&case, client);
-    let (stretches, rounds) = if measured { (10, 100) } else { (1, 2) };
+    let (stretches, rounds) = match (measured, case.declares) {
+        (true, false) => (10, 100),
+        // Few, since what it is compared with grows by each.
+        (true, true) => (10, 5),
+        (false, _) => (1, 2),
+    };
     let mut best = f64::MAX;
     for _ in 0..stretches {
         let start = Instant::now();
         (0..rounds).for_each(|_| round(client));
         best = best.min(start.elapsed().as_secs_f64() * 1e9 / (rounds * BATCH) as f64);
     }
-    println!("{:24} {best:8.0} ns a message", case.name);
-}
-
-/// Declaring and binding one queue more where there are so many.
-fn declarations(client: &mut Client, queues: usize) {
-    const STEPS: usize = 1_000;
-    client.exchange("topic");
-    let declare = |client: &mut Client, n: usize| {
-        client.declare(&format!("queue-{n}"));
-        client.bind(&format!("queue-{n}"), "topic", &format!("stock.*.k{n}"));
-    };
-    (0..queues).for_each(|n| declare(client, n));
-    client.synchronize();
-    let start = Instant::now();
-    (queues..queues + STEPS).for_each(|n| declare(client, n));
-    client.synchronize();
-    let nanos = start.elapsed().as_secs_f64() * 1e9 / STEPS as f64;
-    println!("{:24} {nanos:8.0} ns a queue", format!("declare+bind at {queues}"));
+    println!("{:28} {best:8.0} ns a {}", case.name, if case.declares { "queue" } else { "message" });
 }

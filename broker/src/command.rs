@@ -9,6 +9,7 @@ use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Block, Entry, Run, Store};
 
 use crate::mailbox::Mailbox;
+use crate::message;
 use crate::paging::{self, Holder, Ranges};
 use crate::queue::Queue;
 use crate::queue::arguments::Settings;
@@ -48,8 +49,8 @@ impl Requester {
 pub enum Content {
     /// In memory.
     Here(Run),
-    /// In storage only: so many messages, which take about so many bytes there.
-    Away { count: u32, bytes: u32 },
+    /// In storage only: so many messages, which take about so many bytes there, their bodies `bodies` of them.
+    Away { count: u32, bytes: u32, bodies: u32 },
 }
 
 /// A stretch of messages of one queue: message `i` of it has the sequence number `first + i`.
@@ -82,10 +83,11 @@ impl Segment {
         Segment::of(first, Content::Here(run))
     }
 
-    /// So many messages, of about so many bytes, that only storage has.
+    /// So many messages, of about so many bytes, that only storage has. How many of these are bodies is an estimate.
     pub fn away(first: u64, count: u32, bytes: u64) -> Segment {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Segment::of(first, Content::Away { count, bytes })
+        let bodies = bytes.saturating_sub(count.saturating_mul(message::LEAST));
+        Segment::of(first, Content::Away { count, bytes, bodies })
     }
 
     fn of(first: u64, content: Content) -> Segment {
@@ -136,6 +138,14 @@ impl Segment {
         }
     }
 
+    /// Bytes of the bodies; an estimate for a part of what is away, and for what has never been here.
+    pub fn bodies(&self) -> u64 {
+        match &self.content {
+            Content::Here(run) => (run.from..run.to).map(|index| message::body_size(&run.block, index)).sum(),
+            Content::Away { bodies, .. } => u64::from(*bodies),
+        }
+    }
+
     /// The last sequence number.
     pub fn last(&self) -> u64 {
         self.first + u64::from(self.count()) - 1
@@ -144,22 +154,30 @@ impl Segment {
     /// Takes the first `count` messages off.
     pub fn split_front(&mut self, count: u32) -> Segment {
         let mut front = self.clone();
-        match (&mut front.content, &mut self.content) {
-            (Content::Here(front), Content::Here(rest)) => {
-                front.to = front.from + count;
-                rest.from += count;
-            }
-            (Content::Away { count: taken, bytes: some }, Content::Away { count: left, bytes }) => {
-                *some = (u64::from(*bytes) * u64::from(count) / u64::from(*left)) as u32;
+        self.drop_front(count);
+        match (&mut front.content, &self.content) {
+            (Content::Here(front), _) => front.to = front.from + count,
+            (Content::Away { count: taken, bytes: some, bodies: of_them }, Content::Away { bytes, bodies, .. }) => {
                 *taken = count;
-                *left -= count;
-                *bytes -= *some;
+                (*some, *of_them) = (*some - bytes, *of_them - bodies);
             }
-            // One is a copy of the other.
+            // One was a copy of the other.
             _ => {}
         }
-        self.first += u64::from(count);
         front
+    }
+
+    /// Leaves the first `count` messages out.
+    pub fn drop_front(&mut self, count: u32) {
+        match &mut self.content {
+            Content::Here(run) => run.from += count,
+            Content::Away { count: left, bytes, bodies } => {
+                let share = |all: u32| (u64::from(all) * u64::from(count) / u64::from(*left)) as u32;
+                (*bytes, *bodies) = (*bytes - share(*bytes), *bodies - share(*bodies));
+                *left -= count;
+            }
+        }
+        self.first += u64::from(count);
     }
 
     /// Adds to `filled` those of the messages that are among `runs`, which ascend, in memory; says how many are not.
@@ -180,8 +198,9 @@ impl Segment {
 
     /// Lets go of the content, which storage has.
     pub fn send_away(&mut self) {
-        let (count, bytes) = (self.count(), u32::try_from(self.bytes()).unwrap_or(u32::MAX));
-        self.content = Content::Away { count, bytes };
+        let narrow = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let (count, bytes, bodies) = (self.count(), narrow(self.bytes() as u64), narrow(self.bodies()));
+        self.content = Content::Away { count, bytes, bodies };
     }
 }
 

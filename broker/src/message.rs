@@ -117,6 +117,10 @@ pub fn meta(block: &Block, index: u32) -> Meta {
     Meta(block.meta(index))
 }
 
+/// Bytes that a message has at least beside its body: two empty names, what follows them, a frame for a header without
+/// properties and one for the body.
+pub const LEAST: u32 = 2 + ADDRESS_GAP as u32 + 8 + 14 + 8;
+
 /// Size of the body of message `index` of `block`, in bytes, as its content header says.
 pub fn body_size(block: &Block, index: u32) -> u64 {
     const AT: usize = 7 + 4;
@@ -133,6 +137,13 @@ pub fn address(block: &Block, index: u32) -> &[u8] {
 pub fn content(block: &Block, index: u32) -> &[u8] {
     let bytes = block.bytes(index);
     &bytes[(Meta(block.meta(index)).address() + ADDRESS_GAP).min(bytes.len())..]
+}
+
+/// Address and content of a message that lies in its block as `stored`.
+pub fn split(stored: &[u8], meta: u64) -> (&[u8], &[u8]) {
+    let at = Meta(meta).address();
+    let content = stored.get(at + ADDRESS_GAP..).unwrap_or_default();
+    (stored.get(..at).unwrap_or(stored), content)
 }
 
 /// [`content`] is what may be shown of all messages of `block`.

@@ -169,22 +169,27 @@ impl Outbox {
         told.collect()
     }
 
-    /// Adds messages that are done; neighbours become one range.
-    pub fn settle(&mut self, queue: &Arc<Queue>, consumer: Option<ConsumerKey>, segment: &Segment) {
+    /// Adds the first `count` messages of `segment`, which are done; neighbours become one range.
+    pub fn settle(&mut self, queue: &Arc<Queue>, consumer: Option<ConsumerKey>, segment: &Segment, count: u32) {
         let pending = self.pending(queue);
-        if let Some(Pending::Command(QueueCommand::Settle { consumer: same, first, count, persistent, spilled })) =
-            pending.last_mut()
+        if let Some(Pending::Command(QueueCommand::Settle {
+            consumer: same,
+            first,
+            count: so_far,
+            persistent,
+            spilled,
+        })) = pending.last_mut()
             && *same == consumer
             && (*persistent, *spilled) == (segment.persistent, segment.spilled)
-            && *first + u64::from(*count) == segment.first
+            && *first + u64::from(*so_far) == segment.first
         {
-            *count += segment.count();
+            *so_far += count;
             return;
         }
         pending.push(Pending::Command(QueueCommand::Settle {
             consumer,
             first: segment.first,
-            count: segment.count(),
+            count,
             persistent: segment.persistent,
             spilled: segment.spilled,
         }));

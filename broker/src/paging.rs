@@ -80,7 +80,7 @@ impl Paging {
     pub fn window(&self) -> usize {
         let share = match self.gauge.bytes() {
             bytes if bytes > self.limit / 8 * 7 => return AHEAD_SCARCE,
-            bytes if bytes > self.limit / 4 * 3 => self.limit / 64,
+            bytes if bytes > self.limit / 4 * 3 => self.limit / 32,
             _ => self.limit / 16,
         };
         share.clamp(AHEAD_SCARCE, WINDOW)
@@ -91,14 +91,12 @@ impl Paging {
         self.reader.as_ref().is_some_and(|reader| reader.holds(queue, first, count))
     }
 
-    /// Reads messages back at once, at start, before anything is served. What could not be read is left out.
-    pub fn fetch(&self, queue: u64, segments: Vec<Segment>) -> Result<Vec<Segment>, StorageError> {
-        let Some(reader) = &self.reader else { return Ok(segments) };
+    /// Reads messages back at once, at start. What could not be read is left out.
+    pub fn fetch(&self, queue: u64, segment: &Segment) -> Result<Vec<Segment>, StorageError> {
+        let Some(reader) = &self.reader else { return Ok(Vec::new()) };
         let mut fetched = Vec::new();
-        for segment in segments {
-            let runs = reader.read(queue, segment.first, segment.count(), &self.gauge)?;
-            segment.materialise(&runs, &mut fetched);
-        }
+        let runs = reader.read(queue, segment.first, segment.count(), &self.gauge)?;
+        segment.materialise(&runs, &mut fetched);
         Ok(fetched)
     }
 

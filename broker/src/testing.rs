@@ -123,7 +123,7 @@ impl Reader for Shelf {
 }
 
 /// What an empty queue is made from.
-pub fn origin(name: &str, durable: bool) -> Origin {
+pub fn origin(name: &str, durable: bool) -> Origin<'static> {
     static IDS: AtomicU64 = AtomicU64::new(1);
     Origin {
         id: IDS.fetch_add(1, Ordering::Relaxed),
@@ -133,7 +133,7 @@ pub fn origin(name: &str, durable: bool) -> Origin {
         auto_delete: false,
         settings: Settings::default(),
         next_sequence: 1,
-        messages: Vec::new(),
+        messages: Box::new(std::iter::empty()),
         lifetimes: Default::default(),
         now: 0,
     }

@@ -35,22 +35,55 @@ pub fn deliver(
     content: &[u8],
     frame_max: u32,
 ) {
-    let consumer_tag = consumer_tag.get(..255).unwrap_or(consumer_tag);
-    let payload = 4 + 1 + consumer_tag.len() + 9 + address.len();
-    out.reserve(payload + OVERHEAD + content.len());
-    let mut head = [0; 12];
-    head[..PREFIX].copy_from_slice(&prefix(METHOD, channel, size_of(payload)));
-    head[PREFIX..11].copy_from_slice(&[0, 60, 0, 60]);
-    head[11] = consumer_tag.len() as u8;
-    out.extend_from_slice(&head);
-    out.extend_from_slice(consumer_tag);
-    let mut tag = [0; 9];
-    tag[..8].copy_from_slice(&delivery_tag.to_be_bytes());
-    tag[8] = u8::from(redelivered);
-    out.extend_from_slice(&tag);
-    out.extend_from_slice(address);
-    out.push(FRAME_END);
-    self::content(out, channel, content, frame_max);
+    Deliver::new(channel, consumer_tag, redelivered, frame_max).append(out, delivery_tag, address, content);
+}
+
+/// What a `basic.deliver` begins with: prefix, ids and the length of the consumer tag.
+const DELIVER: usize = PREFIX + 5;
+
+/// What deliveries to one consumer have in common.
+#[derive(Debug)]
+pub struct Deliver {
+    head: [u8; DELIVER + 255],
+    len: usize,
+    redelivered: bool,
+    channel: u16,
+    frame_max: u32,
+}
+
+impl Deliver {
+    /// `consumer_tag` goes without its length octet and has at most 255 octets.
+    #[inline]
+    pub fn new(channel: u16, consumer_tag: &[u8], redelivered: bool, frame_max: u32) -> Deliver {
+        let consumer_tag = consumer_tag.get(..255).unwrap_or(consumer_tag);
+        let len = DELIVER + consumer_tag.len();
+        let mut head = [0; DELIVER + 255];
+        head[..PREFIX].copy_from_slice(&prefix(METHOD, channel, 0));
+        head[PREFIX..DELIVER].copy_from_slice(&[0, 60, 0, 60, consumer_tag.len() as u8]);
+        head[DELIVER..len].copy_from_slice(consumer_tag);
+        Deliver { head, len, redelivered, channel, frame_max }
+    }
+
+    /// How many octets a delivery takes beside its address and its content.
+    pub fn octets(&self) -> usize {
+        self.len + 9 + 1
+    }
+
+    /// Appends a `basic.deliver` with its content; `address` is exchange and routing key as short strings.
+    #[inline]
+    pub fn append(&mut self, out: &mut Vec<u8>, delivery_tag: u64, address: &[u8], content: &[u8]) {
+        let payload = self.len - PREFIX + 9 + address.len();
+        self.head[3..PREFIX].copy_from_slice(&size_of(payload).to_be_bytes());
+        out.reserve(self.octets() + address.len() + content.len());
+        out.extend_from_slice(&self.head[..self.len]);
+        let mut tag = [0; 9];
+        tag[..8].copy_from_slice(&delivery_tag.to_be_bytes());
+        tag[8] = u8::from(self.redelivered);
+        out.extend_from_slice(&tag);
+        out.extend_from_slice(address);
+        out.push(FRAME_END);
+        self::content(out, self.channel, content, self.frame_max);
+    }
 }
 
 /// Appends a `basic.get-ok` with its content; `message_count` is what is still ready in the queue.

@@ -22,6 +22,7 @@ pub mod frame;
 pub mod hot;
 pub mod message;
 pub mod method;
+pub mod pattern;
 mod reader;
 pub mod table;
 pub mod value;
@@ -32,6 +33,7 @@ pub use error::{AmqpError, Scope, octets, text_of};
 pub use frame::Frame;
 pub use hot::{Publish, Settle};
 pub use message::{ADDRESS_GAP, Message};
+pub use pattern::Pattern;
 pub use table::{Array, Table, TableError, Value};
 
 /// The types and rarely used methods, which are amq-protocol's.

@@ -87,6 +87,23 @@ impl Block {
         self.any
     }
 
+    /// Bytes from the beginning of message `from` to the end of the one before `to`.
+    pub fn bytes_of(&self, from: u32, to: u32) -> usize {
+        let (first, last) = (self.spans.get(from as usize), self.spans.get((to as usize).wrapping_sub(1)));
+        first
+            .zip(last)
+            .map_or(0, |(first, last)| ((last.start + last.len) as usize).saturating_sub(first.start as usize))
+    }
+
+    /// The (bytes, meta) of messages `from..to`, in order.
+    ///
+    /// # Panics
+    /// When there are none of these numbers.
+    pub fn messages(&self, from: u32, to: u32) -> impl Iterator<Item = (&[u8], u64)> {
+        let spans = &self.spans[from as usize..to as usize];
+        spans.iter().map(|span| (&self.buffer[span.start as usize..(span.start + span.len) as usize], span.meta))
+    }
+
     /// The length in bytes of message `index`.
     pub fn len_of(&self, index: u32) -> u32 {
         self.spans[index as usize].len
@@ -150,7 +167,7 @@ impl Run {
 
     /// The (bytes, meta) of each message in order.
     pub fn messages(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        (self.from..self.to).map(|i| (self.block.bytes(i), self.block.meta(i)))
+        self.block.messages(self.from, self.to)
     }
 }
 

@@ -5,12 +5,14 @@
 //! - [`peer`]: a blocking client that speaks single frames, so that a test can also say what no stock client would.
 //! - [`talk`]: the exchanges of frames that nearly every conversation has, one line each.
 //! - [`say`]: methods as a client says them.
+//! - [`bulk`]: many publishes in few writes.
 //! - [`method`]: methods as values, and a builder of octets for everything malformed.
 //! - [`values`]: field tables, and what a message's properties say.
 //! - [`java`]: Java programs, compiled and run.
 //! - [`reference`]: the tests in which the broker is meant to differ from the RabbitMQ they were tried against.
 
 pub mod binary;
+pub mod bulk;
 pub mod durable;
 pub mod java;
 pub mod method;

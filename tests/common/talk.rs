@@ -8,7 +8,7 @@ use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, exc
 use std::time::{Duration, Instant};
 
 /// The default largest payload of a body frame: a frame_max of 131,072 less the frame's own 8 octets.
-const BODY_PIECE: usize = 131_072 - 8;
+pub(crate) const BODY_PIECE: usize = 131_072 - 8;
 
 /// What a message consists of besides its address.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,9 @@
 //! A queue that is deeper than memory, read back from disk while it is drained.
 
 use crate::broker_with;
-use crate::load::{Drain, publish_many};
+use crate::load::Drain;
+use leveret_suite::Content;
+use leveret_suite::bulk::publish_many;
 use leveret_suite::peer::Login;
 
 const MESSAGES: usize = 200_000;
@@ -21,7 +23,7 @@ fn draining_it_does_not_stop_others() {
     // It is parked from time to time, and not told.
     let mut publisher = broker.peer_with(&Login { capabilities: &[], ..Login::default() });
     publisher.open_channel(1);
-    publish_many(&publisher, &[&deep], &[b'x'; 1024], MESSAGES);
+    publish_many(&publisher, 1, &[&deep], &Content::new([b'x'; 1024]), MESSAGES);
     publisher.expect_counts(1, &deep, (MESSAGES as u32, 0));
 
     let drain = Drain::of(&broker, &deep);

@@ -1,8 +1,8 @@
 //! Clients that do nothing but keep a broker busy, each a thread with sockets of its own, and counts of how far they are.
 
-use leveret_suite::method::Method;
+use leveret_suite::bulk::{CHUNK, publish_frames};
 use leveret_suite::peer::{Login, Peer, kind};
-use leveret_suite::{Content, Frame, Server, say};
+use leveret_suite::{Content, Server, say};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +12,6 @@ use std::time::Duration;
 
 /// How long a count may stand still while somebody waits for it: long, since only a failure ever uses it up.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Octets written at a time.
-const CHUNK: usize = 64 << 10;
 
 /// A count that grows, and that can be waited for.
 #[derive(Debug, Default)]
@@ -76,29 +74,6 @@ impl Drop for Worker {
 
 fn stream_of(peer: &Peer) -> TcpStream {
     peer.stream().try_clone().expect("a socket can be shared")
-}
-
-/// The frames of one publish.
-pub fn publish_frames(channel: u16, queue: &str, content: &Content) -> Vec<u8> {
-    let mut octets = Frame::new(kind::METHOD, channel, say::publish("", queue).payload()).octets();
-    octets.extend(Frame::new(kind::HEADER, channel, content.header()).octets());
-    for piece in content.body.chunks(131_064) {
-        octets.extend(Frame::new(kind::BODY, channel, piece).octets());
-    }
-    octets
-}
-
-/// Publishes a body to each of these queues in turn, `count` times; the broker takes all of it.
-pub fn publish_many(peer: &Peer, queues: &[&str], body: &[u8], count: usize) {
-    let content = Content::new(body);
-    let round: Vec<u8> = queues.iter().flat_map(|queue| publish_frames(1, queue, &content)).collect();
-    let rounds = CHUNK.div_ceil(round.len()).min(count);
-    let chunk = round.repeat(rounds);
-    let mut stream = stream_of(peer);
-    for first in (0..count).step_by(rounds) {
-        let now = rounds.min(count - first);
-        stream.write_all(&chunk[..now * round.len()]).expect("the broker takes what is published");
-    }
 }
 
 /// A publisher that never pauses: the broker takes what it can.

@@ -1,8 +1,9 @@
 //! Consumers that are slow in one way or another, and a fast one beside them.
 
 use crate::broker;
-use crate::load::{Drain, publish_many};
-use leveret_suite::{Peer, say};
+use crate::load::Drain;
+use leveret_suite::bulk::publish_many;
+use leveret_suite::{Content, Peer, say};
 
 /// A consumer with acknowledgements and without a limit, whose client reads the beginning of its first delivery and then
 /// no more.
@@ -24,7 +25,7 @@ fn one_of_two_is_stuck(size: usize, count: usize) {
     let queue = stuck.queue(1, "shared");
     stops_reading(&mut stuck, &queue);
     let fast = Drain::of(&broker, &queue);
-    publish_many(&publisher, &[&queue], &vec![b'x'; size], count);
+    publish_many(&publisher, 1, &[&queue], &Content::new(vec![b'x'; size]), count);
     // All but what lies between the queue and the client that doesn't read.
     fast.received().wait_for((count - HELD / size) as u64);
     drop(stuck);
@@ -49,7 +50,7 @@ fn one_that_stops_reading_does_not_hold_up_another_queue_of_the_same_publisher()
     let (slow, other) = (stuck.queue(1, "slow"), stuck.queue(1, "other"));
     stops_reading(&mut stuck, &slow);
     let fast = Drain::of(&broker, &other);
-    publish_many(&publisher, &[&slow, &other], &[b'x'; 1024], COUNT);
+    publish_many(&publisher, 1, &[&slow, &other], &Content::new([b'x'; 1024]), COUNT);
     fast.received().wait_for(COUNT as u64);
     publisher.in_step(1);
     let (ready, _) = publisher.counts(1, &slow);
@@ -66,7 +67,7 @@ fn one_that_acknowledges_seldom_does_not_hold_up_another() {
         peer.qos(1, PREFETCH, false);
         peer.consume(1, &queue, "consumer");
     }
-    publish_many(&publisher, &[&queue], b"x", 5_000);
+    publish_many(&publisher, 1, &[&queue], &Content::new("x"), 5_000);
     // The slow one acknowledges when the other has got a thousand more: four times, before there is nothing left.
     for received in 1..=4_500 {
         let delivery = fast.expect_delivery(1);

@@ -4,8 +4,8 @@
 //! Each test runs a broker of its own and looks at its memory; they pass without a word against a given broker.
 
 use amq_protocol::protocol::{exchange, queue};
-use leveret_suite::values::{declare_durable_with, table, text};
-use leveret_suite::{Content, Octets, Peer, Server, say};
+use leveret_suite::values::{declare_durable_with, int, table, text};
+use leveret_suite::{Content, Login, Octets, Peer, Server, say};
 use tempfile::TempDir;
 
 /// What the broker may use for messages.
@@ -36,7 +36,9 @@ impl Small {
     /// Publishes all messages and waits for their confirms; `properties` are those of the message with that number,
     /// beside a delivery mode of 2.
     fn fill(&self, exchange: &str, key: &str, (flags, properties): (u16, impl Fn(usize) -> Octets)) {
-        let mut peer = self.server.peer();
+        // Where the disk is slow it is held up now and then, and need not hear of that.
+        let mut peer = self.server.peer_with(&Login { capabilities: &[], ..Login::default() });
+        peer.open_channel(1);
         peer.select_confirms(1);
         for number in 0..COUNT {
             let body = format!("{number:0BODY$}");
@@ -77,6 +79,7 @@ impl Small {
 
 const HEADERS: u16 = 1 << 13;
 const DELIVERY_MODE: u16 = 1 << 12;
+const PRIORITY: u16 = 1 << 11;
 
 #[test]
 fn delayed_messages_beyond_memory_come_once_each_when_they_are_due() {
@@ -106,4 +109,39 @@ fn delayed_messages_beyond_memory_come_once_each_when_they_are_due() {
     if in_time {
         peer.expect_no_delivery(1, "due");
     }
+}
+
+#[test]
+fn a_queue_with_priorities_beyond_memory_gives_the_highest_first_over_a_kill() {
+    let Some(mut broker) = Small::start() else { return };
+    let mut peer = broker.server.peer();
+    peer.ask::<queue::DeclareOk>(1, declare_durable_with("ranked", &[("x-max-priority", int(4))]));
+    let rank = |number: usize| (number * 7 % 6) as u8;
+    broker.fill("", "ranked", (DELIVERY_MODE | PRIORITY, |number| Octets::new().u8(2).u8(rank(number))));
+    let mut peer = broker.kill();
+    broker.stays_small();
+    peer.expect_counts(1, "ranked", (COUNT as u32, 0));
+    let mut expected: Vec<usize> = (0..COUNT).collect();
+    expected.sort_by_key(|number| std::cmp::Reverse(rank(*number).min(4)));
+    assert_eq!(broker.consume(&mut peer, "ranked", COUNT), expected);
+}
+
+#[test]
+fn a_queue_limited_in_bytes_beyond_memory_keeps_exactly_what_fits_over_a_kill() {
+    let Some(mut broker) = Small::start() else { return };
+    let mut peer = broker.server.peer();
+    let kept = COUNT * 3 / 4;
+    let limit = [("x-max-length-bytes", int((kept * BODY) as i32))];
+    peer.ask::<queue::DeclareOk>(1, declare_durable_with("limited", &limit));
+    broker.fill("", "limited", (DELIVERY_MODE, |_| Octets::new().u8(2)));
+    peer.wait_for_count(1, "limited", kept as u32);
+    let mut peer = broker.kill();
+    broker.stays_small();
+    peer.expect_counts(1, "limited", (kept as u32, 0));
+    peer.publish_content(1, say::publish("", "limited"), &Content::new([b'0'; BODY]));
+    peer.publish_content(1, say::publish("", "limited"), &Content::new([b'0'; BODY]));
+    let mut expected: Vec<usize> = (COUNT - kept + 2..COUNT).collect();
+    expected.extend([0, 0]);
+    peer.wait_for_count(1, "limited", kept as u32);
+    assert_eq!(broker.consume(&mut peer, "limited", kept), expected);
 }

@@ -141,11 +141,11 @@ impl Client {
         })));
     }
 
-    /// A topic exchange.
+    /// An exchange of the type that its name is.
     pub fn exchange(&mut self, name: &str) {
         self.say_without_answer(AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
             exchange: short(name),
-            kind: short("topic"),
+            kind: short(name),
             passive: false,
             durable: false,
             auto_delete: false,

@@ -172,9 +172,14 @@ impl Channel {
 
     /// Remembers that `queue` has removals that a later synchronous method must wait for.
     pub fn settled_in(&mut self, queue: &Arc<Queue>) {
-        if queue.durable && !self.unstored.iter().any(|other| Arc::ptr_eq(other, queue)) {
-            self.unstored.push(queue.clone());
-        }
+        note_settled(&mut self.unstored, queue);
+    }
+}
+
+/// Adds a queue that has removals to a channel's list of such, once.
+pub fn note_settled(unstored: &mut Vec<Arc<Queue>>, queue: &Arc<Queue>) {
+    if queue.durable && !unstored.iter().any(|other| Arc::ptr_eq(other, queue)) {
+        unstored.push(queue.clone());
     }
 }
 

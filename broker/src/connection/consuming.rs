@@ -8,7 +8,7 @@ use leveret_protocol::amq::{AMQPValue, FieldTable, basic};
 use leveret_protocol::hot::Settle;
 
 use super::Connection;
-use super::channel::{Channel, Wait};
+use super::channel::{Channel, Wait, note_settled};
 use super::dispatch::Done;
 use super::unacked::Outstanding;
 use crate::access::rights::{Resource, Right};
@@ -143,6 +143,10 @@ impl Connection {
         let Some(channel) = self.channels.get(number) else { return Ok(()) };
         let unknown = || AmqpError::precondition_failed(format!("unknown delivery tag {tag}"));
         if !multiple {
+            if matches!(how, How::Done) && channel.transaction.is_none() && self.acked_in_place(number, tag) {
+                return Ok(());
+            }
+            let Some(channel) = self.channels.get(number) else { return Ok(()) };
             let one = channel.unacked.take_one(tag).ok_or_else(unknown)?;
             self.settled(number, [one], how);
             return Ok(());
@@ -153,6 +157,22 @@ impl Connection {
         };
         self.settled(number, taken, how);
         Ok(())
+    }
+
+    /// Acknowledges one delivery, if it is the first of several that came together: nothing is copied, and no count
+    /// touched that the publisher's core uses too.
+    fn acked_in_place(&mut self, number: u16, tag: u64) -> bool {
+        let Some(Channel { unacked, unstored, .. }) = self.channels.get(number) else { return false };
+        let Some(outstanding) = unacked.beginning_with(tag) else { return false };
+        let Outstanding { queue, consumer, segment, counted, .. } = &*outstanding;
+        let freed = u32::from(*counted);
+        if segment.persistent {
+            note_settled(unstored, queue);
+        }
+        self.outbox.settle(queue, *consumer, segment, 1);
+        outstanding.drop_first();
+        self.free_channel_room(number, freed);
+        true
     }
 
     /// Deliveries that are no longer outstanding: what becomes of them does so now, or when the transaction is
@@ -176,7 +196,7 @@ impl Connection {
                 channel.settled_in(&queue);
             }
             match how {
-                How::Done => self.outbox.settle(&queue, consumer, &segment),
+                How::Done => self.outbox.settle(&queue, consumer, &segment, segment.count()),
                 How::Rejected => self.outbox.push(&queue, QueueCommand::Reject { consumer, segment }),
                 How::Requeued => self.outbox.push(&queue, QueueCommand::Requeue { consumer, segment, seen: true }),
             }

@@ -1,10 +1,9 @@
 //! What other owners say: deliveries, answers, confirms.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leveret_protocol::deliver;
+use leveret_protocol::deliver::{self, Deliver};
 use leveret_storage::Run;
 
 use super::channel::{Request, State, Wait};
@@ -143,24 +142,20 @@ impl Connection {
         };
         let returns = if consumer.queue.keeps_all { segment.returns } else { 0 };
         let as_stored = returns == 0 && message::shows_all(block);
-        for index in *from..*to {
+        let mut deliver = Deliver::new(number, consumer.tag.as_bytes(), segment.redelivered, self.frame_max);
+        let whole = block.bytes_of(*from, *to) + (*to - *from) as usize * deliver.octets();
+        self.output.reserve(whole.min(OUTPUT_LIMIT));
+        for (index, (stored, meta)) in (*from..*to).zip(block.messages(*from, *to)) {
             tag += 1;
-            let content = match as_stored {
-                true => Cow::Borrowed(message::content(block, index)),
-                false => message::content_shown(block, index, returns),
-            };
-            deliver::deliver(
-                &mut self.output,
-                number,
-                consumer.tag.as_bytes(),
-                tag,
-                segment.redelivered,
-                message::address(block, index),
-                &content,
-                self.frame_max,
-            );
+            let (address, content) = message::split(stored, meta);
+            if as_stored {
+                deliver.append(&mut self.output, tag, address, content);
+            } else {
+                let shown = message::content_shown(block, index, returns);
+                deliver.append(&mut self.output, tag, address, &shown);
+            }
             count += 1;
-            bytes += block.len_of(index);
+            bytes += stored.len() as u32;
             if self.output.len() - self.written > OUTPUT_LIMIT {
                 break;
             }

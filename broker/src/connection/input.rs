@@ -21,12 +21,15 @@ impl Connection {
                 break;
             }
             let rest = &input[at..];
-            if matches!(self.phase, Phase::Running)
+            let running = matches!(self.phase, Phase::Running);
+            if running && let Some(consumed) = self.publish_again(rest) {
+                at += consumed;
+            } else if running
                 && let Some(whole) = assembler::whole(rest, self.frame_max)
                 && self.channels.get(whole.channel).is_some_and(|c| c.is_open() && c.assembler.is_idle())
             {
                 at += whole.consumed;
-                self.publish_whole(&whole);
+                self.publish_whole(&whole, rest);
             } else {
                 match frame::split(rest, self.frame_max) {
                     Ok(None) => break,

@@ -3,6 +3,7 @@
 //! * [`handshake`]: protocol header to open-ok.
 //! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
+//!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
 //! * [`timeout`]: deliveries that wait too long for their acknowledgement.
 //! * [`closing`]: how channels and the connection end, and what they give back.
@@ -23,6 +24,7 @@ mod heartbeat;
 mod input;
 mod permitted;
 mod publishing;
+mod repeat;
 mod replying;
 mod routes;
 mod timeout;
@@ -46,6 +48,7 @@ use tokio::net::TcpStream;
 use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
 use self::heartbeat::{Due, Heartbeat};
+use self::repeat::Repeat;
 use self::routes::Routes;
 use crate::access::rights::Rights;
 use crate::clock::Sleep;
@@ -117,6 +120,7 @@ pub struct Connection {
     consumers: HashMap<u64, Consumer>,
     outbox: Outbox,
     routes: Routes,
+    repeat: Repeat,
     inbox: VecDeque<ConnectionEvent>,
     taken: Vec<ConnectionEvent>,
     output: Vec<u8>,
@@ -203,6 +207,7 @@ impl Connection {
             consumers: HashMap::new(),
             outbox: Outbox::default(),
             routes: Routes::default(),
+            repeat: Repeat::default(),
             inbox: VecDeque::new(),
             taken: Vec::new(),
             output: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leveret_protocol::assembler::{Complete, Whole};
+use leveret_protocol::assembler::Complete;
 use leveret_protocol::content::{self, ContentHeader, Edits, Properties};
 use leveret_protocol::hot::Publish;
 use leveret_protocol::{ADDRESS_GAP, AmqpError, Message, deliver};
@@ -23,16 +23,6 @@ pub(super) const PUBLISH: (u16, u16) = (60, 40);
 const NO_ROUTE: (u16, &str) = (312, "NO_ROUTE");
 
 impl Connection {
-    /// A publish that lies whole in the input.
-    pub(super) fn publish_whole(&mut self, whole: &Whole<'_>) {
-        let number = whole.channel;
-        let planned = self.plan(number, &whole.publish, &whole.header);
-        let placed = planned.and_then(|plan| self.place(plan, Body::Borrowed(whole.message)));
-        if let Err(error) = placed {
-            self.raise(number, at_publish(error));
-        }
-    }
-
     /// A publish that was put together from its frames.
     pub(super) fn publish_complete(&mut self, number: u16, complete: Complete) -> Done {
         let Some(channel) = self.channels.get(number) else {
@@ -54,7 +44,13 @@ impl Connection {
     }
 
     /// Checks a complete publish, in RabbitMQ's order, and routes it.
-    fn plan(&mut self, number: u16, publish: &Publish<'_>, header: &ContentHeader<'_>) -> Result<Plan, AmqpError> {
+    pub(super) fn plan(
+        &mut self,
+        number: u16,
+        publish: &Publish<'_>,
+        header: &ContentHeader<'_>,
+    ) -> Result<Plan, AmqpError> {
+        self.repeat.clear();
         if publish.immediate {
             return Err(AmqpError::not_implemented("immediate=true"));
         }
@@ -98,7 +94,7 @@ impl Connection {
     }
 
     /// Adds a planned publish to the turn, or to the channel's transaction.
-    fn place(&mut self, plan: Plan, message: Body<'_>) -> Done {
+    pub(super) fn place(&mut self, plan: Plan, message: Body<'_>) -> Done {
         let message = plan.with_reply_to(message)?;
         self.answer_requesters(&plan, &message);
         let (queues, delayed) = (self.routes.queues(plan.route), self.routes.delayed(plan.route));
@@ -187,7 +183,7 @@ impl Connection {
 }
 
 /// Adds a channel's number to a list of such, once.
-fn note(numbers: &mut Vec<u16>, number: u16) {
+pub(super) fn note(numbers: &mut Vec<u16>, number: u16) {
     if !numbers.contains(&number) {
         numbers.push(number);
     }
@@ -201,16 +197,16 @@ fn alone(message: &Body<'_>, meta: Meta, gauge: &Arc<Gauge>) -> Arc<Block> {
 }
 
 /// A publish that has been checked and routed.
-struct Plan {
+pub(super) struct Plan {
     /// The channel.
     number: u16,
-    route: Route,
-    meta: Meta,
+    pub route: Route,
+    pub meta: Meta,
     /// Milliseconds.
-    expiration: Option<u64>,
+    pub expiration: Option<u64>,
     mandatory: bool,
     /// It asks for direct replies: the name under which they can be sent.
-    reply_to: Option<Arc<str>>,
+    pub reply_to: Option<Arc<str>>,
 }
 
 impl Plan {

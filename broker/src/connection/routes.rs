@@ -15,8 +15,10 @@ use crate::vhost::VHost;
 use crate::vhost::replies::ReplyTo;
 use crate::vhost::snapshot::{Exchange, Found, Hold, Snapshot};
 
-/// Addresses remembered per connection; the cache starts anew beyond.
-const CAPACITY: usize = 4096;
+/// Bytes of routes remembered per connection, enough for 10,000 queues by name; the cache starts anew beyond.
+const CAPACITY: usize = 2 << 20;
+/// What a route takes besides its address and its queues: entries in table and list, and two allocations.
+const OVERHEAD: usize = 144;
 
 #[derive(Default)]
 pub struct Routes {
@@ -24,6 +26,8 @@ pub struct Routes {
     /// By address: exchange and routing key as they came.
     known: HashMap<Box<[u8]>, usize>,
     found: Vec<Vec<Arc<Queue>>>,
+    /// About what all of that takes.
+    bytes: usize,
     last: Option<(Vec<u8>, usize)>,
     /// The route of a message that cannot be remembered.
     passing: Found,
@@ -73,6 +77,11 @@ impl Routes {
         }
     }
 
+    /// Whether what was found still holds.
+    pub fn are_current(&self, vhost: &VHost) -> bool {
+        vhost.generation() == self.generation
+    }
+
     /// The route of this address, if it is remembered. Else the exchange is looked at: errors are that the user may
     /// not write to it, its absence and that it is internal. A change of permissions moves the generation too.
     pub fn known(
@@ -82,10 +91,8 @@ impl Routes {
         publish: &Publish<'_>,
     ) -> Result<Option<Route>, AmqpError> {
         let generation = vhost.generation();
-        if generation != self.generation || self.found.len() >= CAPACITY {
-            self.known.clear();
-            self.found.clear();
-            self.last = None;
+        if generation != self.generation {
+            self.forget();
             self.generation = generation;
         }
         if let Some((address, index)) = &self.last
@@ -102,6 +109,13 @@ impl Routes {
         rights.check(Right::Write, Resource::Exchange(&name))?;
         exchange(&vhost.snapshot(), vhost, publish)?;
         Ok(None)
+    }
+
+    fn forget(&mut self) {
+        self.known.clear();
+        self.found.clear();
+        self.bytes = 0;
+        self.last = None;
     }
 
     fn remember_last(&mut self, address: &[u8], index: usize) {
@@ -165,6 +179,11 @@ impl Routes {
         if self.passing.once || !remember || self.replies.is_some() {
             return Ok(Route::Passing);
         }
+        let bytes = publish.address.len() + size_of_val(&*self.passing.queues) + OVERHEAD;
+        if self.bytes + bytes > CAPACITY {
+            self.forget();
+        }
+        self.bytes += bytes;
         let index = self.found.len();
         self.found.push(self.passing.queues.clone());
         self.known.insert(publish.address.into(), index);

@@ -27,6 +27,12 @@ impl Outstanding {
         self.first_tag + u64::from(self.segment.count()) - 1
     }
 
+    /// Leaves the first delivery out.
+    pub fn drop_first(&mut self) {
+        self.segment.drop_front(1);
+        self.first_tag += 1;
+    }
+
     fn split_front(&mut self, count: u32) -> Outstanding {
         let front = Outstanding {
             first_tag: self.first_tag,
@@ -74,6 +80,12 @@ impl Unacked {
     fn find(&self, tag: u64) -> Option<usize> {
         let index = self.entries.partition_point(|entry| entry.last_tag() < tag);
         (self.entries.get(index)?.first_tag <= tag).then_some(index)
+    }
+
+    /// The stretch that begins with this tag and goes on after it, to be shortened in place.
+    pub fn beginning_with(&mut self, tag: u64) -> Option<&mut Outstanding> {
+        let index = self.find(tag)?;
+        self.entries.get_mut(index).filter(|entry| entry.first_tag == tag && entry.segment.count() > 1)
     }
 
     /// Takes the one delivery with this tag.

@@ -1,12 +1,13 @@
 //! What an x-delayed-message exchange holds back: its handle, and the turn that runs its state and sends on what is due.
 //!
-//! * `state`: the messages by the moment when they are due; synchronous.
+//! * `held`, `state`: the messages by the moment when they are due; synchronous.
 //! * `header`: `x-delay` itself.
 //!
 //! Routing happens when a message is due, by the topology of then. It stays in storage until the last queue that it
 //! goes to has inserted it: a kill in between doubles it at worst.
 
 pub mod header;
+mod held;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -18,8 +19,9 @@ use std::task::Waker;
 use leveret_protocol::{Message, content};
 use leveret_storage::{Entry, Level, Run, StorageError, Stored};
 
+use self::held::{Away, Held};
 pub use self::state::DelayedCommand;
-use self::state::{Away, DelayedState, Effects, Held};
+use self::state::{DelayedState, Effects};
 use crate::command::{Release, Token};
 use crate::mailbox::{Owner, Turn};
 use crate::message::{Meta, meta, routing_keys};

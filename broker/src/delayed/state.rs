@@ -5,14 +5,13 @@
 //! its bytes and 48 octets, or 24 if it is away. A message's `meta` word says when it is due, in the place of when it was
 //! published: so it is known after a restart, without reading the message.
 
-use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use leveret_storage::{Entry, Gauge, Level, Op, Outline, Run};
+use leveret_storage::{Entry, Gauge, Level, Op, Run};
 
+use super::held::{Away, Held};
 use crate::command::{ConfirmTo, Release, Segment, Token};
-use crate::message::Meta;
 use crate::paging::{Paging, Ranges};
 
 /// No tick is on its way.
@@ -71,103 +70,6 @@ pub struct Effects {
     /// When a tick is wanted, in milliseconds since the Unix epoch.
     pub tick: Option<u64>,
 }
-
-/// Messages in a row that are due at the same moment, all persistent or none.
-#[derive(Clone)]
-pub struct Held {
-    /// Milliseconds since the Unix epoch.
-    pub due: u64,
-    /// The sequence number of the first one.
-    pub first: u64,
-    pub run: Run,
-    /// Storage was given them.
-    stored: bool,
-}
-
-/// The same of messages that are in storage only.
-#[derive(Clone, Copy, Debug)]
-pub struct Away {
-    due: u64,
-    first: u64,
-    count: u32,
-    /// Of the messages, about.
-    bytes: u32,
-}
-
-impl Away {
-    /// Bytes that messages with one entry may have.
-    const MOST: u32 = 1 << 20;
-
-    /// One message.
-    pub fn of(message: &Outline) -> Away {
-        Away { due: Meta(message.meta).published(), first: message.sequence, count: 1, bytes: message.len }
-    }
-
-    /// Takes in those that follow. False: they do not.
-    pub fn take_in(&mut self, next: &Away) -> bool {
-        let follows = (self.due, self.first + u64::from(self.count)) == next.place();
-        let fits = follows && self.bytes.saturating_add(next.bytes) <= Away::MOST;
-        if fits {
-            self.count += next.count;
-            self.bytes += next.bytes;
-        }
-        fits
-    }
-
-    /// By moment, then in the order of arrival.
-    fn place(&self) -> (u64, u64) {
-        (self.due, self.first)
-    }
-}
-
-impl Held {
-    /// By moment, then in the order of arrival.
-    fn place(&self) -> (u64, u64) {
-        (self.due, self.first)
-    }
-
-    /// The same without content.
-    fn away(&self) -> Away {
-        let bytes = u32::try_from(self.run.bytes()).unwrap_or(u32::MAX);
-        Away { due: self.due, first: self.first, count: self.run.count(), bytes }
-    }
-
-    /// Takes the first `count` messages off.
-    fn split_front(&mut self, count: u32) -> Held {
-        let front = Held { run: self.run.slice(0, count), ..self.clone() };
-        self.run.from += count;
-        self.first += u64::from(count);
-        front
-    }
-}
-
-/// Both heaps give the greatest first, which is what is due first.
-macro_rules! first_due_is_greatest {
-    ($kind:ty) => {
-        impl Ord for $kind {
-            fn cmp(&self, other: &$kind) -> Ordering {
-                other.place().cmp(&self.place())
-            }
-        }
-
-        impl PartialOrd for $kind {
-            fn partial_cmp(&self, other: &$kind) -> Option<Ordering> {
-                Some(self.cmp(other))
-            }
-        }
-
-        impl PartialEq for $kind {
-            fn eq(&self, other: &$kind) -> bool {
-                self.place() == other.place()
-            }
-        }
-
-        impl Eq for $kind {}
-    };
-}
-
-first_due_is_greatest!(Held);
-first_due_is_greatest!(Away);
 
 pub struct DelayedState {
     /// Identity in storage.
@@ -301,7 +203,7 @@ impl DelayedState {
                 break;
             }
             let Some(held) = self.pop() else { break };
-            let (held, rest) = split(held, BATCH - bytes);
+            let (held, rest) = held.split(BATCH - bytes);
             bytes += held.run.bytes();
             self.count -= u64::from(held.run.count());
             if let Some(rest) = rest {
@@ -446,20 +348,4 @@ fn shrink<T: Ord>(heap: &mut BinaryHeap<T>) {
     if heap.capacity() > 1024 && heap.len() < heap.capacity() / 4 {
         heap.shrink_to(heap.len() * 2);
     }
-}
-
-/// The first messages of a run, about as many as have `bytes`, at least one; and the others.
-fn split(mut held: Held, bytes: usize) -> (Held, Option<Held>) {
-    let mut sum = 0;
-    let fitting = (held.run.from..held.run.to).take_while(|index| {
-        let fits = sum < bytes;
-        sum += held.run.block.len_of(*index) as usize;
-        fits
-    });
-    let count = (fitting.count() as u32).max(1);
-    if count >= held.run.count() {
-        return (held, None);
-    }
-    let front = held.split_front(count);
-    (front, Some(held))
 }

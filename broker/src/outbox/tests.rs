@@ -53,13 +53,13 @@ fn neighbouring_acknowledgements_become_one_range() {
     let mut outbox = Outbox::default();
     let queue = testing::queue("q", true, &testing::store());
     for sequence in [5, 6, 7] {
-        outbox.settle(&queue, None, &segment(sequence, 1));
+        outbox.settle(&queue, None, &segment(sequence, 1), 1);
     }
-    outbox.settle(&queue, None, &segment(8, 3));
+    outbox.settle(&queue, None, &segment(8, 3), 3);
     assert_eq!(pending(&outbox, &queue).1, 1);
-    outbox.settle(&queue, None, &segment(12, 1));
+    outbox.settle(&queue, None, &segment(12, 1), 1);
     assert_eq!(pending(&outbox, &queue).1, 2, "11 is not among them");
-    outbox.settle(&queue, None, &segment(11, 1));
+    outbox.settle(&queue, None, &segment(11, 1), 1);
     assert_eq!(pending(&outbox, &queue).1, 3, "the order is kept");
 }
 
@@ -68,9 +68,9 @@ fn acknowledgements_of_different_consumers_stay_apart() {
     let mut outbox = Outbox::default();
     let queue = testing::queue("q", true, &testing::store());
     let consumer = |serial| Some(ConsumerKey { slot: 0, serial });
-    outbox.settle(&queue, consumer(1), &segment(1, 1));
-    outbox.settle(&queue, consumer(2), &segment(2, 1));
-    outbox.settle(&queue, None, &segment(3, 1));
+    outbox.settle(&queue, consumer(1), &segment(1, 1), 1);
+    outbox.settle(&queue, consumer(2), &segment(2, 1), 1);
+    outbox.settle(&queue, None, &segment(3, 1), 1);
     assert_eq!(pending(&outbox, &queue).1, 3);
 }
 
@@ -120,7 +120,7 @@ fn each_queue_that_gets_messages_is_named_when_they_are_sent_off_and_the_outbox_
     let queues = ["one", "two"].map(|name| testing::queue(name, false, &store));
     let gauge = Arc::new(Gauge::default());
     outbox.publish(Body::Borrowed(b"1"), meta(false), None, &queues[..1], None);
-    outbox.settle(&queues[1], None, &segment(1, 1));
+    outbox.settle(&queues[1], None, &segment(1, 1), 1);
     let mut named = Vec::new();
     outbox.flush(&gauge, |queue| named.push(queue.name.clone()));
     assert_eq!(named, ["one".into()], "the other one got no message");
@@ -217,7 +217,7 @@ proptest! {
                 Step::Settle { queue, skip, count } => {
                     let first = settled[queue] + skip;
                     settled[queue] = first + count;
-                    outbox.settle(&queues[queue], None, &segment(first, count));
+                    outbox.settle(&queues[queue], None, &segment(first, count), count as u32);
                     let range = first..first + count;
                     let told = range.map(|sequence| Told::Settled { sequence, persistent: true });
                     expected[queue].extend(told);

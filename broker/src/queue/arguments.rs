@@ -67,13 +67,6 @@ pub struct Settings {
     pub consumer_timeout: Option<u64>,
 }
 
-impl Settings {
-    /// Recovered messages are needed in memory at once: their own priority places them, their bodies count.
-    pub fn needs_content(&self) -> bool {
-        self.max_priority.is_some() || self.max_bytes.is_some()
-    }
-}
-
 /// Arguments that only other types of queue have.
 const NOT_CLASSIC: &[&str] = &[
     "x-max-age",

@@ -149,6 +149,10 @@ impl QueueState {
             self.give_up(segment, Reason::MaxLen, fx);
         }
         while self.settings.max_bytes.is_some_and(|most| self.ready.bytes() > most) {
+            // How large its body is, only the message itself says.
+            if self.front_is_away() {
+                break;
+            }
             let Some(segment) = self.ready.take(1) else { break };
             self.give_up(segment, Reason::MaxLen, fx);
         }
@@ -176,7 +180,7 @@ impl QueueState {
         if !self.durable {
             return;
         }
-        let seen = self.ready.iter_mut().filter(|segment| segment.persistent && segment.redelivered);
+        let seen = self.ready.segments().filter(|segment| segment.persistent && segment.redelivered);
         let returned: Vec<Returned> =
             seen.map(|s| Returned { first: s.first, count: s.count().into(), returns: s.returns }).collect();
         if !returned.is_empty() {

@@ -1,13 +1,16 @@
 //! A queue: its handle, and the turn that runs its state and hands out what follows.
 
 pub mod arguments;
+mod cold;
 mod consumers;
 mod effects;
 pub mod equivalence;
 mod intake;
+mod level;
 pub mod lifetimes;
 mod paged;
 mod ready;
+pub mod recovered;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -59,7 +62,7 @@ pub struct Outside {
 }
 
 impl Queue {
-    pub fn new(origin: Origin, exclusive_to: Option<u64>, mark: Option<Mark>, outside: Outside) -> Arc<Queue> {
+    pub fn new(origin: Origin<'_>, exclusive_to: Option<u64>, mark: Option<Mark>, outside: Outside) -> Arc<Queue> {
         Arc::new_cyclic(|queue| Queue {
             id: origin.id,
             name: origin.name.clone(),
@@ -186,7 +189,7 @@ impl Owner for QueueOwner {
         }
         self.state.deliver(now, &mut self.effects);
         if self.outside.paging.is_high() {
-            self.state.spill(&self.outside.paging, &mut self.effects);
+            self.state.spill(&self.outside.paging, self.outside.paging.ahead(), &mut self.effects);
         }
         while self.hand_out(now) {
             // Somebody was gone: what was meant for them goes to others.

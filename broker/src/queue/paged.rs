@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use leveret_storage::{Entry, Level, Op, Run};
 
+use super::arguments::{Overflow, Settings};
 use super::effects::Effects;
 use super::intake::date;
 use super::state::QueueState;
@@ -14,8 +15,8 @@ use crate::vhost::dead_letter::Reason;
 /// What is under way between memory and storage.
 #[derive(Default)]
 pub struct Paged {
-    /// What is being read of the ready messages: from where.
-    loading: Option<u64>,
+    /// What is being read of the ready messages: from where, and of which level.
+    loading: Option<(u64, u8)>,
     /// Expiry or a limit needs the content of what is next.
     needed: bool,
     /// Storage will say when it has what it was given.
@@ -39,10 +40,14 @@ impl QueueState {
     /// What is next cannot be given up before its content is here: it has none, and either it is to be dead-lettered
     /// or its time to live (`expires`) is not known yet. It is asked for then.
     pub(super) fn needs_content(&mut self, expires: u64) -> bool {
+        (self.settings.dead_letter.is_some() || expires == Segment::UNDATED) && self.front_is_away()
+    }
+
+    /// What is next has no content here. It is asked for then.
+    pub(super) fn front_is_away(&mut self) -> bool {
         let away = self.ready.front().is_some_and(|front| front.here().is_none());
-        let needed = away && (self.settings.dead_letter.is_some() || expires == Segment::UNDATED);
-        self.paged.needed |= needed;
-        needed
+        self.paged.needed |= away;
+        away
     }
 
     /// Asks for what is next, if somebody may want it.
@@ -51,30 +56,37 @@ impl QueueState {
         if !wanted || self.paged.loading.is_some() {
             return;
         }
-        if let Some((first, count)) = self.ready.wanted(ahead) {
-            self.paged.loading = Some(first);
-            fx.loads.push(vec![(first, count)]);
+        if let Some((level, wanted)) = self.ready.wanted(ahead)
+            && let Some((first, _)) = wanted.first()
+        {
+            self.paged.loading = Some((*first, level));
+            fx.loads.push(wanted);
         }
     }
 
     /// What storage had of what was `wanted`.
     pub(super) fn loaded(&mut self, wanted: &[(u64, u32)], runs: &[(u64, Run)], now: u64, fx: &mut Effects) {
-        let Some(&(first, count)) = wanted.first() else { return };
+        let Some(&(first, _)) = wanted.first() else { return };
         if let Some((segment, reason)) = self.paged.given_up.remove(&first) {
             return self.give_up_loaded(&segment, runs, reason, fx);
         }
-        if self.paged.loading == Some(first) {
-            self.paged.loading = None;
-            self.paged.needed = false;
-        }
+        let Some((_, level)) = self.paged.loading.take() else { return };
+        self.paged.needed = false;
         let (lifetimes, ttl) = (&self.lifetimes, self.settings.message_ttl);
-        let lost = self.ready.fill(first, count, runs, |segment, dated| date(lifetimes, ttl, segment, dated));
+        let lost = self.ready.fill(level, wanted, runs, |segment, dated| date(lifetimes, ttl, segment, dated));
         if lost > 0 {
             tracing::error!(queue = &*self.name, lost, "messages could not be read back and are lost");
         }
         for (from, no_ack) in std::mem::take(&mut self.paged.gets) {
             self.get(from, no_ack, now, fx);
         }
+    }
+
+    /// A limit makes it give up its oldest messages, which must be read for that.
+    fn drops_what_it_reads(&self) -> bool {
+        let Settings { max_length, max_bytes, dead_letter, .. } = &self.settings;
+        self.settings.overflow == Overflow::DropHead
+            && (max_bytes.is_some() || (max_length.is_some() && dead_letter.is_some()))
     }
 
     fn give_up_loaded(&mut self, segment: &Segment, runs: &[(u64, Run)], reason: Reason, fx: &mut Effects) {
@@ -84,12 +96,13 @@ impl QueueState {
         }
     }
 
-    /// Lets go of content that storage has, and gives it what it has not, but for what is next: consumers will ask.
-    pub fn spill(&mut self, paging: &Paging, fx: &mut Effects) {
+    /// Lets go of content that storage has, and gives it what it has not, but for `ahead` bytes of what is next if
+    /// somebody will ask for that.
+    pub fn spill(&mut self, paging: &Paging, ahead: usize, fx: &mut Effects) {
         if self.dead {
             return;
         }
-        let keep = if self.consumers.count() > 0 { paging.ahead() } else { 0 };
+        let keep = if self.consumers.count() > 0 || self.drops_what_it_reads() { ahead } else { 0 };
         let (id, durable) = (self.id, self.durable);
         let (paged, storage) = (&mut self.paged, &mut fx.storage);
         let all = self.ready.spill(keep, |segment| match segment.here() {

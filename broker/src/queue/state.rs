@@ -19,6 +19,7 @@ use crate::command::{
     ConnectionEvent, ConsumerKey, Delivery, NewConsumer, QueueCommand, Reply, Requester, Segment, Token,
 };
 use crate::methods;
+use crate::paging::Ranges;
 use crate::vhost::command::TopologyCommand;
 use crate::vhost::dead_letter::Reason;
 
@@ -48,7 +49,7 @@ pub struct QueueState {
 }
 
 /// What a queue is made from.
-pub struct Origin {
+pub struct Origin<'a> {
     pub id: u64,
     pub name: Box<str>,
     pub vhost: Arc<str>,
@@ -58,7 +59,7 @@ pub struct Origin {
     /// 1, or what recovery says.
     pub next_sequence: u64,
     /// Recovered messages, in order.
-    pub messages: Vec<Segment>,
+    pub messages: Box<dyn Iterator<Item = Segment> + 'a>,
     /// How the time to live has changed.
     pub lifetimes: Lifetimes,
     /// Milliseconds since the Unix epoch.
@@ -66,7 +67,7 @@ pub struct Origin {
 }
 
 impl QueueState {
-    pub fn new(origin: Origin, queue: Weak<Queue>) -> QueueState {
+    pub fn new(origin: Origin<'_>, queue: Weak<Queue>) -> QueueState {
         let settings = origin.settings;
         let mut state = QueueState {
             queue,
@@ -281,8 +282,20 @@ impl QueueState {
 
     fn purge(&mut self, from: Requester, fx: &mut Effects) {
         let reply = Reply::Method(Box::new(methods::purge_ok(clamp(self.ready.len()))));
-        for segment in self.ready.drain() {
-            self.forget(&segment, fx);
+        let mut stored: Ranges = Vec::new();
+        for segment in self.ready.drain().filter(|segment| segment.is_stored(self.durable)) {
+            stored.push((segment.first, segment.count()));
+        }
+        // Where levels have lain in each other's gaps, what goes is often a few ranges in all.
+        stored.sort_unstable();
+        stored.dedup_by(|(first, count), (from, before)| {
+            let follows = *from + u64::from(*before) == *first;
+            let sum = before.checked_add(*count).filter(|_| follows);
+            *before = sum.unwrap_or(*before);
+            sum.is_some()
+        });
+        for (first, count) in stored {
+            self.remove(first, count, fx);
         }
         if self.durable {
             fx.storage.push(Entry::Notify(Level::Removed, Token::Reply { to: from, reply }));

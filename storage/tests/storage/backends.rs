@@ -155,7 +155,7 @@ proptest! {
                     for queue in 1..4 {
                         let next = player.next[queue as usize];
                         for (first, count) in [(0, u32::MAX), (next / 3, 100)] {
-                            let found = conformance::read(&*reader, queue, first, count);
+                            let found = conformance::read_and_outline(&*reader, queue, first, count);
                             prop_assert_eq!(found, model.read(queue, first, count));
                         }
                     }

@@ -428,7 +428,7 @@ fn reading_goes_on_while_segments_are_cleaned_away() {
             let mut rounds = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) || rounds == 0 {
                 // Every fiftieth stays.
-                let found = conformance::read_once(&*reader, 1, 0, u32::MAX);
+                let found = read(&*reader, 1, 0, u32::MAX);
                 assert!((0..100).all(|n| found.contains_key(&(1 + n * 50))));
                 rounds += 1;
             }

@@ -179,14 +179,29 @@ fn more_addresses_than_are_remembered_are_routed_right() {
     bench.declare_queue("even");
     bench.bind("x", "even.*", "even");
     for round in 0..2 {
-        for number in 0..CAPACITY + 100 {
+        for number in 0..CAPACITY / OVERHEAD + 100 {
             let even = number % 2 == 0;
             let key = format!("{}.{number}", if even { "even" } else { "odd" });
             let expected: &[&str] = if even { &["even"] } else { &[] };
             assert_eq!(bench.route("x", &key), expected, "{key}, round {round}");
-            assert!(bench.routes.found.len() <= CAPACITY);
+            assert!(bench.routes.bytes <= CAPACITY);
+            assert!(bench.routes.found.len() * OVERHEAD <= bench.routes.bytes);
         }
     }
+}
+
+#[test]
+fn the_routes_of_ten_thousand_queues_are_remembered_together() {
+    let mut bench = Bench::new();
+    for number in 0..10_000 {
+        let name = format!("a queue of some name, number {number}");
+        bench.declare_queue(&name);
+    }
+    for number in 0..10_000 {
+        let name = format!("a queue of some name, number {number}");
+        assert_eq!(bench.route("", &name), [&*name]);
+    }
+    assert_eq!(bench.routes.found.len(), 10_000);
 }
 
 #[test]

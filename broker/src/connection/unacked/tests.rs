@@ -48,6 +48,18 @@ fn a_tag_is_outstanding_once() {
 }
 
 #[test]
+fn a_stretch_is_shortened_in_place_at_its_first_tag_only_and_never_to_nothing() {
+    let mut unacked = Unacked::default();
+    unacked.push(delivered(1, 3));
+    assert!(unacked.beginning_with(2).is_none() && unacked.beginning_with(4).is_none());
+    for tag in 1..=2 {
+        unacked.beginning_with(tag).expect("more follow").drop_first();
+    }
+    assert!(unacked.beginning_with(3).is_none(), "it is the last");
+    assert_eq!(tags(&unacked.take_all()), [3]);
+}
+
+#[test]
 fn everything_up_to_a_tag_is_taken_only_if_that_tag_itself_is_outstanding() {
     let mut unacked = Unacked::default();
     unacked.push(delivered(1, 3));

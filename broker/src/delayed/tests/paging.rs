@@ -8,7 +8,8 @@ use leveret_storage::{Entry, Op, Reader};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::state::{Away, LEAD};
+use super::super::held::Away;
+use super::super::state::LEAD;
 use super::*;
 use crate::command::Token;
 use crate::paging::{Paging, Ranges};

@@ -122,7 +122,7 @@ fn after_a_restart_a_message_has_the_deadline_of_the_time_to_live_that_held_when
     let mut queue = Driven::with(|origin| {
         origin.settings.message_ttl = Some(1000);
         origin.lifetimes = lifetimes;
-        origin.messages = vec![again(1), again(2)];
+        origin.messages = Box::new([again(1), again(2)].into_iter());
         origin.next_sequence = 3;
     });
     let deadlines: Vec<u64> = queue.state.ready.iter_mut().map(|segment| segment.expires).collect();

@@ -136,7 +136,7 @@ fn recovered_messages_come_first_and_new_ones_get_higher_numbers() {
         ..Segment::new(first, testing::run([number]))
     };
     let mut queue = Driven::with(|origin| {
-        origin.messages = vec![recovered(3, 30, true), recovered(9, 90, false)];
+        origin.messages = Box::new([recovered(3, 30, true), recovered(9, 90, false)].into_iter());
         origin.next_sequence = 12;
     });
     let mut client = Client::new();

@@ -548,6 +548,7 @@ fn name(reason: Reason) -> &'static str {
 
 /// A durable queue with what was in storage.
 fn state(settings: &Settings, next_sequence: u64, messages: Vec<Segment>, now: u64) -> QueueState {
+    let messages = Box::new(messages.into_iter());
     let origin = Origin { settings: settings.clone(), next_sequence, messages, now, ..testing::origin("q", true) };
     QueueState::new(origin, Arc::downgrade(handle()))
 }

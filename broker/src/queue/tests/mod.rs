@@ -7,6 +7,7 @@ mod endings;
 mod life;
 mod model;
 mod paging;
+mod ranked;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -67,7 +68,7 @@ impl Driven {
     }
 
     /// A durable queue `q`, changed by `change`.
-    fn with(change: impl FnOnce(&mut Origin)) -> Driven {
+    fn with(change: impl FnOnce(&mut Origin<'static>)) -> Driven {
         let mut origin = Origin { id: 7, ..testing::origin("q", true) };
         change(&mut origin);
         Driven {

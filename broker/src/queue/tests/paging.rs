@@ -13,31 +13,31 @@ use crate::queue::arguments::{DeadLetterTo, Settings};
 use crate::testing::Shelf;
 
 /// A queue whose memory is short, with its storage.
-struct Paged {
-    queue: Driven,
-    shelf: Arc<Shelf>,
-    paging: Paging,
+pub(super) struct Paged {
+    pub(super) queue: Driven,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) paging: Paging,
 }
 
 impl Paged {
-    fn new(settings: Settings) -> Paged {
+    pub(super) fn new(settings: Settings) -> Paged {
         let shelf: Arc<Shelf> = Arc::default();
         let paging = Paging::short_of_memory(shelf.clone());
         Paged { queue: Driven::with(|origin| origin.settings = settings), shelf, paging }
     }
 
     /// Storage has all it was given; the queue lets go of what it can.
-    fn spill(&mut self) {
+    pub(super) fn spill(&mut self) {
         for _ in 0..2 {
             self.shelf.take(self.queue.stored.drain(..));
-            self.queue.state.spill(&self.paging, &mut self.queue.effects);
+            self.queue.state.spill(&self.paging, 64, &mut self.queue.effects);
             self.queue.turn([QueueCommand::Spill]);
         }
         self.shelf.take(self.queue.stored.drain(..));
     }
 
     /// Storage answers what it was asked first.
-    fn load(&mut self) -> bool {
+    pub(super) fn load(&mut self) -> bool {
         self.shelf.take(self.queue.stored.drain(..));
         if self.queue.loads.is_empty() {
             return false;
@@ -48,12 +48,12 @@ impl Paged {
         true
     }
 
-    fn load_all(&mut self) {
+    pub(super) fn load_all(&mut self) {
         while self.load() {}
     }
 
     /// Messages in memory.
-    fn here(&mut self) -> u64 {
+    pub(super) fn here(&mut self) -> u64 {
         let segments = self.queue.state.ready.iter_mut();
         segments.filter_map(|segment| segment.here()).map(|run| u64::from(run.count())).sum()
     }

@@ -68,7 +68,7 @@ impl TopologyOwner {
             auto_delete: declare.auto_delete,
             settings: self.note_declared(declare.clone(), own),
             next_sequence: 1,
-            messages: Vec::new(),
+            messages: Box::new(std::iter::empty()),
             lifetimes: Lifetimes::default(),
             now: self.timers.now(),
         };

@@ -1,8 +1,11 @@
 //! Durable exchanges, queues and bindings brought back at start.
 
+use std::cell::Cell;
+
 use leveret_storage::{RecoveredQueue, StorageError};
 
 use super::*;
+use crate::queue::recovered;
 
 impl TopologyOwner {
     /// Brings back a durable exchange; with what was `stored` under its `id`, if it holds messages back.
@@ -51,23 +54,25 @@ impl TopologyOwner {
         if settings.message_ttl.is_some() || !lifetimes.is_empty() {
             messages.iter_mut().for_each(|segment| segment.expires = Segment::UNDATED);
         }
-        if settings.needs_content() {
-            messages = self.paging.fetch(id, messages)?;
-        }
         let mark = self.store.mark(id)?;
+        let failed = Cell::new(None);
+        let paging = self.paging.clone();
         let origin = Origin {
             id,
             name: declare.name.clone(),
             vhost: self.name.clone(),
             durable: true,
             auto_delete: declare.auto_delete,
-            settings,
             next_sequence: next_sequence.max(lifetimes.next()),
-            messages,
+            messages: recovered::described(messages, id, &settings, &paging, &failed),
+            settings,
             lifetimes,
             now: self.timers.now(),
         };
         let queue = Queue::new(origin, None, Some(mark), self.outside());
+        if let Some(error) = failed.take() {
+            return Err(error);
+        }
         let name: Name = declare.name.as_bytes().into();
         self.snapshot.queues.insert(name, queue);
         Ok(())
