@@ -14,7 +14,7 @@ use crate::sequences::Sequences;
 
 /// Bytes that may be copied for each byte written.
 const PER_BYTE: u64 = 2;
-/// Bytes that may be copied at once, when there was much to earn.
+/// Bytes that may be saved up, and then be copied at once.
 const AT_ONCE: u64 = 4 << 20;
 /// Bytes of survivors in one frame.
 const FRAME: u64 = 1 << 20;
@@ -30,14 +30,17 @@ pub(crate) struct Cleaning {
 }
 
 impl Cleaning {
-    /// `bytes` were written: so much more may be copied.
+    /// `bytes` were written: so much more may be copied. A large batch must earn what it costs, however large.
     pub fn earn(&mut self, bytes: u64) {
-        self.allowed = (self.allowed + bytes * PER_BYTE).min(AT_ONCE);
+        let earned = bytes * PER_BYTE;
+        self.allowed = (self.allowed + earned).min(earned.max(AT_ONCE));
     }
 }
 
-fn is_due(series: &Series, spare: u64) -> bool {
-    series.total > 2 * series.live + spare
+/// The segment to be cleaned, if one is to be; `head`, which is written to, is not.
+fn due(series: &Series, spare: u64, head: Option<u32>) -> Option<u32> {
+    let (oldest, going) = series.oldest()?;
+    (series.total - going > 2 * series.live + spare && Some(oldest) != head).then_some(oldest)
 }
 
 impl Log {
@@ -58,16 +61,16 @@ impl Log {
         self.cleaning.iter_mut().for_each(|cleaning| cleaning.earn(FRAME / PER_BYTE));
         self.clean()?;
         let head = self.tails[Kind::Kept as usize].head_id();
-        if self.shared.state().series(Kind::Kept).has_dead(head) {
+        let has_dead = self.shared.state().series(Kind::Kept).has_dead(head);
+        if self.reaping || has_dead {
             self.sync()?;
         }
         let state = self.shared.state();
-        Ok(Kind::ALL.into_iter().any(|kind| {
-            let series = state.series(kind);
-            let tail = &self.tails[kind as usize];
-            is_due(series, tail.options.spare_bytes)
-                && series.oldest().is_some_and(|(id, _)| Some(id) != tail.head_id())
-        }))
+        Ok(self.reaping
+            || Kind::ALL.into_iter().any(|kind| {
+                let tail = &self.tails[kind as usize];
+                due(state.series(kind), tail.options.spare_bytes, tail.head_id()).is_some()
+            }))
     }
 
     /// On a full disk: spares nothing. A segment that is appended to and mostly dead is ended, so that it can be cleaned.
@@ -90,20 +93,13 @@ impl Log {
 
     fn clean_series(&mut self, kind: Kind, spare: u64) -> Result<(), StorageError> {
         while self.cleaning[kind as usize].allowed > 0 {
-            let oldest = {
-                let state = self.shared.state();
-                let series = state.series(kind);
-                series.oldest().filter(|_| is_due(series, spare))
-            };
-            // One of which nothing lives goes with the next sync.
-            let Some((oldest, true)) = oldest else { return Ok(()) };
+            let head = self.tails[kind as usize].head_id();
+            let Some(oldest) = due(self.shared.state().series(kind), spare, head) else { return Ok(()) };
             let cleaning = &self.cleaning[kind as usize];
-            let cleaned = cleaning.segment == oldest && cleaning.records.is_empty();
-            if cleaned || self.tails[kind as usize].head_id() == Some(oldest) {
-                return Ok(());
-            }
             if cleaning.segment != oldest {
                 self.begin(kind, oldest)?;
+            } else if cleaning.records.is_empty() {
+                return Ok(());
             }
             let copied = self.copy_some(kind)?;
             let cleaning = &mut self.cleaning[kind as usize];

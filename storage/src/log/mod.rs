@@ -34,6 +34,9 @@ use space::{Kind, Series, Shared};
 
 pub(crate) use open::{Left, Places};
 
+/// Segments that go one after the other in one sync; each costs a sync of the directory. What is left goes with the next.
+const GENERATIONS: u32 = 8;
+
 /// The writer's side: only its thread calls.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -41,6 +44,8 @@ pub(crate) struct Log {
     tails: [Tail; 2],
     scratch: [Scratch; 2],
     cleaning: [clean::Cleaning; 2],
+    /// More segments could go than one sync lets go.
+    reaping: bool,
 }
 
 /// Where one series goes on.
@@ -133,7 +138,7 @@ impl Tail {
 
 impl Log {
     fn new(shared: Arc<Shared>, tails: [Tail; 2]) -> Log {
-        Log { shared, tails, scratch: Default::default(), cleaning: Default::default() }
+        Log { shared, tails, scratch: Default::default(), cleaning: Default::default(), reaping: false }
     }
 
     /// Writes a batch. After `Full` nothing of it is there.
@@ -256,18 +261,25 @@ impl Log {
 
     /// Deletes segments of which nothing is needed. What they hold was removed, or lies elsewhere, on the device. The name
     /// of one must be gone from there before another goes that says what of it was removed.
-    fn reap(&self, kind: Kind) -> Result<(), StorageError> {
+    fn reap(&mut self, kind: Kind) -> Result<(), StorageError> {
         let tail = &self.tails[kind as usize];
-        loop {
+        for generation in 0.. {
+            if kind == Kind::Kept {
+                self.reaping = generation == GENERATIONS;
+                if self.reaping {
+                    break;
+                }
+            }
             let dead = self.shared.state().take_dead(kind, tail.head_id());
             if dead.is_empty() {
-                return Ok(());
+                break;
             }
             dead.into_iter().try_for_each(|id| segment::delete(&tail.dir, id))?;
             if kind == Kind::Kept {
                 sync_directory(&tail.dir)?;
             }
         }
+        Ok(())
     }
 
     pub fn reader(&self) -> Arc<dyn Reader> {

@@ -152,9 +152,10 @@ impl Series {
         segment::path(&self.dir, id)
     }
 
-    /// The oldest segment, and whether anything of it is needed.
-    pub fn oldest(&self) -> Option<(u32, bool)> {
-        self.segments.first_key_value().map(|(&id, segment)| (id, segment.live > 0))
+    /// The oldest segment of which anything is needed, and the bytes of those before it, which go with the next sync.
+    pub fn oldest(&self) -> Option<(u32, u64)> {
+        let at = self.segments.iter().find(|(_, segment)| segment.live > 0).map(|(&id, _)| id)?;
+        Some((at, self.segments.range(..at).map(|(_, segment)| segment.len).sum()))
     }
 
     /// Whether a segment other than `head` holds nothing that is needed.

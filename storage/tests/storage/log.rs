@@ -416,6 +416,27 @@ fn space_of_large_messages_comes_back() {
 }
 
 #[test]
+fn space_comes_back_as_fast_as_large_batches_are_written() {
+    const KB: usize = 1000;
+    let (place, batch, kept) = (DiskPlace::new(), 12, 40);
+    let options = DiskOptions { segment_bytes: 1 << 20, spare_bytes: 1 << 20, ..DiskOptions::default() };
+    let (mut backend, _) = open_disk_with(&place.dir(), &options).unwrap();
+    (0..kept).for_each(|n| backend.commit(&Batch::fold([insert(1, 1 + n, 1, 1000 * KB)])).unwrap());
+    let (live, mut most) = (kept + batch, 0);
+    for round in 0..20 {
+        // A small one of each batch stays, and with it what says that the batch before is removed.
+        let first = 1 + round * 20;
+        let mut ops = vec![insert(2, first, 1, KB)];
+        ops.extend((1..=batch).map(|n| insert(2, first + n, 1, 1000 * KB)));
+        ops.extend((round > 0).then(|| remove(2, first - 19, batch)));
+        backend.commit(&Batch::fold(ops)).unwrap();
+        backend.sync().unwrap();
+        most = most.max(disk(&place.dir().join("messages")) / (1000 * KB as u64));
+    }
+    assert!(most <= 2 * live + 3 * batch, "{most} MB for {live} that live");
+}
+
+#[test]
 fn space_of_spilled_messages_comes_back() {
     churn(true, |sequence| (sequence * 37 % 500) as usize);
 }

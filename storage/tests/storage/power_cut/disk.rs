@@ -19,7 +19,7 @@ use crate::support::Dice;
 
 const SECTOR: usize = 512;
 /// sled's directory, and that in which a database is made.
-const IN_ORDER: [&str; 2] = ["db", "db.new"];
+const IN_ORDER: [&str; 2] = ["definitions", "definitions.new"];
 
 /// A file's or directory's number.
 pub type Node = usize;

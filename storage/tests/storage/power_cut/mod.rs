@@ -42,7 +42,11 @@ const GROUPS: usize = 250;
 
 /// (recorded workloads, images of each, images of which the next opening is recorded in its turn, images of that)
 fn sizes() -> [u64; 4] {
-    if env::var_os("LEVERET_LONG").is_some() { [10, 900, 10, 10] } else { [2, 80, 2, 10] }
+    if long() { [10, 900, 10, 10] } else { [2, 80, 2, 10] }
+}
+
+fn long() -> bool {
+    env::var_os("LEVERET_LONG").is_some()
 }
 
 fn some_seed() -> u64 {
@@ -63,12 +67,12 @@ fn whatever_a_power_cut_leaves_what_was_promised_is_there() {
         return Workload::read(seed, &place).check([image].into(), (image >= BASES).then_some(nested));
     }
     for _ in 0..workloads {
-        let place = tempfile::tempdir().expect("a directory");
-        let workload = Workload::record(some_seed(), place.path());
-        let checked = panic::catch_unwind(AssertUnwindSafe(|| {
+        let place = if long() { tempfile::tempdir().expect("a directory") } else { scratch() };
+        let checked = panic::catch_unwind(|| {
+            let workload = Workload::record(some_seed(), place.path());
             workload.check((0..images).collect(), None);
             workload.check((BASES..BASES + bases).collect(), Some(nested));
-        }));
+        });
         if let Err(panic) = checked {
             eprintln!("what was recorded is kept in {}", place.keep().display());
             panic::resume_unwind(panic);
@@ -177,12 +181,13 @@ impl Workload {
 }
 
 /// Does a life again on `disk`, until the model has the files that are really there: otherwise it, or the trace, would
-/// prove nothing. Whether what was under way when the process ended was done, nobody said.
+/// prove nothing. The trace leaves open whether what was under way when the process ended was done, and, of a file cut and
+/// written at the same time, what came first.
 fn settle(life: usize, place: &Path, calls: usize, disk: &mut Disk, progress: &mut Progress) -> Recording {
     let (before, there) = (disk.clone(), disk::read_in(&place.join("data")));
     let open_ends = read_life(Some(life), place).open_ends();
-    for guess in 0..1u64 << open_ends.min(6) {
-        fs::write(undone(Some(life), place), guess.to_string()).expect("a file");
+    for guess in 0..2 << open_ends.min(6) {
+        fs::write(guesses(Some(life), place), guess.to_string()).expect("a file");
         let recording = read_life(Some(life), place);
         *disk = before.clone();
         Replay::new(&recording, calls).finish(disk, progress);
@@ -202,19 +207,21 @@ fn trace_life(seed: u64, life: Option<usize>, place: &Path) {
 
 fn read_life(life: Option<usize>, place: &Path) -> Recording {
     let mut calls = trace::read(&trace_of(life, place));
-    let guess: u64 = fs::read_to_string(undone(life, place)).map_or(0, |text| text.parse().expect("a number"));
-    let mut open_ends = 0;
+    let guess: u64 = fs::read_to_string(guesses(life, place)).map_or(0, |text| text.parse().expect("a number"));
+    if guess & 1 == 1 {
+        trace::exchange_overlapping(&mut calls);
+    }
+    let mut bit = 0;
     calls.retain(|call| {
-        let open = call.result.is_none();
-        open_ends += u32::from(open);
-        !(open && guess >> (open_ends - 1) & 1 == 1)
+        bit += u32::from(call.result.is_none());
+        call.result.is_some() || guess >> bit & 1 == 0
     });
     Recording::new(calls, &place.join("data"), &place.join("said"))
 }
 
-/// Which of the calls without a result are known not to have been done: a bit for each.
-fn undone(life: Option<usize>, place: &Path) -> PathBuf {
-    trace_of(life, place).with_extension("undone")
+/// What the trace leaves open: a bit for the order of what overlaps, and one for each call without a result.
+fn guesses(life: Option<usize>, place: &Path) -> PathBuf {
+    trace_of(life, place).with_extension("guesses")
 }
 
 fn trace_of(life: Option<usize>, place: &Path) -> PathBuf {
@@ -231,7 +238,7 @@ fn live(what: &str) {
     life::live(&plan, usize::try_from(life).ok(), &place.join("data"), &place.join("said"));
 }
 
-/// Where images lie: in memory, if possible.
+/// Where images lie, and the store that is recorded unless there is time for a real disk: in memory, if possible.
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory")
 }

@@ -103,6 +103,23 @@ pub fn read(trace: &Path) -> Vec<Call> {
     calls
 }
 
+/// Where a file was cut while another thread wrote to it, the one that began first is taken for the later one.
+pub fn exchange_overlapping(calls: &mut [Call]) {
+    let touches = |call: &Call| ["ftruncate", "pwrite64", "write", "writev"].contains(&&*call.name);
+    for first in 0..calls.len() {
+        let Some(end) = Some(calls[first].end).filter(|_| touches(&calls[first])) else { continue };
+        let others = calls[first + 1..].iter().take_while(|other| other.begin < end);
+        let others = others.filter(|other| touches(other) && other.arguments[0] == calls[first].arguments[0]);
+        let cut = |call: &Call| call.name == "ftruncate";
+        let last = others.filter(|other| cut(other) || cut(&calls[first])).map(|other| other.end).max();
+        if let Some(last) = last.filter(|last| *last != usize::MAX) {
+            calls[first].begin = last;
+            calls[first].end = end.max(last);
+        }
+    }
+    calls.sort_by_key(|call| call.begin);
+}
+
 /// `pwrite64(7, "ab\0", 3, 20) = 3`; `None` for what is no call, or a failed one.
 fn parse(text: &[u8], begin: usize, end: usize) -> Option<Call> {
     let open = text.iter().position(|byte| *byte == b'(')?;
