@@ -36,6 +36,8 @@ pub const DIFFERS_FROM_3_10: &[(&str, &str)] = &[
     ("the_first_death_is_never_changed_and_the_last_at_every_death", "it has no x-last-death headers"),
     ("what_a_client_publishes_again_with_x_death_counts_for_nothing", "it goes on counting what it is given"),
     ("with_a_dead_letter_key_cc_stays_in_the_headers_and_leads_nowhere", "it removes CC"),
+    ("a_dead_letter_key_takes_the_place_of_all_keys_for_later_deaths_too", "it removes CC"),
+    ("the_keys_of_an_entry_of_x_death_have_this_order_on_the_wire", "it has original-expiration last"),
     ("any_other_delivery_mode_is_transient_and_comes_back_as_it_was", "it refuses other numbers with 406"),
     ("the_requeue_bit_of_a_nack_to_a_publisher_is_0", "it is 1"),
     ("an_empty_or_undefined_queue_type_is_the_default", "it refuses both"),
