@@ -485,3 +485,47 @@ fn a_failed_publish_closes_only_its_channel() {
     assert_eq!(close.reply_code, 404);
     peer.in_step(2);
 }
+
+#[test]
+fn messages_that_are_alike_each_go_where_the_bindings_of_their_moment_lead() {
+    let mut peer = peer();
+    let exchange = peer.exchange(1, "direct");
+    let (first, second) = (peer.queue(1, "first"), peer.queue(1, "second"));
+    let publish = |peer: &mut Peer, body: &str| {
+        // More than one, so that there is one like the one before.
+        for _ in 0..3 {
+            peer.publish_content(1, say::publish_mandatory(&exchange, "k"), &Content::new(body));
+        }
+    };
+    peer.bind(1, &first, &exchange, "k");
+    publish(&mut peer, "to the first");
+    peer.bind(1, &second, &exchange, "k");
+    publish(&mut peer, "to both");
+    peer.ask::<queue::DeleteOk>(1, say::delete(&second));
+    publish(&mut peer, "to the first again");
+    let mut got: Vec<String> = peer.drain(1, &first).into_iter().map(|(body, _)| body).collect();
+    got.dedup();
+    assert_eq!(got, ["to the first", "to both", "to the first again"]);
+    peer.ask::<queue::DeleteOk>(1, say::delete(&first));
+    publish(&mut peer, "to nobody");
+    for _ in 0..3 {
+        let (returned, content) = peer.expect_return(1);
+        assert_eq!((returned.reply_code, content.text().as_str()), (312, "to nobody"));
+    }
+}
+
+#[test]
+fn messages_that_are_alike_are_confirmed_on_the_channel_that_is_open_now() {
+    let mut peer = peer();
+    let queue = peer.queue(1, "q");
+    for round in 1..=2 {
+        peer.select_confirms(1);
+        for _ in 0..5 {
+            peer.publish(1, "", &queue, "alike");
+        }
+        peer.expect_confirms(1, 5);
+        peer.close_channel(1);
+        peer.open_channel(1);
+        peer.expect_counts(1, &queue, (5 * round, 0));
+    }
+}
