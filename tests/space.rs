@@ -1,6 +1,7 @@
 //! The space of acknowledged messages comes back: messages go through durable queues with a bounded backlog, are
 //! acknowledged in random order, one in fifty never, and the data directory never takes more than three times the bytes
-//! that are still wanted and 256 MB.
+//! that are still wanted and 256 MB. A message's bytes are those in which it came, frames and all: of a body of 20 bytes
+//! the rest is more.
 //!
 //! 2 GB go through; with `LEVERET_LONG` 50 GB.
 
@@ -126,16 +127,20 @@ fn pass_through(server: &Server, kind: &Kind, bytes: u64, live: &AtomicU64) {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let (mut published, mut sent, mut outstanding) = (0, 0, 0);
     let mut waiting: Vec<(u64, usize)> = Vec::new();
+    let [of_first, of_second] = [kind.lengths.0, kind.lengths.1].map(|len| octets(kind.queue, len));
+    let octets = |len: usize| if len == kind.lengths.1 { of_second } else { of_first };
     while sent < bytes {
         let (from, before) = (published, sent);
         let mut batch = Vec::new();
+        let mut new = 0;
         while published == from || sent - before < kind.backlog / 16 {
             let len = kind.len(published);
             put_message(&mut batch, kind.queue, len);
             sent += len as u64;
+            new += octets(len);
             published += 1;
         }
-        live.fetch_add(sent - before, Ordering::Relaxed);
+        live.fetch_add(new, Ordering::Relaxed);
         publisher.send_octets(&batch);
         for _ in from..published {
             let (tag, len) = consumer.next_delivery();
@@ -151,7 +156,7 @@ fn pass_through(server: &Server, kind: &Kind, bytes: u64, live: &AtomicU64) {
             let ack = basic::Ack { delivery_tag: tag, multiple: false };
             acks.extend(Frame::new(kind::METHOD, 1, ack.payload()).octets());
             outstanding -= len as u64;
-            live.fetch_sub(len as u64, Ordering::Relaxed);
+            live.fetch_sub(octets(len), Ordering::Relaxed);
         }
         consumer.stream.write_all(&acks).expect("the broker takes acknowledgements");
     }
@@ -168,6 +173,13 @@ fn put_message(out: &mut Vec<u8>, queue: &str, len: usize) {
     for piece in vec![b'm'; len].chunks(FRAME_MAX as usize - 8) {
         out.extend(Frame::new(kind::BODY, 1, piece).octets());
     }
+}
+
+/// How many octets that is.
+fn octets(queue: &str, len: usize) -> u64 {
+    let mut out = Vec::new();
+    put_message(&mut out, queue, len);
+    out.len() as u64
 }
 
 const FRAME_MAX: u32 = 131_072;
