@@ -31,6 +31,18 @@ pub trait Holder: Send + Sync {
 /// Messages by sequence number: (first, count), ascending and apart.
 pub type Ranges = Vec<(u64, u32)>;
 
+/// Adds messages behind all others, to the last range if they follow it.
+pub fn append(ranges: &mut Ranges, first: u64, count: u32) {
+    if let Some((from, before)) = ranges.last_mut()
+        && *from + u64::from(*before) == first
+        && let Some(sum) = before.checked_add(count)
+    {
+        *before = sum;
+    } else {
+        ranges.push((first, count));
+    }
+}
+
 /// Bytes of what is next that a queue with consumers keeps in memory, and reads ahead.
 const AHEAD: usize = 1 << 20;
 /// The same where memory is nearly used up.

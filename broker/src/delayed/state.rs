@@ -12,7 +12,7 @@ use leveret_storage::{Entry, Gauge, Level, Op, Run};
 
 use super::held::{Away, Held};
 use crate::command::{ConfirmTo, Release, Segment, Token};
-use crate::paging::{Paging, Ranges};
+use crate::paging::{self, Paging, Ranges};
 
 /// No tick is on its way.
 const NEVER: u64 = u64::MAX;
@@ -252,10 +252,7 @@ impl DelayedState {
         let mut wanted: Ranges = self.loading.iter().map(|away| (away.first, away.count)).collect();
         wanted.sort_unstable();
         for (first, count) in wanted {
-            match fx.load.last_mut() {
-                Some((from, before)) if *from + u64::from(*before) == first => *before += count,
-                _ => fx.load.push((first, count)),
-            }
+            paging::append(&mut fx.load, first, count);
         }
     }
 

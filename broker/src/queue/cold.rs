@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::command::{Content, Segment};
-use crate::paging::Ranges;
+use crate::paging::{self, Ranges};
 
 /// Bytes of messages that neighbours described together may have.
 const CHAIN: u64 = 1 << 20;
@@ -134,10 +134,7 @@ impl Cold {
         let mut sum = 0;
         for segment in self.segments() {
             let (first, count) = portion(&segment, bytes - sum);
-            match ranges.last_mut() {
-                Some((from, before)) if *from + u64::from(*before) == first => *before += count,
-                _ => ranges.push((first, count)),
-            }
+            paging::append(&mut ranges, first, count);
             sum += segment.bytes();
             if sum >= bytes {
                 break;

@@ -19,7 +19,7 @@ use crate::command::{
     ConnectionEvent, ConsumerKey, Delivery, NewConsumer, QueueCommand, Reply, Requester, Segment, Token,
 };
 use crate::methods;
-use crate::paging::Ranges;
+use crate::paging::{self, Ranges};
 use crate::vhost::command::TopologyCommand;
 use crate::vhost::dead_letter::Reason;
 
@@ -282,19 +282,14 @@ impl QueueState {
 
     fn purge(&mut self, from: Requester, fx: &mut Effects) {
         let reply = Reply::Method(Box::new(methods::purge_ok(clamp(self.ready.len()))));
-        let mut stored: Ranges = Vec::new();
-        for segment in self.ready.drain().filter(|segment| segment.is_stored(self.durable)) {
-            stored.push((segment.first, segment.count()));
-        }
+        let durable = self.durable;
+        let stored = self.ready.drain().filter(|segment| segment.is_stored(durable));
+        let mut stored: Ranges = stored.map(|segment| (segment.first, segment.count())).collect();
         // Where levels have lain in each other's gaps, what goes is often a few ranges in all.
         stored.sort_unstable();
-        stored.dedup_by(|(first, count), (from, before)| {
-            let follows = *from + u64::from(*before) == *first;
-            let sum = before.checked_add(*count).filter(|_| follows);
-            *before = sum.unwrap_or(*before);
-            sum.is_some()
-        });
-        for (first, count) in stored {
+        let mut removed = Ranges::new();
+        stored.into_iter().for_each(|(first, count)| paging::append(&mut removed, first, count));
+        for (first, count) in removed {
             self.remove(first, count, fx);
         }
         if self.durable {
