@@ -57,4 +57,3 @@ mod vhost;
 pub use config::Config;
 pub use serde_json;
 pub use server::{Broker, BrokerError, StartError};
-pub use threads::EVENT_INTERVAL;

@@ -269,9 +269,7 @@ impl Builder {
 }
 
 impl Broker {
-    /// Starts a broker as `config` says, on the current tokio runtime. Where publishers that never pause are to be
-    /// expected, the runtime's `event_interval` should be [`EVENT_INTERVAL`](crate::EVENT_INTERVAL), so that they do not
-    /// keep others waiting.
+    /// Starts a broker as `config` says, on the current tokio runtime.
     pub async fn start(config: Config) -> Result<Broker, StartError> {
         Broker::builder(config).start().await
     }

@@ -37,7 +37,8 @@ mod unacked;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -46,6 +47,7 @@ use leveret_protocol::{AmqpError, frame, method};
 use leveret_storage::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task;
 
 use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
@@ -261,7 +263,9 @@ impl Connection {
                 break;
             }
         }
-        cx.waker().wake_by_ref();
+        // Not just behind the tasks that are ready now, but behind a look at all sockets: else whoever is heard of through
+        // them waits for many such turns.
+        let _ = pin!(task::yield_now()).poll(cx);
         Poll::Pending
     }
 
