@@ -43,6 +43,8 @@ struct Case {
     body: usize,
     /// Publisher confirms.
     confirms: bool,
+    /// Each message comes back before the next one is sent.
+    alone: bool,
     /// No messages: a round declares and binds a hundred queues more, each under a key of its own, as the idle ones are.
     declares: bool,
 }
@@ -60,6 +62,7 @@ const PLAIN: Case = Case {
     auto: true,
     body: 16,
     confirms: false,
+    alone: false,
     declares: false,
 };
 const ACKED: Case = Case { name: "ack every one", auto: false, ..PLAIN };
@@ -69,11 +72,12 @@ const FORGOTTEN: usize = 30_000;
 
 const DECLARING: Case = Case { declares: true, bindings: 10, ..PLAIN };
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 24] = [
     PLAIN,
     Case { name: "auto-ack 1 KiB", body: 1024, ..PLAIN },
     ACKED,
     Case { name: "confirms", confirms: true, ..PLAIN },
+    Case { name: "one at a time", alone: true, ..PLAIN },
     Case { name: "queues 10000", idle_queues: 9_999, ..PLAIN },
     Case { name: "queues in turn 100", queues: 100, ..PLAIN },
     Case { name: "queues in turn 1000", queues: 1_000, ..PLAIN },
@@ -214,6 +218,14 @@ fn prepare(case: &Case, client: &mut Client) -> impl FnMut(&mut Client) + use<> 
     move |client| {
         if case.declares {
             return declare_idle(client, exchange, BATCH as usize);
+        }
+        if case.alone {
+            for _ in 0..BATCH {
+                publish(client, 1);
+                client.send();
+                client.receive(1);
+            }
+            return;
         }
         publish(client, BATCH);
         let confirms = if case.confirms { BATCH } else { 0 };

@@ -116,6 +116,21 @@ pub trait Owner: Send + 'static {
     /// Applies all of `commands` in order and hands out what follows from them.
     fn run(&mut self, commands: &mut Vec<Self::Command>);
 
+    /// An empty vector for commands that has some room already, if there is one to spare.
+    fn spare() -> Vec<Self::Command>
+    where
+        Self: Sized,
+    {
+        Vec::new()
+    }
+
+    /// Keeps such a vector for the next one who asks.
+    fn keep(_spare: Vec<Self::Command>)
+    where
+        Self: Sized,
+    {
+    }
+
     /// The last run panicked: the state may be half changed. Give up what is owned, in the way that loses least.
     fn fail(&mut self);
 }
@@ -150,15 +165,23 @@ impl<O: Owner> Turn<O> {
 
     /// Adds one command and runs the state, unless somebody does.
     pub fn push(self: &Arc<Self>, command: O::Command) {
-        lock(&self.mail).push(command);
+        Self::room(&mut lock(&self.mail)).push(command);
         self.run();
     }
 
     /// Adds commands in order, `bytes` of messages among them, and runs the state, unless somebody does.
     pub fn append(self: &Arc<Self>, commands: &mut Vec<O::Command>, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        lock(&self.mail).append(commands);
+        Self::room(&mut lock(&self.mail)).append(commands);
         self.run();
+    }
+
+    /// The mailbox, with some room if there was some to spare: it keeps none between turns.
+    fn room(mail: &mut Vec<O::Command>) -> &mut Vec<O::Command> {
+        if mail.capacity() == 0 {
+            *mail = O::spare();
+        }
+        mail
     }
 
     /// The mailbox is over its limit.
@@ -189,8 +212,11 @@ impl<O: Owner> Turn<O> {
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 let turn = self.clone();
                 drop(runtime.spawn(async move { turn.run() }));
-                return;
+                break;
             }
+        }
+        if commands.capacity() > 0 {
+            O::keep(commands);
         }
     }
 

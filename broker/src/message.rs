@@ -227,6 +227,9 @@ pub fn note_by_key_only(message: &mut [u8], meta: Meta, yes: bool) {
     }
 }
 
+/// Bytes of input for which no room is made beforehand: a buffer that fits at once is cheaper than one cut to size.
+const FEW: usize = 1 << 10;
+
 /// The block of a turn, while it is being filled.
 #[derive(Default)]
 pub struct BlockBuilder {
@@ -237,6 +240,10 @@ pub struct BlockBuilder {
 impl BlockBuilder {
     /// Adds a message and returns its index.
     pub fn add(&mut self, message: &[u8], meta: Meta) -> u32 {
+        if self.spans.is_empty() {
+            // A message alone should need no cutting to size.
+            self.spans.reserve_exact(1);
+        }
         self.spans.push(Span { start: self.buffer.len() as u32, len: message.len() as u32, meta: meta.0 });
         self.buffer.extend_from_slice(message);
         self.spans.len() as u32 - 1
@@ -252,9 +259,9 @@ impl BlockBuilder {
         0
     }
 
-    /// Makes room for `bytes` more.
+    /// Makes room for `bytes` more, if they may be many messages.
     pub fn reserve(&mut self, bytes: usize) {
-        if self.buffer.is_empty() {
+        if self.buffer.is_empty() && bytes > FEW {
             self.buffer.reserve(bytes);
         }
     }

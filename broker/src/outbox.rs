@@ -5,7 +5,6 @@
 
 mod held_back;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use leveret_storage::{Block, Gauge, Run};
@@ -29,7 +28,7 @@ pub struct Outbox {
     block: BlockBuilder,
     targets: Vec<Target>,
     /// Where each queue, by id, is in `targets`.
-    places: HashMap<u64, usize>,
+    places: foldhash::HashMap<u64, usize>,
     last: usize,
     commands: Vec<QueueCommand>,
     histories: Vec<ForHistory>,

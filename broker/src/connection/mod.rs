@@ -36,7 +36,7 @@ mod transaction;
 mod unacked;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -122,7 +122,7 @@ pub struct Connection {
     phase: Phase,
     channels: Channels,
     next_epoch: u32,
-    consumers: HashMap<u64, Consumer>,
+    consumers: foldhash::HashMap<u64, Consumer>,
     outbox: Outbox,
     routes: Routes,
     repeat: Repeat,
@@ -194,7 +194,7 @@ impl Connection {
             phase: Phase::Running,
             channels: Channels::default(),
             next_epoch: 1,
-            consumers: HashMap::new(),
+            consumers: foldhash::HashMap::default(),
             outbox: Outbox::default(),
             routes: Routes::default(),
             repeat: Repeat::default(),
@@ -245,14 +245,20 @@ impl Connection {
             progress |= self.unpark(cx);
             progress |= self.resume_deferred();
             progress |= self.resume_unread();
-            progress |= self.read(io, cx);
+            let read = self.read(io, cx);
+            progress |= matches!(read, Read::Some);
             self.emit_confirms();
             progress |= self.write(io, cx);
-            progress |= self.look_at_time(cx);
             if matches!(self.phase, Phase::Ended) {
                 return Poll::Ready(());
             }
-            if !progress {
+            if !progress || matches!(read, Read::Blocked) && self.rests() {
+                if self.look_at_time(cx) {
+                    if matches!(self.phase, Phase::Ended) {
+                        return Poll::Ready(());
+                    }
+                    continue;
+                }
                 self.give_memory_back();
                 self.offer_socket(io);
                 if self.peer.mailbox.sleep(cx.waker()) {
@@ -262,6 +268,10 @@ impl Connection {
             } else if self.received + self.sent >= enough {
                 break;
             }
+        }
+        self.look_at_time(cx);
+        if matches!(self.phase, Phase::Ended) {
+            return Poll::Ready(());
         }
         // Not just behind the tasks that are ready now, but behind a look at all sockets: else whoever is heard of through
         // them waits for many such turns.
@@ -308,10 +318,22 @@ impl Connection {
         self.first.is_empty() && self.reads()
     }
 
-    /// Reads once and takes apart what came. True when something did.
-    fn read(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> bool {
+    /// A round behind which there is nothing left to do, though it did something: the socket, which has nothing more and
+    /// took everything, and the mailbox will wake the task.
+    fn rests(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+            && self.output.is_empty()
+            && self.inbox.is_empty()
+            && !self.unread
+            && !self.parked
+            && self.full.is_none()
+            && self.deferred == 0
+    }
+
+    /// Reads once and takes apart what came.
+    fn read(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> Read {
         if !self.takes_input() {
-            return false;
+            return Read::Nothing;
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let held = self.carry.len();
@@ -320,18 +342,18 @@ impl Connection {
             }
             let mut buffer = ReadBuf::new(&mut scratch[held..held + READ_BUFFER]);
             match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
-                Poll::Pending => return false,
+                Poll::Pending => return Read::Blocked,
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(%error, "connection lost");
                     self.phase = Phase::Ended;
-                    return true;
+                    return Read::Some;
                 }
                 Poll::Ready(Ok(())) => {}
             }
             let count = buffer.filled().len();
             if count == 0 {
                 self.phase = Phase::Ended;
-                return true;
+                return Read::Some;
             }
             self.received += count as u64;
             scratch[..held].copy_from_slice(&self.carry);
@@ -340,7 +362,7 @@ impl Connection {
             let left = &input[consumed.min(input.len())..];
             self.carry.clear();
             self.carry.extend_from_slice(left);
-            true
+            Read::Some
         })
     }
 
@@ -489,6 +511,15 @@ impl Connection {
             self.send_wakes();
         }
     }
+}
+
+/// What came of reading the socket.
+enum Read {
+    /// It was not asked.
+    Nothing,
+    Some,
+    /// It has nothing, and will wake the task.
+    Blocked,
 }
 
 /// Whose mailbox is full.

@@ -1,6 +1,5 @@
 //! Where messages go: a cache over the topology's snapshot, valid while its generation has not moved.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use leveret_protocol::AmqpError;
@@ -23,8 +22,9 @@ const OVERHEAD: usize = 144;
 #[derive(Default)]
 pub struct Routes {
     generation: u64,
-    /// By address: exchange and routing key as they came.
-    known: HashMap<Box<[u8]>, usize>,
+    /// By address: exchange and routing key as they came. Seeded at random; who finds addresses that collide even so slows
+    /// down nobody's publishes but its own.
+    known: foldhash::HashMap<Box<[u8]>, usize>,
     found: Vec<Vec<Arc<Queue>>>,
     /// About what all of that takes.
     bytes: usize,

@@ -15,6 +15,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -179,8 +180,26 @@ struct QueueOwner {
 /// Peers whose event buffers are kept from turn to turn.
 const KEPT: usize = 4;
 
+thread_local! {
+    /// One vector of commands that no queue needs at the moment.
+    static SPARE: Cell<Vec<QueueCommand>> = const { Cell::new(Vec::new()) };
+}
+
+/// Commands that a spare vector may have room for.
+const SPARE_COMMANDS: usize = 1024;
+
 impl Owner for QueueOwner {
     type Command = QueueCommand;
+
+    fn spare() -> Vec<QueueCommand> {
+        SPARE.take()
+    }
+
+    fn keep(spare: Vec<QueueCommand>) {
+        if spare.capacity() <= SPARE_COMMANDS {
+            SPARE.set(spare);
+        }
+    }
 
     fn run(&mut self, commands: &mut Vec<QueueCommand>) {
         let now = self.outside.timers.now();
