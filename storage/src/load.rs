@@ -15,13 +15,21 @@ use crate::removed::Removed;
 /// Takes messages of format 1: queue, and (sequence number of the first message, messages) ascending.
 pub(crate) type Found<'a> = dyn FnMut(u64, Vec<(u64, Run)>) -> Result<(), StorageError> + 'a;
 
+/// How much of sled a definition takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Size {
+    /// Under how many keys it lies.
+    pub chunks: u32,
+    /// Bytes of key and value.
+    pub bytes: u32,
+}
+
 /// What was read.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     /// Ordered by key.
     pub definitions: Vec<(Bytes, Bytes)>,
-    /// Under how many keys each definition lies.
-    pub chunks: HashMap<Bytes, u32>,
+    pub sizes: HashMap<Bytes, Size>,
     /// Keys whose values are damaged or senseless, and what they are.
     pub damaged: Vec<Vec<u8>>,
     pub quarantined: Vec<Quarantined>,
@@ -124,7 +132,8 @@ impl<'a, 'b> Loader<'a, 'b> {
         match what {
             What::Definition(key) => match joined {
                 Some((value, chunks)) => {
-                    self.loaded.chunks.insert(key.clone(), chunks);
+                    let bytes = (key.len() + value.len()) as u32;
+                    self.loaded.sizes.insert(key.clone(), Size { chunks, bytes });
                     self.loaded.definitions.push((key, value.into()));
                 }
                 None => self.damaged(keys, Quarantined::Definition { key }),

@@ -7,14 +7,13 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Head};
 use super::pack::Frame;
-use crate::bytes::{Input, put_varint};
+use crate::bytes::{Input, lot, put_varint};
 use crate::directory::sync_directory;
 use crate::error::{IoContext, StorageError};
 
@@ -60,12 +59,6 @@ pub(crate) fn delete(dir: &Path, id: u32) -> Result<(), StorageError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("remove", &sidecar, error)),
         _ => fs::remove_file(&segment).context("remove", &segment),
     }
-}
-
-/// A number that nobody can foresee.
-fn lot() -> u64 {
-    // Each has keys of its own, drawn by the operating system.
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
 fn header(nonce: u64) -> [u8; SEGMENT_HEADER as usize] {
