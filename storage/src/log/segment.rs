@@ -35,29 +35,37 @@ pub(crate) fn path(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("{id:010}.log"))
 }
 
-fn sidecar_path(dir: &Path, id: u32) -> PathBuf {
+pub(crate) fn sidecar_path(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("{id:010}.heads"))
 }
 
-/// The segments in `dir`, ascending.
-pub(crate) fn list(dir: &Path) -> Result<Vec<u32>, StorageError> {
-    let mut ids = Vec::new();
+/// The segments in `dir`, ascending; and those of which only the sidecar is there.
+pub(crate) fn list(dir: &Path) -> Result<(Vec<u32>, Vec<u32>), StorageError> {
+    let (mut ids, mut sidecars) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).context("read", dir)? {
         let name = entry.context("read", dir)?.file_name();
-        let id: Option<u32> = name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|id| id.parse().ok());
-        ids.extend(id);
+        let id = |suffix| name.to_str().and_then(|name| name.strip_suffix(suffix)).and_then(|id| id.parse::<u32>().ok());
+        ids.extend(id(".log"));
+        sidecars.extend(id(".heads"));
     }
     ids.sort_unstable();
-    Ok(ids)
+    sidecars.retain(|id| ids.binary_search(id).is_err());
+    Ok((ids, sidecars))
 }
 
-/// Deletes a segment and its sidecar. A sidecar that is left behind is of no use to anybody and does no harm.
+/// Deletes a segment and its sidecar.
 pub(crate) fn delete(dir: &Path, id: u32) -> Result<(), StorageError> {
-    let (segment, sidecar) = (path(dir, id), sidecar_path(dir, id));
-    // The sidecar first: it must not be taken for that of another segment of this number.
+    // The sidecar first: without its segment it says that this was lost.
+    delete_sidecar(dir, id)?;
+    let segment = path(dir, id);
+    fs::remove_file(&segment).context("remove", &segment)
+}
+
+pub(crate) fn delete_sidecar(dir: &Path, id: u32) -> Result<(), StorageError> {
+    let sidecar = sidecar_path(dir, id);
     match fs::remove_file(&sidecar) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("remove", &sidecar, error)),
-        _ => fs::remove_file(&segment).context("remove", &segment),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", &sidecar),
+        _ => Ok(()),
     }
 }
 
@@ -109,6 +117,9 @@ impl Open {
             sync_directory(dir)?;
         }
         let (len, sidecar) = (SEGMENT_HEADER, Sidecar::new(nonce));
+        if durable {
+            sidecar.clone().write(dir, id, UNFINISHED);
+        }
         Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable, file, sidecar })
     }
 
@@ -118,6 +129,7 @@ impl Open {
         let mut file = OpenOptions::new().write(true).open(&path).context("open", &path)?;
         file.set_len(len).context("cut", &path)?;
         file.seek(SeekFrom::Start(len)).context("open", &path)?;
+        Sidecar::new(nonce).write(dir, id, UNFINISHED);
         Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable: true, file, sidecar })
     }
 
@@ -210,6 +222,10 @@ pub(crate) struct Sidecar {
 
 const SIDECAR_HEADER: usize = 24;
 
+/// As the length of a segment: it is still appended to. Its sidecar says no more than that there is such a segment, so
+/// that one which is lost is missed.
+const UNFINISHED: u64 = u64::MAX;
+
 impl Sidecar {
     pub fn new(nonce: u64) -> Sidecar {
         let mut bytes = Vec::with_capacity(4096);
@@ -243,6 +259,15 @@ impl Sidecar {
 
     pub fn nonce(&self) -> u64 {
         Input(&self.bytes[8..]).u64().unwrap_or(0)
+    }
+
+    /// How long segment `id` was when it was full, as its sidecar has it.
+    pub fn length(dir: &Path, id: u32) -> Option<u64> {
+        let bytes = fs::read(sidecar_path(dir, id)).ok()?;
+        let (bytes, crc) = bytes.split_last_chunk::<4>()?;
+        let mut input = Input(bytes.strip_prefix(SIDECAR_MAGIC)?);
+        let (_, of) = (input.u64()?, input.u64()?);
+        (crc32fast::hash(bytes) == u32::from_be_bytes(*crc) && of != UNFINISHED).then_some(of)
     }
 
     /// The frames of segment `id`, if its sidecar is whole and of this segment, which has the length it had. A `nonce`

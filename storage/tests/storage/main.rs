@@ -3,6 +3,7 @@
 mod backends;
 mod damage;
 mod directory;
+mod every_file;
 mod format1;
 mod full;
 mod kill;
