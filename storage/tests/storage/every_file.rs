@@ -21,7 +21,7 @@ fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-fn copy_all(from: &Path, to: &Path) {
+pub fn copy_all(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -220,4 +220,35 @@ fn whatever_file_is_damaged_after_a_clean_stop_what_is_intact_is_there_and_the_r
 #[test]
 fn whatever_file_is_damaged_after_a_kill_what_is_intact_is_there_and_the_rest_is_named() {
     check(false);
+}
+
+#[test]
+fn wherever_the_database_or_its_copy_is_damaged_no_definition_is_lost() {
+    let cases = if std::env::var_os("LEVERET_LONG").is_some() { 1_000 } else { 20 };
+    for closed in [true, false] {
+        let place = scratch();
+        let filled = place.path().join("filled");
+        let expected = fill(&filled, closed);
+        let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+        for case in 0..cases {
+            let what = format!("case {case} of seed {seed}, closed: {closed}");
+            let mut dice = Dice(seed ^ (case << 20));
+            let dir = place.path().join("damaged");
+            copy_all(&filled, &dir);
+            let name = ["definitions/db", "definitions/db", "definitions.log"][dice.roll(3) as usize];
+            let mut bytes = fs::read(dir.join(name)).unwrap();
+            let at = dice.roll(bytes.len() as u64) as usize;
+            match dice.roll(4) {
+                0 => bytes[at] ^= 1 << dice.roll(8),
+                1 => bytes.truncate(at),
+                way => {
+                    let end = (at / 512 * 512 + [512, 40_000][way as usize - 2]).min(bytes.len());
+                    bytes[at / 512 * 512..end].fill(0);
+                }
+            }
+            fs::write(dir.join(name), bytes).unwrap();
+            assert!(survive(&dir, &what).model == expected, "{what}: nothing is lost with {name}");
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What a user of the store can rely on. One program, so that it links once.
 
 mod backends;
+mod copy;
 mod damage;
 mod directory;
 mod every_file;
