@@ -299,7 +299,10 @@ pub enum Note {
     )]
     DatabaseReplaced { restored: u64, lost: u64, moved_to: Option<PathBuf> },
     /// As above, by an opening before this one, which was cut short.
-    #[error("the replacement of a damaged database of definitions had been interrupted and was completed{}", moved(moved_to))]
+    #[error(
+        "the replacement of a damaged database of definitions had been interrupted and was completed{}",
+        moved(moved_to)
+    )]
     ReplacementCompleted { moved_to: Option<PathBuf> },
     /// The copy of the definitions was damaged or missing, and was written anew from the database.
     #[error("the copy of the definitions was damaged or missing{}, and was written anew", moved(moved_to))]

@@ -160,7 +160,8 @@ fn prepare_log(
     recovered: &mut Recovered,
     notes: &mut Vec<Note>,
 ) -> Result<(), StorageError> {
-    let earlier = database.filter(|database| found.format == Some(EARLIER_FORMAT) || database.version == EARLIER_FORMAT);
+    let earlier =
+        database.filter(|database| found.format == Some(EARLIER_FORMAT) || database.version == EARLIER_FORMAT);
     match (found.format, earlier) {
         (None | Some(EARLIER_FORMAT), Some(database)) => {
             let messages = migrate(database, places, recovered)?;

@@ -32,10 +32,7 @@ pub(crate) fn create(directory: &Directory, notes: &mut Vec<Note>) -> Result<boo
 }
 
 /// Puts a database of these definitions in the place of the one that is there, if it is; says where that went.
-pub(crate) fn replace(
-    directory: &Directory,
-    definitions: &[(Bytes, Bytes)],
-) -> Result<Option<PathBuf>, StorageError> {
+pub(crate) fn replace(directory: &Directory, definitions: &[(Bytes, Bytes)]) -> Result<Option<PathBuf>, StorageError> {
     for begun in directory.unfinished_databases().iter().filter(|begun| begun.exists()) {
         fs::remove_dir_all(begun).context("remove", begun)?;
     }

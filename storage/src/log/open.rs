@@ -181,7 +181,7 @@ impl Opening {
     fn unreadable(&mut self, id: u32, len: u64) -> Result<(), StorageError> {
         let path = segment::path(&self.kept.dir, id);
         if len <= SEGMENT_HEADER {
-            if !self.left.power_cut && segment::sidecar_path(&self.kept.dir, id).exists() {
+            if !self.left.power_cut && Sidecar::exists(&self.kept.dir, id) {
                 self.notes.push(Note::SegmentMissing { file: path });
             }
             return segment::delete(&self.kept.dir, id);

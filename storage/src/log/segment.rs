@@ -3,7 +3,7 @@
 //! ```text
 //! segment   magic(8) nonce(8) crc(4), then frames
 //! sidecar   magic(8) nonce(8) length of the segment(8), per frame (where its bodies begin, length of its heads, heads),
-//!           crc(4)
+//!           crc(4); empty while the segment is appended to
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -35,7 +35,7 @@ pub(crate) fn path(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("{id:010}.log"))
 }
 
-pub(crate) fn sidecar_path(dir: &Path, id: u32) -> PathBuf {
+fn sidecar_path(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("{id:010}.heads"))
 }
 
@@ -44,7 +44,8 @@ pub(crate) fn list(dir: &Path) -> Result<(Vec<u32>, Vec<u32>), StorageError> {
     let (mut ids, mut sidecars) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).context("read", dir)? {
         let name = entry.context("read", dir)?.file_name();
-        let id = |suffix| name.to_str().and_then(|name| name.strip_suffix(suffix)).and_then(|id| id.parse::<u32>().ok());
+        let id =
+            |suffix| name.to_str().and_then(|name| name.strip_suffix(suffix)).and_then(|id| id.parse::<u32>().ok());
         ids.extend(id(".log"));
         sidecars.extend(id(".heads"));
     }
@@ -59,6 +60,14 @@ pub(crate) fn delete(dir: &Path, id: u32) -> Result<(), StorageError> {
     delete_sidecar(dir, id)?;
     let segment = path(dir, id);
     fs::remove_file(&segment).context("remove", &segment)
+}
+
+/// An empty sidecar for a segment that is appended to: it says that there is one, so that one which is lost is missed.
+fn announce(dir: &Path, id: u32) {
+    let path = sidecar_path(dir, id);
+    if let Err(error) = File::create(&path) {
+        tracing::warn!(%error, path = %path.display(), "a segment's sidecar could not be made");
+    }
 }
 
 pub(crate) fn delete_sidecar(dir: &Path, id: u32) -> Result<(), StorageError> {
@@ -118,7 +127,7 @@ impl Open {
         }
         let (len, sidecar) = (SEGMENT_HEADER, Sidecar::new(nonce));
         if durable {
-            sidecar.clone().write(dir, id, UNFINISHED);
+            announce(dir, id);
         }
         Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable, file, sidecar })
     }
@@ -129,7 +138,7 @@ impl Open {
         let mut file = OpenOptions::new().write(true).open(&path).context("open", &path)?;
         file.set_len(len).context("cut", &path)?;
         file.seek(SeekFrom::Start(len)).context("open", &path)?;
-        Sidecar::new(nonce).write(dir, id, UNFINISHED);
+        announce(dir, id);
         Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable: true, file, sidecar })
     }
 
@@ -222,10 +231,6 @@ pub(crate) struct Sidecar {
 
 const SIDECAR_HEADER: usize = 24;
 
-/// As the length of a segment: it is still appended to. Its sidecar says no more than that there is such a segment, so
-/// that one which is lost is missed.
-const UNFINISHED: u64 = u64::MAX;
-
 impl Sidecar {
     pub fn new(nonce: u64) -> Sidecar {
         let mut bytes = Vec::with_capacity(4096);
@@ -261,13 +266,18 @@ impl Sidecar {
         Input(&self.bytes[8..]).u64().unwrap_or(0)
     }
 
+    /// Whether segment `id` has one, were it empty.
+    pub fn exists(dir: &Path, id: u32) -> bool {
+        sidecar_path(dir, id).exists()
+    }
+
     /// How long segment `id` was when it was full, as its sidecar has it.
     pub fn length(dir: &Path, id: u32) -> Option<u64> {
         let bytes = fs::read(sidecar_path(dir, id)).ok()?;
         let (bytes, crc) = bytes.split_last_chunk::<4>()?;
         let mut input = Input(bytes.strip_prefix(SIDECAR_MAGIC)?);
         let (_, of) = (input.u64()?, input.u64()?);
-        (crc32fast::hash(bytes) == u32::from_be_bytes(*crc) && of != UNFINISHED).then_some(of)
+        (crc32fast::hash(bytes) == u32::from_be_bytes(*crc)).then_some(of)
     }
 
     /// The frames of segment `id`, if its sidecar is whole and of this segment, which has the length it had. A `nonce`

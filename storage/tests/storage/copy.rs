@@ -253,7 +253,8 @@ fn the_copy_is_written_anew_when_little_of_it_lives_and_has_everything_at_any_mo
             copy_all(&place.dir(), &image.dir());
             fs::remove_dir_all(database_of(&image)).unwrap();
             let (_backend, recovered) = image.open().unwrap();
-            let found = recovered.definitions.into_iter().map(|(key, value)| (String::from_utf8(key.into()).unwrap(), value));
+            let found =
+                recovered.definitions.into_iter().map(|(key, value)| (String::from_utf8(key.into()).unwrap(), value));
             assert!(found.eq(model.iter().map(|(key, value)| (key.clone(), value.clone().into()))), "round {round}");
             assert!(!image.dir().join("definitions.log.new").exists());
         }

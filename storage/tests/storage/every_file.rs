@@ -91,7 +91,9 @@ fn readable(backend: &dyn Backend, recovered: &Recovered) -> Model {
     let reader = backend.reader().unwrap();
     for queue in &recovered.queues {
         for stored in &queue.stored {
-            for (first, run) in reader.read(queue.queue, stored.first, stored.count, &Arc::new(Gauge::default())).unwrap() {
+            for (first, run) in
+                reader.read(queue.queue, stored.first, stored.count, &Arc::new(Gauge::default())).unwrap()
+            {
                 model.apply(&Op::Insert { queue: queue.queue, first, run });
             }
         }
@@ -152,14 +154,19 @@ fn survive(dir: &Path, what: &str) -> Outcome {
     let named = !recovered.notes.is_empty() || !recovered.quarantined.is_empty() || dir.join("quarantine").exists();
     let outcome = Outcome { model: model.clone(), named };
     let next = recovered.queues.iter().find(|queue| queue.queue == 1).map_or(1, |queue| queue.next_sequence);
-    let more = || vec![Op::PutDefinition { key: Box::from(*b"more"), value: Box::from(*b"still") }, insert(1, next, 1, 9)];
+    let more =
+        || vec![Op::PutDefinition { key: Box::from(*b"more"), value: Box::from(*b"still") }, insert(1, next, 1, 9)];
     more().iter().for_each(|op| model.apply(op));
     backend.commit(&Batch::fold(more())).unwrap();
     drop(backend);
     for closed in [true, false] {
         let (backend, recovered) = open(dir).unwrap_or_else(|error| panic!("{what}, again: {error}"));
         assert!(readable(&*backend, &recovered) == model, "{what}: the second opening finds what the first one did");
-        assert_eq!((&recovered.notes[..], &recovered.quarantined[..]), (&[][..], &[][..]), "{what}: nothing more to say");
+        assert_eq!(
+            (&recovered.notes[..], &recovered.quarantined[..]),
+            (&[][..], &[][..]),
+            "{what}: nothing more to say"
+        );
         if closed {
             backend.close().unwrap();
         }
