@@ -2,6 +2,7 @@
 
 mod backends;
 mod copy;
+mod copy_kill;
 mod damage;
 mod directory;
 mod every_file;
