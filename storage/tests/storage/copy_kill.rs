@@ -111,7 +111,7 @@ fn one_life(dir: &Path, from: u64, lines: u64, done: &mut u64, begun: &mut u64) 
     let mut said = 0;
     for line in output.lines() {
         let line = line.unwrap();
-        match line.split_once(' ').map(|(verb, number)| (verb, number.parse())) {
+        match line.split_once(' ').map(|(verb, number)| (verb, number.parse::<u64>())) {
             Some(("begun", Ok(number))) => *begun = number.max(*begun),
             Some(("done", Ok(number))) => *done = number,
             _ => continue,
