@@ -309,7 +309,7 @@ pub enum Note {
     CopyRenewed { moved_to: Option<PathBuf> },
     /// Some definitions may be lost. Messages whose queue is not defined any more are dropped; all messages are kept as
     /// they were.
-    #[error("definitions are lost; the messages as they were, those of lost queues too, are kept in {}", kept.display())]
+    #[error("definitions may be lost; the messages as they were, those of lost queues too, are kept in {}", kept.display())]
     DefinitionsLost { kept: PathBuf },
     /// The directory of the messages was not there.
     #[error("{} is missing, and with it all messages that were stored", directory.display())]

@@ -344,13 +344,13 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
     if !name.exists() {
         return Err(StorageError::corrupt(directory.path(), "its database is missing"));
     }
-    remove_unfinished_snapshots(path)?;
+    database.remove_unfinished_snapshots()?;
     let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // A kill leaves what was written in the kernel's hands. From here on it counts as safe, and sled will sync a snapshot
     // that says where it lies.
     file.sync_data().context("sync", &name)?;
     let db = loop {
-        match (open_patiently(&database), newest_snapshot(path)) {
+        match (open_patiently(&database), database.newest_snapshot()) {
             (Ok(db), _) => break db,
             (Err(error), Some(snapshot)) if error.is_damage() => {
                 let moved_to = directory.quarantine(&snapshot)?;
@@ -384,22 +384,6 @@ fn open_patiently(database: &Database) -> Result<sled::Db, StorageError> {
 
 fn is_lock(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::Other && error.to_string().contains("could not acquire lock")
-}
-
-fn remove_unfinished_snapshots(database: &Path) -> Result<(), StorageError> {
-    for entry in fs::read_dir(database).context("read", database)? {
-        let path = entry.context("read", database)?.path();
-        if path.extension().is_some_and(|extension| extension == "generating") {
-            fs::remove_file(&path).context("remove", &path)?;
-        }
-    }
-    Ok(())
-}
-
-fn newest_snapshot(database: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(database).ok()?;
-    let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    snapshots.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("snap."))).max()
 }
 
 /// The database says itself what is in it, for it may have been moved.

@@ -99,6 +99,23 @@ impl Database {
     pub fn new(path: PathBuf) -> Database {
         Database { path, segment_bytes: SEGMENT_BYTES }
     }
+
+    /// A snapshot of the index that was still being written would be taken for a finished one.
+    pub fn remove_unfinished_snapshots(&self) -> Result<(), StorageError> {
+        for entry in fs::read_dir(&self.path).context("read", &self.path)? {
+            let path = entry.context("read", &self.path)?.path();
+            if path.extension().is_some_and(|extension| extension == "generating") {
+                fs::remove_file(&path).context("remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn newest_snapshot(&self) -> Option<PathBuf> {
+        let entries = fs::read_dir(&self.path).ok()?;
+        let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        snapshots.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("snap."))).max()
+    }
 }
 
 /// How much a store held when it was closed.

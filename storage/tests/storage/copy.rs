@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use leveret_storage::conformance::Place;
+use leveret_storage::definitions::RawStore;
 use leveret_storage::disk::{DiskOptions, open_disk_with};
-use leveret_storage::{Backend, Batch, Note, Op, Recovered};
+use leveret_storage::{Backend, Batch, Note, Op, Quarantined, Recovered};
 
 use crate::every_file::copy_all;
 use crate::support::{Dice, DiskPlace};
@@ -128,6 +129,22 @@ fn after_a_power_cut_a_damaged_database_is_filled_from_the_copy_and_what_may_be_
     let kept = place.dir().join("quarantine/messages.0");
     assert_eq!(notes.last(), Some(&replaced(&place, 3)));
     assert!(notes.contains(&Note::DefinitionsLost { kept }), "{notes:?}");
+}
+
+#[test]
+fn after_a_power_cut_only_what_is_damaged_comes_from_an_older_copy() {
+    let (place, between) = changed(false);
+    take_back(&place, &between, "definitions.log");
+    another_boot(&place);
+    let raw = RawStore::open(&place.dir()).unwrap();
+    raw.set(b"\x01\0\0\0\x01a\0\0\0\0", Some(b"damaged")).unwrap();
+    raw.set(b"\x01\0\0\0\x01d\0\0\0\0", Some(b"damaged")).unwrap();
+    drop(raw);
+    let (_backend, recovered) = place.open().unwrap();
+    assert_eq!(said(&recovered), ["a=1", "c=1"], "`b`, which it still has, was deleted");
+    assert_eq!(recovered.quarantined, [Quarantined::Definition { key: Box::from(*b"d") }]);
+    let moved_to = Some(place.dir().join("quarantine/definitions.0"));
+    assert_eq!(recovered.notes.last(), Some(&Note::DatabaseReplaced { restored: 1, lost: 1, moved_to }));
 }
 
 #[test]
