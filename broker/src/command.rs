@@ -13,6 +13,7 @@ use crate::message;
 use crate::paging::{self, Holder, Ranges};
 use crate::queue::Queue;
 use crate::queue::arguments::Settings;
+use crate::threads::Place;
 use crate::vhost::replies::ReplyTo;
 
 /// A connection as others know it.
@@ -20,6 +21,13 @@ pub struct Peer {
     /// Unique within the broker's life.
     pub id: u64,
     pub mailbox: Mailbox<ConnectionEvent>,
+    pub(crate) place: Place,
+}
+
+impl Peer {
+    pub fn new(id: u64) -> Arc<Peer> {
+        Arc::new(Peer { id, mailbox: Mailbox::default(), place: Place::default() })
+    }
 }
 
 /// A channel of a connection. A number that is opened again carries a new epoch, so that what was meant for the old

@@ -3,7 +3,7 @@
 //! [`Broker`] is the whole: started from a [`Config`] in any process, shut down cleanly. Inside, every piece of mutable
 //! state has one owner; owners talk through mailboxes, in batches; only who reads a socket ever waits.
 //!
-//! * [`server`]: the broker's start and end, listeners.
+//! * [`server`]: the broker's start and end; `listener`: from a socket to connections.
 //! * `connection`: a task per client: frames in, deliveries and answers out. The only place that waits.
 //! * `queue`: the rules of a queue, a synchronous state machine run in turns by whoever brings it a batch.
 //! * `delayed`: what x-delayed-message exchanges hold back, run in the same way.
@@ -12,6 +12,7 @@
 //! * `command`: what owners say to each other. `mailbox`: how.
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
 //! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at.
+//! * `threads`: the event loops that connections live on; `spread`: who lives on which.
 //! * `timers`: when owners look for what is due.
 //! * `recovery`: from what storage held to virtual hosts that serve.
 //! * [`access`]: users and what they may do. [`policy`]: settings for objects by name. [`admin`]: how both are changed;
@@ -31,6 +32,7 @@ pub mod definitions;
 mod delayed;
 pub mod exchange;
 mod expiration;
+mod listener;
 mod mailbox;
 mod message;
 mod methods;
@@ -43,8 +45,10 @@ mod pressure;
 mod queue;
 mod recovery;
 pub mod server;
+mod spread;
 #[cfg(test)]
 mod testing;
+mod threads;
 mod tidy;
 mod timers;
 mod vhost;
@@ -52,3 +56,4 @@ mod vhost;
 pub use config::Config;
 pub use serde_json;
 pub use server::{Broker, BrokerError, StartError};
+pub use threads::EVENT_INTERVAL;

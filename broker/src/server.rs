@@ -1,47 +1,42 @@
 //! The broker as a whole: started from a configuration, shut down cleanly, ended by an error.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use leveret_protocol::AmqpError;
 use leveret_storage::{
     Backend, Entry, Gauge, Level, Op, Recovered, StorageError, Store, StoreOptions, open_disk, open_memory,
 };
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use crate::access::Access;
 use crate::admin::{AdminError, Administered, Change, Control, Stored};
 use crate::clock::{Clock, SystemClock};
 use crate::command::{ConnectionEvent, Peer, QueueCommand, Token};
 use crate::config::{Config, ConfigError, ConfiguredPolicy, Durability, StorageKind};
-use crate::connection;
 use crate::definitions::{Definitions, DefinitionsError, Imported};
 use crate::delayed::DelayedCommand;
-use crate::mailbox::Mailbox;
+use crate::listener::accept;
 use crate::paging::Paging;
 use crate::pressure::{FreeDisk, Pressure, free_disk};
 use crate::recovery;
+use crate::spread;
+use crate::threads::Threads;
 use crate::tidy::WORTH_WHILE;
 use crate::timers::Timers;
 use crate::vhost::{Parts, VHost, definition};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: u32 = 1024;
-/// How long pending confirms may take on shutdown, before the close is sent without them.
-const CONFIRM_LIMIT: Duration = Duration::from_secs(5);
-/// How long clients may take to answer the close on shutdown, from its beginning.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
 /// How often a start that waits for the disk looks whether it is full.
 const LOOK_AT_START: Duration = Duration::from_millis(20);
-/// Pause after accepting failed, as it does when file descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a broker does not start. Each is one line.
 #[derive(Debug, Error)]
@@ -90,6 +85,17 @@ impl Shared {
         self.peers().values().cloned().collect()
     }
 
+    /// A further connection, known to the others until it is forgotten.
+    pub(crate) fn new_peer(&self) -> Arc<Peer> {
+        let peer = Peer::new(self.next_peer.fetch_add(1, Ordering::Relaxed));
+        self.peers().insert(peer.id, peer.clone());
+        peer
+    }
+
+    pub(crate) fn forget_peer(&self, peer: &Peer) {
+        self.peers().remove(&peer.id);
+    }
+
     fn peers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,11 +126,15 @@ impl Control for Inside {
     fn import(&self, definitions: &Definitions) -> (Imported, Stored) {
         (self.0.import(definitions), self.0.stored())
     }
+
+    fn peers(&self) -> Vec<Arc<Peer>> {
+        self.0.peers_now()
+    }
 }
 
 /// How far the end has come.
 #[derive(Clone)]
-enum Stop {
+pub(crate) enum Stop {
     Running,
     Graceful,
     Failed(Arc<StorageError>),
@@ -141,8 +151,9 @@ pub struct Broker {
     store: Store<Token>,
     stop: watch::Sender<Stop>,
     listeners: Mutex<Vec<JoinHandle<()>>>,
-    /// Timers, tidying and the watch over the disk: they end with the broker.
-    tasks: [JoinHandle<()>; 3],
+    threads: Arc<Threads>,
+    /// Timers, tidying and the watches over the disk and the threads: they end with the broker.
+    tasks: [JoinHandle<()>; 4],
 }
 
 /// A broker to be started with other parts than the usual ones.
@@ -152,6 +163,7 @@ pub struct Builder {
     gauge: Arc<Gauge>,
     opened: Option<(Box<dyn Backend>, Recovered)>,
     free_disk: Option<FreeDisk>,
+    threads: usize,
 }
 
 impl Builder {
@@ -173,9 +185,17 @@ impl Builder {
         self
     }
 
-    /// Starts the broker on the current tokio runtime (multi-thread).
+    /// Threads that connections may be spread over, the current runtime counted as one: further ones are begun while one
+    /// has more to do than it can and a core is idle. To be given where the current runtime is a `current_thread` one;
+    /// a multi-thread runtime spreads them itself. 1 unless said.
+    pub fn threads(mut self, threads: usize) -> Builder {
+        self.threads = threads;
+        self
+    }
+
+    /// Starts the broker on the current tokio runtime.
     pub async fn start(self) -> Result<Broker, StartError> {
-        let Builder { config, clock, gauge, opened, free_disk } = self;
+        let Builder { config, clock, gauge, opened, free_disk, threads } = self;
         config.validate()?;
         let policies = config.policies()?;
         let file = config.definitions.as_path();
@@ -222,13 +242,16 @@ impl Builder {
         until_stored(&shared).await;
         let tidying = tokio::spawn(tidy(shared.clone()));
         let watching = watch_disk(&shared, free_disk);
+        let threads = Arc::new(Threads::new(threads));
+        let spreading = tokio::spawn(spread::watch(shared.clone(), threads.clone()));
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (socket, address) in sockets {
             let error = |source| StartError::Listen { address, source };
             let listener = socket.listen(BACKLOG).map_err(error)?;
             addresses.push(listener.local_addr().map_err(error)?);
-            listeners.push(tokio::spawn(accept(listener, shared.clone(), stopping.clone())));
+            let accepting = accept(listener, shared.clone(), threads.clone(), stopping.clone());
+            listeners.push(tokio::spawn(accepting));
         }
         Ok(Broker {
             control: Box::new(Inside(shared)),
@@ -236,14 +259,16 @@ impl Builder {
             store,
             stop,
             listeners: Mutex::new(listeners),
-            tasks: [ticking, tidying, watching],
+            threads,
+            tasks: [ticking, tidying, watching, spreading],
         })
     }
 }
 
 impl Broker {
-    /// Starts a broker as `config` says, on the current tokio runtime (multi-thread). Where publishers that never pause
-    /// are to be expected, the runtime's `event_interval` should be about 8, so that they do not keep others waiting.
+    /// Starts a broker as `config` says, on the current tokio runtime. Where publishers that never pause are to be
+    /// expected, the runtime's `event_interval` should be [`EVENT_INTERVAL`](crate::EVENT_INTERVAL), so that they do not
+    /// keep others waiting.
     pub async fn start(config: Config) -> Result<Broker, StartError> {
         Broker::builder(config).start().await
     }
@@ -256,12 +281,27 @@ impl Broker {
             gauge: Arc::default(),
             opened: None,
             free_disk: None,
+            threads: 1,
         }
     }
 
     /// Where it listens, in the order of the configuration; port 0 has become the port that was found.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Tells each open connection which of the broker's threads to be on, by its number: 0 is the runtime that the broker
+    /// was started on. It goes there with its next turn. The broker does so itself when a thread has too much to do.
+    ///
+    /// # Errors
+    /// When a thread cannot be begun; who is left stays where it is.
+    pub fn arrange(&self, mut thread: impl FnMut() -> usize) -> io::Result<()> {
+        for peer in self.control.peers() {
+            let thread = thread().min(self.threads.limit() - 1);
+            self.threads.begin(thread)?;
+            peer.place.want(thread);
+        }
+        Ok(())
     }
 
     /// Stops accepting, finishes pending confirms, closes every connection with 320, syncs the store.
@@ -415,47 +455,6 @@ fn watch_disk(shared: &Shared, free: Option<FreeDisk>) -> JoinHandle<()> {
     tokio::spawn(shared.pressure.clone().watch_disk(limit, free, move || store.is_full()))
 }
 
-/// Accepts connections until the broker stops, and sees them through to their end.
-async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopping: watch::Receiver<Stop>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((io, from)) => {
-                    connections.spawn(serve(io, from, shared.clone(), stopping.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
-                    tracing::error!("a connection ended by a defect; its messages were given back");
-                }
-            }
-            _ = stopping.changed() => break,
-        }
-    }
-    let now = shared.clock.now();
-    let over = shared.clock.sleep_until(now + SHUTDOWN_LIMIT);
-    drop(listener);
-    let graceful = matches!(*stopping.borrow(), Stop::Graceful);
-    if graceful {
-        for peer in shared.peers_now() {
-            let error = AmqpError::connection_forced("broker forced connection closure with reason 'shutdown'");
-            let until = now + CONFIRM_LIMIT;
-            let _ = peer.mailbox.push(ConnectionEvent::Close { error, until });
-        }
-        let all = async { while connections.join_next().await.is_some() {} };
-        tokio::select! {
-            () = all => {}
-            () = over => tracing::warn!("some clients did not answer the close in time"),
-        }
-    }
-    connections.shutdown().await;
-}
-
 /// Asks every owner of messages to free blocks of little use, once a second while they take more than a little.
 async fn tidy(shared: Arc<Shared>) {
     let clock = shared.clock.clone();
@@ -473,36 +472,5 @@ async fn tidy(shared: Arc<Shared>) {
             }
             vhost.delayed().iter().for_each(|delayed| delayed.push(DelayedCommand::Tidy));
         }
-    }
-}
-
-/// Serves one connection, known to the others while it lasts.
-async fn serve(io: TcpStream, from: SocketAddr, shared: Arc<Shared>, mut stopping: watch::Receiver<Stop>) {
-    let id = shared.next_peer.fetch_add(1, Ordering::Relaxed);
-    let peer = Arc::new(Peer { id, mailbox: Mailbox::default() });
-    let stopped = async move {
-        // A handshake is not finished during a shutdown.
-        let _ = stopping.wait_for(|stop| !matches!(stop, Stop::Running)).await;
-    };
-    let registered = Registered::new(&shared, peer);
-    connection::serve(io, from, shared.clone(), registered.peer.clone(), stopped).await;
-}
-
-/// A place in the list of open connections, left when dropped.
-struct Registered<'a> {
-    shared: &'a Shared,
-    peer: Arc<Peer>,
-}
-
-impl<'a> Registered<'a> {
-    fn new(shared: &'a Shared, peer: Arc<Peer>) -> Registered<'a> {
-        shared.peers().insert(peer.id, peer.clone());
-        Registered { shared, peer }
-    }
-}
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        self.shared.peers().remove(&self.peer.id);
     }
 }

@@ -11,7 +11,6 @@ use crate::access::{Access, Granted, Permissions, State};
 use crate::clock::{Clock, ManualClock};
 use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
 use crate::delayed::Delayed;
-use crate::mailbox::Mailbox;
 use crate::message::{BlockBuilder, Meta};
 use crate::paging::Paging;
 use crate::queue::arguments::Settings;
@@ -22,7 +21,7 @@ use crate::vhost::{Parts, VHost};
 /// A connection of which only the mailbox exists.
 pub fn peer() -> Arc<Peer> {
     static IDS: AtomicU64 = AtomicU64::new(1);
-    Arc::new(Peer { id: IDS.fetch_add(1, Ordering::Relaxed), mailbox: Mailbox::default() })
+    Peer::new(IDS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A channel of `peer`.

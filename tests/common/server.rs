@@ -123,7 +123,7 @@ impl Server {
         line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of kB")
     }
 
-    /// The CPU time that each of the broker's threads of this name has taken so far, in clock ticks.
+    /// The CPU time that each of the broker's threads whose name begins so has taken so far, in clock ticks.
     pub fn cpu_ticks_of_threads(&self, name: &str) -> Vec<u64> {
         let tasks = format!("/proc/{}/task", self.running().child.id());
         let tasks = std::fs::read_dir(tasks).expect("a running process has tasks");
@@ -133,7 +133,7 @@ impl Server {
             let (start, fields) = stat.rsplit_once(") ")?;
             let (_, found) = start.split_once('(')?;
             let time = |at| fields.split(' ').nth(at)?.parse::<u64>().ok();
-            (found == name).then_some(time(11)? + time(12)?)
+            found.starts_with(name).then_some(time(11)? + time(12)?)
         });
         ticks.collect()
     }

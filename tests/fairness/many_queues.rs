@@ -3,6 +3,7 @@
 use crate::load::{Drain, Flood, Pairs};
 use crate::{Alone, broker};
 use leveret_suite::values::int;
+use std::iter;
 use std::thread::available_parallelism;
 
 const CONNECTIONS: usize = 20;
@@ -32,16 +33,25 @@ fn each_makes_progress() {
 }
 
 #[test]
-fn all_cores_share_the_work() {
+fn cores_share_the_work() {
     let broker = broker();
     let pairs = thousand(&broker);
-    pairs.total().wait_for(200_000);
-    let mut workers = broker.cpu_ticks_of_threads("tokio-rt-worker");
-    workers.sort_unstable_by(|a, b| b.cmp(a));
     let cores = available_parallelism().expect("a number of cores").get();
-    // Threads for what may block have the same name; they come after the workers, of which there is one for each core.
-    let (most, least) = (workers[0], workers[cores - 1]);
-    assert!(least >= most / 4, "the threads' CPU time, for {cores} cores: {workers:?}");
+    // All begin on one thread, and are moved apart when that has too much to do.
+    let threads = || [broker.cpu_ticks_of_threads("leveret"), broker.cpu_ticks_of_threads("connections-")].concat();
+    let mut taken = Vec::new();
+    for _ in 0..50 {
+        let before = threads();
+        pairs.total().wait_for(pairs.total().now() + 200_000);
+        let passed = threads().into_iter().zip(before.into_iter().chain(iter::repeat(0)));
+        taken = passed.map(|(after, before)| after - before).collect();
+        taken.sort_unstable_by(|a, b| b.cmp(a));
+        // With more than two cores the clients of this test may not keep them all busy.
+        if cores == 1 || taken.len() > 1 && taken[1] >= taken[0] / 4 {
+            return;
+        }
+    }
+    panic!("the threads' CPU time at last, for {cores} cores: {taken:?}");
 }
 
 #[test]

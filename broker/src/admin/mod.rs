@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 pub use self::api::{Administered, PermissionsOf, PolicyOf, TopicPermissionsOf, VHostOf};
 use crate::access::password::{HashError, PasswordHash};
 use crate::access::{Granted, Permissions, Place, State, TopicGranted, TopicPermissions, User};
-use crate::command::{ConnectionEvent, Token, Whose};
+use crate::command::{ConnectionEvent, Peer, Token, Whose};
 use crate::definitions::{Definitions, Imported};
 use crate::pattern::PatternError;
 use crate::policy::{Kind, Policy, PolicyError};
@@ -126,6 +126,8 @@ pub(crate) trait Control: Send + Sync {
     fn administered(&self) -> Administered;
     /// Comes with what tells when all of it is on disk.
     fn import(&self, definitions: &Definitions) -> (Imported, Stored);
+    /// The open connections.
+    fn peers(&self) -> Vec<Arc<Peer>>;
 }
 
 /// Entries for storage that belong to one change.

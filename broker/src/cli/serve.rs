@@ -4,20 +4,17 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use leveret::config::{Config, StorageKind};
-use leveret::{Broker, BrokerError, StartError};
+use leveret::{Broker, BrokerError, EVENT_INTERVAL, StartError};
 use tokio::signal::unix::{self, SignalKind};
 use tracing::{error, info};
 
 /// How long threads that are still busy may hold up the end of the process, once the broker itself has stopped.
 const LAST_THREADS: Duration = Duration::from_secs(1);
-
-/// Turns of tasks after which a thread that always has some to run looks at the sockets of the others. Tokio's 61 are meant
-/// for turns of some microseconds; a busy connection's take up to a millisecond.
-const EVENT_INTERVAL: u32 = 8;
 
 /// Why the broker did not start, or did not end well. Each is one line for the user.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +35,8 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] if it did not start, or if an error ended it.
 pub fn serve(config: Config) -> Result<ExitCode, ServeError> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // The broker begins further threads itself, when one will not do.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().event_interval(EVENT_INTERVAL).build().map_err(ServeError::Runtime)?;
     let end = runtime.block_on(run(config));
     runtime.shutdown_timeout(LAST_THREADS);
@@ -50,7 +48,7 @@ async fn run(config: Config) -> Result<ExitCode, ServeError> {
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
     let place = place_of_data(&config);
     let broker = tokio::select! {
-        started = Broker::start(config) => started?,
+        started = Broker::builder(config).threads(cores()).start() => started?,
         signal = signals.next() => {
             info!("{signal} before the start was complete");
             return Ok(ExitCode::SUCCESS);
@@ -70,6 +68,11 @@ async fn run(config: Config) -> Result<ExitCode, ServeError> {
         info!("stopped");
     }
     Ok(code.map_or(ExitCode::SUCCESS, |signal| ExitCode::from(signal.exit_code())))
+}
+
+/// Cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Waits for the shutdown, or for the second signal, which ends the waiting.

@@ -1,6 +1,7 @@
 //! A connection: one task that owns both halves of the socket and everything that belongs to this client.
 //!
-//! * [`handshake`]: protocol header to open-ok.
+//! * [`serve`]: the task, from the first octet to the last, and from thread to thread; [`handshake`]: protocol header to
+//!   open-ok.
 //! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
@@ -27,14 +28,13 @@ mod publishing;
 mod repeat;
 mod replying;
 mod routes;
+mod serve;
 mod timeout;
 mod transaction;
 mod unacked;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -50,6 +50,7 @@ use self::handshake::{Capabilities, Session};
 use self::heartbeat::{Due, Heartbeat};
 use self::repeat::Repeat;
 use self::routes::Routes;
+pub(crate) use self::serve::{Moving, go_on, serve};
 use crate::access::rights::Rights;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
@@ -109,7 +110,6 @@ pub struct Connection {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     vhost: Arc<VHost>,
-    io: TcpStream,
     rights: Rights,
     frame_max: u32,
     channel_max: u16,
@@ -155,6 +155,9 @@ pub struct Connection {
     heartbeat_seconds: u16,
     received: u64,
     sent: u64,
+    turns: u64,
+    /// The thread that it lives on.
+    thread: usize,
     /// When the current phase is over, whatever the client does.
     deadline: Option<Duration>,
     sleep: Option<(Duration, Sleep)>,
@@ -165,31 +168,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Serves one client from its first octet to the end. A handshake under way when `stopped` ends is given up.
-pub async fn serve(
-    mut io: TcpStream,
-    from: SocketAddr,
-    shared: Arc<Shared>,
-    peer: Arc<Peer>,
-    stopped: impl Future<Output = ()>,
-) {
-    if let Err(error) = io.set_nodelay(true) {
-        tracing::debug!(client = %from, %error, "cannot set TCP_NODELAY");
-    }
-    let session = tokio::select! {
-        biased;
-        session = handshake::run(&mut io, from, &shared) => session,
-        () = stopped => None,
-    };
-    let Some(session) = session else { return };
-    tracing::debug!(client = %from, user = &*session.user, "connection open");
-    let mut connection = Connection::new(io, session, shared, peer);
-    poll_fn(|cx| connection.poll(cx)).await;
-    tracing::debug!(client = %from, "connection closed");
-}
-
 impl Connection {
-    fn new(io: TcpStream, session: Session, shared: Arc<Shared>, peer: Arc<Peer>) -> Connection {
+    fn new(session: Session, shared: Arc<Shared>, peer: Arc<Peer>) -> Connection {
         Connection {
             heartbeat: Heartbeat::new(session.heartbeat, shared.clock.now()),
             heartbeat_seconds: session.heartbeat,
@@ -197,7 +177,6 @@ impl Connection {
             shared,
             peer,
             vhost: session.vhost,
-            io,
             frame_max: session.frame_max,
             channel_max: session.channel_max,
             capabilities: session.capabilities,
@@ -227,24 +206,33 @@ impl Connection {
             waking: Vec::new(),
             received: 0,
             sent: 0,
+            turns: 0,
+            thread: 0,
             deadline: None,
             sleep: None,
             shutting_down: None,
         }
     }
 
-    /// One turn of the task. Never inlined, so that `benches/instructions` can name it.
+    /// One turn of the task. Ready when the connection has ended, or has to move to another thread. Never inlined, so
+    /// that `benches/instructions` can name it.
     #[inline(never)]
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        let place = &self.peer.place;
+        place.worked(self.received + self.sent, self.turns);
+        if place.wanted() != self.thread {
+            return Poll::Ready(());
+        }
+        self.turns += 1;
         let enough = self.received + self.sent + ROUND_BYTES;
         for _ in 0..ROUNDS {
             let mut progress = self.take_events();
             progress |= self.unpark(cx);
             progress |= self.resume_deferred();
             progress |= self.resume_unread();
-            progress |= self.read(cx);
+            progress |= self.read(io, cx);
             self.emit_confirms();
-            progress |= self.write(cx);
+            progress |= self.write(io, cx);
             progress |= self.look_at_time(cx);
             if matches!(self.phase, Phase::Ended) {
                 return Poll::Ready(());
@@ -302,7 +290,7 @@ impl Connection {
     }
 
     /// Reads once and takes apart what came. True when something did.
-    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+    fn read(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> bool {
         if !self.takes_input() {
             return false;
         }
@@ -312,7 +300,7 @@ impl Connection {
                 scratch.resize(held + READ_BUFFER, 0);
             }
             let mut buffer = ReadBuf::new(&mut scratch[held..held + READ_BUFFER]);
-            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+            match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
                 Poll::Pending => return false,
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(%error, "connection lost");
@@ -357,10 +345,10 @@ impl Connection {
     }
 
     /// Writes what waits. True when something was written.
-    fn write(&mut self, cx: &mut Context<'_>) -> bool {
+    fn write(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         while self.written < self.output.len() && !matches!(self.phase, Phase::Ended) {
-            match Pin::new(&mut self.io).poll_write(cx, &self.output[self.written..]) {
+            match Pin::new(&mut *io).poll_write(cx, &self.output[self.written..]) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) if count > 0 => {
                     self.written += count;
