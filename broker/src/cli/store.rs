@@ -19,8 +19,9 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub enum Action {
     /// Read everything that is stored, and say what is damaged
     ///
-    /// Definitions are kept twice; the two are compared, and what one has lost is taken from the other. What is damaged is put aside in the directory `quarantine`, as the broker itself would. Ends with exit code 3 if
-    /// there was any.
+    /// Definitions are kept in two places; the two are compared, and what one has lost is taken from the other. What is
+    /// damaged is put aside in the directory `quarantine`, as the broker itself would. Ends with exit code 3 if there was
+    /// any.
     Check(Place),
     /// Give space back that is taken by messages that are gone
     Compact(Place),
