@@ -84,7 +84,7 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
     let count = found.held.map(|held| held.definitions);
     let left = copy::Left { kept_up, clean: found.clean, count };
     let Settled { definitions, copy, entries, quarantined } =
-        copy::settle(&directory, options.spare_bytes, database, left, &mut notes)?;
+        copy::settle(&directory, options.spare_bytes / COPY_SHARE, database, left, &mut notes)?;
     let opened = Log::open(&places, Left { clean: found.clean, power_cut: !safe })?;
     recovered.definitions = entries;
     recovered.quarantined.extend(quarantined);
@@ -224,6 +224,9 @@ fn for_good(error: StorageError) -> StorageError {
         other => other,
     }
 }
+
+/// Of what the log may take beyond twice what lives in it, the copy of the definitions may take this part: 1 MiB.
+const COPY_SHARE: u64 = 80;
 
 /// The format before, which kept messages in sled.
 const EARLIER_FORMAT: u32 = 1;

@@ -29,9 +29,6 @@ pub(crate) use settle::{Left, Settled, settle};
 /// How long what was appended may wait for a sync.
 const SYNC_WITHIN: Duration = Duration::from_secs(1);
 
-/// Bytes it may take beyond twice what lives in it, before it is written anew.
-const SPARE: u64 = 1 << 20;
-
 /// Bytes of a frame when it is written anew.
 const PORTION: usize = 128 << 10;
 
@@ -43,6 +40,7 @@ const RECYCLED: usize = 64 << 10;
 pub(crate) struct Copy {
     place: PathBuf,
     file: Appending,
+    /// Bytes it may take beyond twice what lives in it, before it is written anew.
     spare: u64,
     /// When what is not synced yet was first appended.
     unsynced: Option<Instant>,
@@ -183,7 +181,7 @@ impl Copy {
     }
 
     fn is_large(&self, live: u64) -> bool {
-        self.file.len > 2 * live + self.spare.min(SPARE) + frame::FILE_HEADER
+        self.file.len > 2 * live + self.spare + frame::FILE_HEADER
     }
 
     /// Writes the next portion; after the last one the new file takes the place of the old one.

@@ -243,7 +243,7 @@ fn a_replacement_of_the_database_that_was_cut_short_is_completed() {
 #[test]
 fn the_copy_is_written_anew_when_little_of_it_lives_and_has_everything_at_any_moment() {
     let place = DiskPlace::new();
-    let options = DiskOptions { spare_bytes: 20_000, ..DiskOptions::default() };
+    let options = DiskOptions { spare_bytes: 1_000_000, ..DiskOptions::default() };
     let (mut backend, _) = open_disk_with(&place.dir(), &options).unwrap();
     let (mut dice, mut model) = (Dice(5), std::collections::BTreeMap::new());
     // More than one portion.

@@ -22,7 +22,7 @@ const KEYS: u64 = 40;
 
 /// So that the copy is written anew all the time.
 fn open(dir: &Path) -> Result<(Box<dyn Backend>, Recovered), StorageError> {
-    open_disk_with(dir, &DiskOptions { spare_bytes: 10_000, ..DiskOptions::default() })
+    open_disk_with(dir, &DiskOptions { spare_bytes: 800_000, ..DiskOptions::default() })
 }
 
 /// What the `number`-th operation does: to which key, and its value afterwards.
