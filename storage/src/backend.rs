@@ -279,6 +279,9 @@ pub enum Note {
     /// The machine went down without a clean stop: every stored message counts as possibly delivered.
     #[error("the machine went down without a clean stop: recovered messages are marked redelivered")]
     MarksRaised,
+    /// The delivered marks were missing, or a part of them: every stored message counts as possibly delivered.
+    #[error("delivered marks are lost: recovered messages are marked redelivered")]
+    MarksLost,
     /// Less was found than the last clean stop left: the end of the log, or a part of it, is damaged.
     #[error("{messages} messages and {definitions} definitions that the last clean stop left are missing")]
     Missing { messages: u64, definitions: u64 },
@@ -324,7 +327,8 @@ impl Note {
     pub fn is_damage(&self) -> bool {
         match self {
             Note::MarksRaised | Note::TailCut { .. } | Note::Migrated { .. } | Note::CreationCompleted => false,
-            Note::SnapshotMovedAside { .. }
+            Note::MarksLost
+            | Note::SnapshotMovedAside { .. }
             | Note::Missing { .. }
             | Note::DatabaseReplaced { .. }
             | Note::ReplacementCompleted { .. }

@@ -72,7 +72,7 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
         quarantine: directory.quarantine_place(),
         options: *options,
     };
-    let marks_lost = !directory.delivered().exists();
+    let marks_lost = !created && !Marks::is_whole(&directory.delivered());
     let marks = Marks::open(&directory.delivered())?;
     let safe = found.clean || found.same_boot;
     prepare_log(&directory, &found, database.as_mut(), &places, &mut recovered, &mut notes)?;
@@ -94,8 +94,11 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
     let stored = recovered.queues.iter().flat_map(|queue| &queue.stored);
     (recovered.messages, recovered.bytes) =
         stored.fold((0, 0), |(n, bytes), stored| (n + u64::from(stored.count), bytes + stored.bytes));
-    let exact = created || (!marks_lost && safe);
-    load::settle_marks(&marks, exact, &mut recovered, &mut notes)?;
+    let lost = match safe || created {
+        true => marks_lost.then_some(Note::MarksLost),
+        false => Some(Note::MarksRaised),
+    };
+    load::settle_marks(&marks, lost, &mut recovered, &mut notes)?;
     directory.begin_use()?;
     recovered.clean = created || found.clean;
     let now = directory::Held { messages: recovered.messages, definitions: recovered.definitions.len() as u64 };

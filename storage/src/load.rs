@@ -176,11 +176,11 @@ fn queue(queues: &mut Vec<RecoveredQueue>, queue: u64) -> &mut RecoveredQueue {
     &mut queues[at]
 }
 
-/// Joins the marks to what was recovered. Where a power cut may have taken some, every stored message counts as
-/// delivered, on disk as well: the next crash may find the same boot again.
+/// Joins the marks to what was recovered. Where some are lost, as the note says, every stored message counts as delivered,
+/// on disk as well: the next crash may find the same boot again.
 pub(crate) fn settle_marks(
     marks: &Marks,
-    exact: bool,
+    lost: Option<Note>,
     recovered: &mut Recovered,
     notes: &mut Vec<Note>,
 ) -> Result<(), StorageError> {
@@ -190,7 +190,7 @@ pub(crate) fn settle_marks(
     }
     for queue in &mut recovered.queues {
         let last = queue.stored.last().map_or(0, |stored| stored.first + u64::from(stored.count) - 1);
-        if !exact && last > queue.delivered_through {
+        if lost.is_some() && last > queue.delivered_through {
             marks.mark(queue.queue).delivered_through(last)?;
             queue.delivered_through = last;
             raised = true;
@@ -198,7 +198,7 @@ pub(crate) fn settle_marks(
         queue.next_sequence = queue.next_sequence.max(queue.delivered_through.saturating_add(1));
     }
     if raised {
-        notes.push(Note::MarksRaised);
+        notes.extend(lost);
         marks.sync()?;
     }
     Ok(())
