@@ -117,7 +117,8 @@ pub fn exchange_overlapping(calls: &mut [Call]) {
             calls[first].end = end.max(last);
         }
     }
-    calls.sort_by_key(|call| call.begin);
+    // What was moved behind a call on a single line begins on that line, and ends later.
+    calls.sort_by_key(|call| (call.begin, call.end));
 }
 
 /// `pwrite64(7, "ab\0", 3, 20) = 3`; `None` for what is no call, or a failed one.
