@@ -8,6 +8,7 @@ use leveret_protocol::AmqpError;
 use leveret_protocol::amq::AMQPClass;
 use leveret_storage::{Block, Entry, Run, Store};
 
+use crate::lone::Lone;
 use crate::mailbox::Mailbox;
 use crate::message;
 use crate::paging::{self, Holder, Ranges};
@@ -21,12 +22,13 @@ pub struct Peer {
     /// Unique within the broker's life.
     pub id: u64,
     pub mailbox: Mailbox<ConnectionEvent>,
+    pub(crate) lone: Lone,
     pub(crate) place: Place,
 }
 
 impl Peer {
     pub fn new(id: u64) -> Arc<Peer> {
-        Arc::new(Peer { id, mailbox: Mailbox::default(), place: Place::default() })
+        Arc::new(Peer { id, mailbox: Mailbox::default(), lone: Lone::default(), place: Place::default() })
     }
 }
 
@@ -351,6 +353,9 @@ impl Token {
     pub fn complete(self) {
         match self {
             Token::Confirm { to: ConfirmTo { to, first }, count } => {
+                if count == 1 && to.peer.lone.confirm(to.channel, first, &to.peer.mailbox) {
+                    return;
+                }
                 let _ = to.peer.mailbox.push(ConnectionEvent::Confirm {
                     channel: to.channel,
                     first,
@@ -383,6 +388,12 @@ pub enum ConnectionEvent {
         first: u64,
         count: u32,
         refused: bool,
+    },
+    /// Storage has taken publish `number`, and the first octets of its confirm have been written already.
+    ConfirmWritten {
+        channel: ChannelKey,
+        number: u64,
+        written: usize,
     },
     /// The queue of this consumer is gone.
     ConsumerGone {

@@ -9,7 +9,7 @@
 //! * `delayed`: what x-delayed-message exchanges hold back, run in the same way.
 //! * `vhost`: exchanges, queues and bindings; their one owner, and the snapshots that publishers route by.
 //! * [`exchange`]: routing tables, pure.
-//! * `command`: what owners say to each other. `mailbox`: how.
+//! * `command`: what owners say to each other. `mailbox`: how. `lone`: a confirm that goes past both.
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
 //! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at.
 //! * `threads`: the event loops that connections live on; `spread`: who lives on which.
@@ -33,6 +33,7 @@ mod delayed;
 pub mod exchange;
 mod expiration;
 mod listener;
+mod lone;
 mod mailbox;
 mod message;
 mod methods;
@@ -56,4 +57,3 @@ mod vhost;
 pub use config::Config;
 pub use serde_json;
 pub use server::{Broker, BrokerError, StartError};
-pub use threads::EVENT_INTERVAL;

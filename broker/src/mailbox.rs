@@ -52,6 +52,16 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
+    /// Adds one event that the owner need not be woken for: it finds it when it wakes next.
+    pub fn leave(&self, item: T) -> Result<(), T> {
+        let mut inner = lock(&self.inner);
+        if inner.closed {
+            return Err(item);
+        }
+        inner.items.push(item);
+        Ok(())
+    }
+
     /// Adds all of `items` in order; leaves them there and answers false when the owner is gone.
     pub fn append(&self, items: &mut Vec<T>) -> bool {
         let mut inner = lock(&self.inner);

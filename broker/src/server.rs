@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct Shared {
     /// Open connections, so that a shutdown can tell them.
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
     next_peer: AtomicU64,
+    /// For [`crate::lone`].
+    pub(crate) lone_handles: Arc<AtomicUsize>,
 }
 
 impl Shared {
@@ -236,6 +238,7 @@ impl Builder {
             administration: Mutex::default(),
             peers: Mutex::default(),
             next_peer: AtomicU64::new(1),
+            lone_handles: Arc::default(),
         });
         shared.access.publish(beginning.access);
         prepare(&shared, beginning.fresh, definitions, policies);
@@ -266,9 +269,7 @@ impl Builder {
 }
 
 impl Broker {
-    /// Starts a broker as `config` says, on the current tokio runtime. Where publishers that never pause are to be
-    /// expected, the runtime's `event_interval` should be [`EVENT_INTERVAL`](crate::EVENT_INTERVAL), so that they do not
-    /// keep others waiting.
+    /// Starts a broker as `config` says, on the current tokio runtime.
     pub async fn start(config: Config) -> Result<Broker, StartError> {
         Broker::builder(config).start().await
     }

@@ -14,10 +14,6 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// Turns of tasks after which a thread that always has some to run looks at the sockets of the others. Tokio's 61 are
-/// meant for turns of some microseconds; a busy connection's take up to a millisecond.
-pub const EVENT_INTERVAL: u32 = 8;
-
 /// What a turn of a connection's task costs by itself, as if it were so many bytes.
 const TURN_WORK: u64 = 4096;
 
@@ -108,7 +104,7 @@ impl Threads {
 
 impl Further {
     fn begin(index: usize) -> io::Result<Further> {
-        let runtime = Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name(format!("connections-{index}")).spawn(move || {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use leveret::config::{Config, StorageKind};
-use leveret::{Broker, BrokerError, EVENT_INTERVAL, StartError};
+use leveret::{Broker, BrokerError, StartError};
 use tokio::signal::unix::{self, SignalKind};
 use tracing::{error, info};
 
@@ -37,7 +37,7 @@ pub enum ServeError {
 pub fn serve(config: Config) -> Result<ExitCode, ServeError> {
     // The broker begins further threads itself, when one will not do.
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().event_interval(EVENT_INTERVAL).build().map_err(ServeError::Runtime)?;
+    let runtime = builder.enable_all().build().map_err(ServeError::Runtime)?;
     let end = runtime.block_on(run(config));
     runtime.shutdown_timeout(LAST_THREADS);
     end

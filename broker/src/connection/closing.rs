@@ -262,6 +262,7 @@ impl Connection {
 /// Whatever way the task ends, by panic too, nothing stays with it.
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.take_socket_back();
         let left = self.peer.mailbox.close();
         for event in std::mem::take(&mut self.inbox).into_iter().chain(left) {
             self.return_event(event);

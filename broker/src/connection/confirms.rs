@@ -81,6 +81,11 @@ impl Confirms {
         }
     }
 
+    /// The one publish that waits for an answer, where that is the last one it needs.
+    pub fn lone(&self) -> Option<u64> {
+        (self.open == 1 && self.waiting == [1]).then_some(self.published)
+    }
+
     /// Nothing waits for its acknowledgement.
     pub fn is_settled(&self) -> bool {
         self.open == 0

@@ -41,6 +41,9 @@ impl Connection {
             ConnectionEvent::Confirm { channel, first, count, refused } => {
                 self.publishes_answered(channel, first, count, refused);
             }
+            ConnectionEvent::ConfirmWritten { channel, number, written } => {
+                self.confirm_written(channel, number, written);
+            }
             ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
             ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
             ConnectionEvent::Tidy => {
@@ -330,6 +333,7 @@ impl Connection {
             }
             if let Some(confirms) = &mut channel.confirms {
                 confirms.emit(&mut self.output, number);
+                self.lone = confirms.lone().map(|number| (channel.key, number));
             }
         }
         self.close_when_settled();

@@ -6,6 +6,7 @@
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
+//! * [`lone`]: a confirm that somebody else writes.
 //! * [`timeout`]: deliveries that wait too long for their acknowledgement.
 //! * [`closing`]: how channels and the connection end, and what they give back.
 //!
@@ -23,6 +24,7 @@ mod events;
 mod handshake;
 mod heartbeat;
 mod input;
+mod lone;
 mod permitted;
 mod publishing;
 mod repeat;
@@ -35,7 +37,8 @@ mod unacked;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -44,6 +47,7 @@ use leveret_protocol::{AmqpError, frame, method};
 use leveret_storage::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task;
 
 use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
@@ -55,6 +59,7 @@ use crate::access::rights::Rights;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
 use crate::delayed::Delayed;
+use crate::lone::Handle;
 use crate::methods;
 use crate::outbox::Outbox;
 use crate::queue::Queue;
@@ -147,6 +152,12 @@ pub struct Connection {
     next_tick: Option<Duration>,
     /// Channels with confirms to be sent.
     confirming: Vec<u16>,
+    /// The one confirm that its channel waited for when confirms were last sent.
+    lone: Option<(ChannelKey, u64)>,
+    /// Another handle to the socket, once one was wanted: for [`crate::lone`].
+    socket: Option<Arc<Handle>>,
+    /// It has been left there.
+    offered: bool,
     /// Channels whose transactions have got messages that do not count as memory in use yet.
     transacting: Vec<u16>,
     /// Channels whose consumers may have room again.
@@ -202,6 +213,9 @@ impl Connection {
             moment: None,
             next_tick: None,
             confirming: Vec::new(),
+            lone: None,
+            socket: None,
+            offered: false,
             transacting: Vec::new(),
             waking: Vec::new(),
             received: 0,
@@ -218,6 +232,7 @@ impl Connection {
     /// that `benches/instructions` can name it.
     #[inline(never)]
     fn poll(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        self.take_socket_back();
         let place = &self.peer.place;
         place.worked(self.received + self.sent, self.turns);
         if place.wanted() != self.thread {
@@ -239,14 +254,18 @@ impl Connection {
             }
             if !progress {
                 self.give_memory_back();
+                self.offer_socket(io);
                 if self.peer.mailbox.sleep(cx.waker()) {
                     return Poll::Pending;
                 }
+                self.take_socket_back();
             } else if self.received + self.sent >= enough {
                 break;
             }
         }
-        cx.waker().wake_by_ref();
+        // Not just behind the tasks that are ready now, but behind a look at all sockets: else whoever is heard of through
+        // them waits for many such turns.
+        let _ = pin!(task::yield_now()).poll(cx);
         Poll::Pending
     }
 

@@ -317,6 +317,7 @@ fn hear(event: &ConnectionEvent) -> String {
         ConnectionEvent::Reply { reply, .. } => say(reply),
         ConnectionEvent::Confirm { first, count, refused: false, .. } => format!("confirm {first}+{count}"),
         ConnectionEvent::Confirm { first, count, .. } => format!("refusal {first}+{count}"),
+        ConnectionEvent::ConfirmWritten { number, .. } => format!("confirm of {number} written"),
         ConnectionEvent::ConsumerGone { .. } => "consumer gone".into(),
         ConnectionEvent::DirectReply { .. } => "direct reply".into(),
         ConnectionEvent::Tidy => "tidy".into(),
