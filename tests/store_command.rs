@@ -74,6 +74,29 @@ fn a_check_names_what_is_damaged_puts_it_aside_and_the_rest_is_served() {
 }
 
 #[test]
+fn a_check_compares_the_two_places_of_definitions_and_takes_from_one_what_the_other_has_lost() {
+    let mut site = Site::start();
+    let mut peer = site.server.peer();
+    declare(&mut peer, "q");
+    publish_confirmed(&mut peer, "q", &["kept"]);
+    site.server.kill9();
+    std::fs::remove_dir_all(site.data.path().join("definitions")).expect("the database was there");
+    let output = site.store("check");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = text(&output.stdout);
+    assert!(said.contains("definitions were taken from their copy, 0 are lost"), "{output:?}");
+    std::fs::write(site.data.path().join("definitions.log"), "?").expect("the copy can be overwritten");
+    let output = site.store("check");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stdout).contains("the copy of the definitions was damaged"), "{output:?}");
+    let output = site.store("check");
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).contains("definitions, in both places, and 1 messages are sound"), "{output:?}");
+    site.server.restart();
+    site.server.peer().expect_contents(1, "q", &["kept"]);
+}
+
+#[test]
 fn compacting_gives_space_back_and_keeps_what_is_left() {
     const COUNT: usize = 400;
     let mut site = Site::start();

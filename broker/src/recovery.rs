@@ -104,7 +104,10 @@ fn record_found(vhost: Box<str>, record: Record, access: &mut State, found: &mut
 
 fn report(recovered: &Recovered) {
     for note in &recovered.notes {
-        tracing::warn!("{note}");
+        match note.is_damage() {
+            true => tracing::error!("{note}"),
+            false => tracing::warn!("{note}"),
+        }
     }
     for quarantined in &recovered.quarantined {
         match quarantined {

@@ -279,6 +279,9 @@ pub enum Note {
     /// The machine went down without a clean stop: every stored message counts as possibly delivered.
     #[error("the machine went down without a clean stop: recovered messages are marked redelivered")]
     MarksRaised,
+    /// The delivered marks were missing, or a part of them: every stored message counts as possibly delivered.
+    #[error("delivered marks are lost: recovered messages are marked redelivered")]
+    MarksLost,
     /// Less was found than the last clean stop left: the end of the log, or a part of it, is damaged.
     #[error("{messages} messages and {definitions} definitions that the last clean stop left are missing")]
     Missing { messages: u64, definitions: u64 },
@@ -291,4 +294,52 @@ pub enum Note {
     /// A directory whose creation had been cut short was completed.
     #[error("the creation of the store had been interrupted and was completed")]
     CreationCompleted,
+    /// The database of the definitions was damaged or missing. A new one was made of what could be read of it and of the
+    /// copy; `restored` definitions are as the copy has them, `lost` ones are known to be in neither.
+    #[error(
+        "the database of definitions was damaged{}: {restored} definitions were taken from their copy, {lost} are lost",
+        moved(moved_to)
+    )]
+    DatabaseReplaced { restored: u64, lost: u64, moved_to: Option<PathBuf> },
+    /// As above, by an opening before this one, which was cut short.
+    #[error(
+        "the replacement of a damaged database of definitions had been interrupted and was completed{}",
+        moved(moved_to)
+    )]
+    ReplacementCompleted { moved_to: Option<PathBuf> },
+    /// The copy of the definitions was damaged or missing, and was written anew from the database.
+    #[error("the copy of the definitions was damaged or missing{}, and was written anew", moved(moved_to))]
+    CopyRenewed { moved_to: Option<PathBuf> },
+    /// Some definitions may be lost. Messages whose queue is not defined any more are dropped; all messages are kept as
+    /// they were.
+    #[error("definitions may be lost; the messages as they were, those of lost queues too, are kept in {}", kept.display())]
+    DefinitionsLost { kept: PathBuf },
+    /// The directory of the messages was not there.
+    #[error("{} is missing, and with it all messages that were stored", directory.display())]
+    MessagesMissing { directory: PathBuf },
+    /// A file of the log was not there, or nothing of it was.
+    #[error("{} is missing, and with it the messages stored there", file.display())]
+    SegmentMissing { file: PathBuf },
+}
+
+impl Note {
+    /// Something was damaged, and may be lost; not only something that a crash explains.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Note::MarksRaised | Note::TailCut { .. } | Note::Migrated { .. } | Note::CreationCompleted => false,
+            Note::MarksLost
+            | Note::SnapshotMovedAside { .. }
+            | Note::Missing { .. }
+            | Note::DatabaseReplaced { .. }
+            | Note::ReplacementCompleted { .. }
+            | Note::CopyRenewed { .. }
+            | Note::DefinitionsLost { .. }
+            | Note::MessagesMissing { .. }
+            | Note::SegmentMissing { .. } => true,
+        }
+    }
+}
+
+fn moved(to: &Option<PathBuf>) -> String {
+    to.as_ref().map_or_else(String::new, |to| format!(" (it was moved to {})", to.display()))
 }

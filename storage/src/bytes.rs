@@ -1,5 +1,14 @@
 //! Numbers in byte strings: fixed-width ones are big-endian, others LEB128.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+
+/// A number that nobody can foresee.
+pub(crate) fn lot() -> u64 {
+    // Each has keys of its own, drawn by the operating system.
+    RandomState::new().build_hasher().finish()
+}
+
 /// Writes `n` seven bits at a time, low ones first.
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {

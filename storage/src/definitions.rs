@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
+use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -22,11 +23,14 @@ use std::time::{Duration, Instant};
 use crate::backend::{Bytes, Note, Quarantined};
 use crate::directory::{Database, Directory, sync_directory};
 use crate::error::{IoContext, StorageError};
-use crate::keys::{self, FORMAT_KEY, FORMAT_VERSION};
-use crate::load::{Found, Loader};
+use crate::keys::{self, FORMAT_KEY, FORMAT_VERSION, Joiner, Key};
+use crate::load::{Found, Loader, Size};
 
 /// Keys of format 1 deleted at once.
 const SWEEP: usize = 1024;
+
+/// Definitions written at once into a new database.
+const FILL: usize = 512;
 
 /// How long sled may keep its lock after it was dropped.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -44,8 +48,9 @@ pub(crate) struct Definitions {
     path: PathBuf,
     /// The format under which it was made.
     pub version: u32,
-    /// Under how many keys each definition lies.
-    chunks: HashMap<Bytes, u32>,
+    sizes: HashMap<Bytes, Size>,
+    /// Bytes of all keys and values.
+    live: u64,
     /// Something was written since the last sync.
     dirty: bool,
 }
@@ -55,7 +60,11 @@ pub(crate) struct Definitions {
 pub(crate) struct Held {
     /// Ordered by key.
     pub definitions: Vec<(Bytes, Bytes)>,
+    /// Keys whose values are damaged or senseless, and what they are.
+    pub damaged: Vec<Vec<u8>>,
     pub quarantined: Vec<Quarantined>,
+    /// It could not be read to its end.
+    pub broken: bool,
 }
 
 impl Definitions {
@@ -63,34 +72,90 @@ impl Definitions {
     pub fn open(directory: &Directory, notes: &mut Vec<Note>) -> Result<Definitions, StorageError> {
         let (db, file, version) = open_database(directory, notes)?;
         let path = directory.path().to_owned();
-        Ok(Definitions { db, file, path, version, chunks: HashMap::new(), dirty: false })
+        Ok(Definitions { db, file, path, version, sizes: HashMap::new(), live: 0, dirty: false })
     }
 
-    /// Reads everything and moves what is damaged out of the way. Messages of format 1 are handed to `found`.
+    /// Reads everything. Messages of format 1 are handed to `found`, whose errors end it.
     pub fn load(&mut self, found: &mut Found<'_>) -> Result<Held, StorageError> {
         let mut loader = Loader::new(found);
-        for pair in self.db.iter() {
-            let (key, value) = pair.map_err(|e| failure("read", &self.path, e))?;
-            loader.add(&key, &value)?;
-        }
-        let loaded = loader.finish()?;
-        if !loaded.damaged.is_empty() {
-            let mut out = Changes::default();
-            for key in &loaded.damaged {
-                if let Some(value) = self.db.get(key).map_err(|e| failure("read", &self.path, e))? {
-                    out.put(keys::quarantine_key(key), value.to_vec());
-                }
-                out.delete(key);
+        let mut pairs = self.db.iter();
+        let broken = loop {
+            // sled panics on some kinds of damage.
+            match panic::catch_unwind(AssertUnwindSafe(|| pairs.next())) {
+                Ok(None) => break false,
+                Ok(Some(Ok((key, value)))) => loader.add(&key, &value)?,
+                Ok(Some(Err(error))) => match failure("read", &self.path, error) {
+                    damage if damage.is_damage() => break true,
+                    error => return Err(error),
+                },
+                Err(_) => break true,
             }
-            self.write(out)?;
+        };
+        let loaded = loader.finish()?;
+        self.live = loaded.sizes.values().map(|size| u64::from(size.bytes)).sum();
+        self.sizes = loaded.sizes;
+        let (definitions, damaged, quarantined) = (loaded.definitions, loaded.damaged, loaded.quarantined);
+        Ok(Held { definitions, damaged, quarantined, broken })
+    }
+
+    /// Moves entries out of the way.
+    pub fn put_aside(&mut self, damaged: &[Vec<u8>]) -> Result<(), StorageError> {
+        let mut out = Changes::default();
+        for key in damaged {
+            if let Some(value) = self.db.get(key).map_err(|e| failure("read", &self.path, e))? {
+                out.put(keys::quarantine_key(key), value.to_vec());
+            }
+            out.delete(key);
         }
-        self.chunks = loaded.chunks;
-        Ok(Held { definitions: loaded.definitions, quarantined: loaded.quarantined })
+        if out.0.is_empty() { Ok(()) } else { self.write(out) }
+    }
+
+    /// Definitions behind that of the key `after`, in sled's order, of about so many bytes; none at the end.
+    pub fn portion(&self, after: Option<&[u8]>, bytes: usize) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        let from = after.map(|key| keys::definition_key(key, u32::MAX));
+        let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut out, mut taken) = (Vec::new(), 0);
+        let mut open: Option<(Bytes, Joiner)> = None;
+        for pair in self.db.range::<&[u8], _>((from, Bound::Unbounded)) {
+            let (at, value) = pair.map_err(|e| failure("read", &self.path, e))?;
+            let Key::Definition { key, chunk } = keys::parse_key(&at) else {
+                if at[..] == *FORMAT_KEY { continue } else { break }
+            };
+            if open.as_ref().is_none_or(|(open, _)| **open != *key) {
+                self.join(open.take(), &mut out)?;
+                if taken >= bytes {
+                    return Ok(out);
+                }
+            }
+            taken += value.len();
+            open.get_or_insert_with(|| (key.into(), Joiner::default())).1.add(&at, chunk, &value);
+        }
+        self.join(open, &mut out)?;
+        Ok(out)
+    }
+
+    fn join(&self, open: Option<(Bytes, Joiner)>, out: &mut Vec<(Bytes, Bytes)>) -> Result<(), StorageError> {
+        if let Some((key, joiner)) = open {
+            let damaged = || StorageError::corrupt(&self.path, "a definition does not read as it was written");
+            let (value, _) = joiner.finish().ok_or_else(damaged)?;
+            out.push((key, value.into()));
+        }
+        Ok(())
+    }
+
+    /// The data directory.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.chunks.len() as u64
+        self.sizes.len() as u64
+    }
+
+    /// Bytes of their keys and values.
+    pub fn live_bytes(&self) -> u64 {
+        self.live
     }
 
     /// Hands the definitions that are put to the kernel, or those that are deleted.
@@ -103,19 +168,19 @@ impl Definitions {
     }
 
     fn define(&mut self, key: &[u8], value: Option<&[u8]>, out: &mut Changes) {
-        let before = self.chunks.remove(key).unwrap_or(0);
-        let now = match value {
-            None => 0,
-            Some(value) => {
-                let chunk_key = |chunk| keys::definition_key(key, chunk);
-                keys::put_chunks(&[value], CHUNK_BYTES, chunk_key, |k, v| out.put(k, v))
-            }
-        };
-        for chunk in now..before {
+        let before = self.sizes.remove(key).unwrap_or_default();
+        let mut now = Size::default();
+        if let Some(value) = value {
+            let chunk_key = |chunk| keys::definition_key(key, chunk);
+            now.chunks = keys::put_chunks(&[value], CHUNK_BYTES, chunk_key, |k, v| out.put(k, v));
+            now.bytes = (key.len() + value.len()) as u32;
+        }
+        for chunk in now.chunks..before.chunks {
             out.delete(keys::definition_key(key, chunk));
         }
-        if now > 0 {
-            self.chunks.insert(key.into(), now);
+        self.live = self.live + u64::from(now.bytes) - u64::from(before.bytes);
+        if now.chunks > 0 {
+            self.sizes.insert(key.into(), now);
         }
     }
 
@@ -250,31 +315,26 @@ fn config(database: &Database) -> sled::Config {
         .mode(sled::Mode::LowSpace)
 }
 
-/// Makes a database beside its place and moves it there when it is on the device, so that a database in its place is
-/// always whole. One that is there already was finished before a crash: then there is nothing to make (false).
-pub(crate) fn create(directory: &Directory, notes: &mut Vec<Note>) -> Result<bool, StorageError> {
-    let Database { path: database, segment_bytes } = directory.database();
-    if database.exists() {
-        notes.push(Note::CreationCompleted);
-        return Ok(false);
-    }
-    let [unfinished, earlier] = directory.unfinished_databases();
-    for begun in [&unfinished, &earlier].into_iter().filter(|begun| begun.exists()) {
-        notes.push(Note::CreationCompleted);
-        fs::remove_dir_all(begun).context("remove", begun)?;
-    }
-    let db = open_patiently(&Database { path: unfinished.clone(), segment_bytes })?;
+/// Makes a database of these definitions, which is on the device then but for its own name.
+pub(crate) fn fill(database: &Database, definitions: &[(Bytes, Bytes)]) -> Result<(), StorageError> {
+    let path = &database.path;
+    let db = open_patiently(database)?;
     let version = keys::seal(FORMAT_KEY, FORMAT_VERSION.to_be_bytes().to_vec());
-    db.insert(FORMAT_KEY, version).and_then(|_| db.flush()).map_err(|e| failure("write", &unfinished, e))?;
+    db.insert(FORMAT_KEY, version).map_err(|e| failure("write", path, e))?;
+    for portion in definitions.chunks(FILL) {
+        let mut out = Changes::default();
+        for (key, value) in portion {
+            keys::put_chunks(&[value], CHUNK_BYTES, |chunk| keys::definition_key(key, chunk), |k, v| out.put(k, v));
+        }
+        out.write(&db).map_err(|e| failure("write", path, e))?;
+    }
+    db.flush().map_err(|e| failure("write", path, e))?;
     drop(db);
-    for file in fs::read_dir(&unfinished).context("read", &unfinished)? {
-        let file = file.context("read", &unfinished)?.path();
+    for file in fs::read_dir(path).context("read", path)? {
+        let file = file.context("read", path)?.path();
         File::open(&file).and_then(|f| f.sync_all()).context("sync", &file)?;
     }
-    sync_directory(&unfinished)?;
-    fs::rename(&unfinished, &database).context("rename", &unfinished)?;
-    directory.sync()?;
-    Ok(true)
+    sync_directory(path)
 }
 
 fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::Db, File, u32), StorageError> {
@@ -284,15 +344,15 @@ fn open_database(directory: &Directory, notes: &mut Vec<Note>) -> Result<(sled::
     if !name.exists() {
         return Err(StorageError::corrupt(directory.path(), "its database is missing"));
     }
-    remove_unfinished_snapshots(path)?;
+    database.remove_unfinished_snapshots()?;
     let file = OpenOptions::new().read(true).write(true).open(&name).context("open", &name)?;
     // A kill leaves what was written in the kernel's hands. From here on it counts as safe, and sled will sync a snapshot
     // that says where it lies.
     file.sync_data().context("sync", &name)?;
     let db = loop {
-        match (open_patiently(&database), newest_snapshot(path)) {
+        match (open_patiently(&database), database.newest_snapshot()) {
             (Ok(db), _) => break db,
-            (Err(StorageError::Corrupt { .. }), Some(snapshot)) => {
+            (Err(error), Some(snapshot)) if error.is_damage() => {
                 let moved_to = directory.quarantine(&snapshot)?;
                 notes.push(Note::SnapshotMovedAside { moved_to });
             }
@@ -324,22 +384,6 @@ fn open_patiently(database: &Database) -> Result<sled::Db, StorageError> {
 
 fn is_lock(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::Other && error.to_string().contains("could not acquire lock")
-}
-
-fn remove_unfinished_snapshots(database: &Path) -> Result<(), StorageError> {
-    for entry in fs::read_dir(database).context("read", database)? {
-        let path = entry.context("read", database)?.path();
-        if path.extension().is_some_and(|extension| extension == "generating") {
-            fs::remove_file(&path).context("remove", &path)?;
-        }
-    }
-    Ok(())
-}
-
-fn newest_snapshot(database: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(database).ok()?;
-    let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    snapshots.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("snap."))).max()
 }
 
 /// The database says itself what is in it, for it may have been moved.

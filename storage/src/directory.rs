@@ -7,6 +7,7 @@
 //! boot        the kernel's boot id under which the store was last opened
 //! delivered   how far each queue has been delivered (see `marks`)
 //! definitions/ the database; one made by an earlier leveret is in db/
+//! definitions.log what is in it a second time (see `copy`)
 //! messages/   the log: messages that are kept
 //! spill/      the log: messages on disk for want of memory; emptied when the store is opened
 //! reserve     bytes kept aside, given up when the disk is full so that removals can be written
@@ -27,12 +28,17 @@ const BOOT: &str = "boot";
 const DELIVERED: &str = "delivered";
 const DATABASE: &str = "definitions";
 const DATABASE_UNFINISHED: &str = "definitions.new";
+const DATABASE_MADE: &str = "definitions.made";
+const COPY: &str = "definitions.log";
 const EARLIER_DATABASE: &str = "db";
 const EARLIER_DATABASE_UNFINISHED: &str = "db.new";
 const MESSAGES: &str = "messages";
 const SPILL: &str = "spill";
 const QUARANTINE: &str = "quarantine";
 const RESERVE: &str = "reserve";
+
+/// Second line of `boot`: an earlier leveret, which knows no copy and leaves one to grow stale, does not write it.
+const COPIED: &str = "copied";
 
 /// Bytes kept aside, so that what makes room can be written on a full disk.
 pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
@@ -42,13 +48,16 @@ const SEGMENT_BYTES: usize = 512 << 10;
 const EARLIER_SEGMENT_BYTES: usize = 2 << 20;
 
 /// What may lie in a directory that has no `FORMAT` yet: our own beginnings, and what a fresh file system has.
-const BEGINNINGS: [&str; 16] = [
+const BEGINNINGS: [&str; 19] = [
     LOCK,
     CLEAN,
     BOOT,
     DELIVERED,
     DATABASE,
     DATABASE_UNFINISHED,
+    DATABASE_MADE,
+    COPY,
+    "definitions.log.new",
     EARLIER_DATABASE,
     EARLIER_DATABASE_UNFINISHED,
     MESSAGES,
@@ -85,6 +94,30 @@ pub(crate) struct Database {
     pub segment_bytes: usize,
 }
 
+impl Database {
+    /// One that we make.
+    pub fn new(path: PathBuf) -> Database {
+        Database { path, segment_bytes: SEGMENT_BYTES }
+    }
+
+    /// A snapshot of the index that was still being written would be taken for a finished one.
+    pub fn remove_unfinished_snapshots(&self) -> Result<(), StorageError> {
+        for entry in fs::read_dir(&self.path).context("read", &self.path)? {
+            let path = entry.context("read", &self.path)?.path();
+            if path.extension().is_some_and(|extension| extension == "generating") {
+                fs::remove_file(&path).context("remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn newest_snapshot(&self) -> Option<PathBuf> {
+        let entries = fs::read_dir(&self.path).ok()?;
+        let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        snapshots.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("snap."))).max()
+    }
+}
+
 /// How much a store held when it was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -103,6 +136,8 @@ pub(crate) struct Found {
     pub held: Option<Held>,
     /// The kernel has not been restarted since the store was last opened, so no page cache was lost.
     pub same_boot: bool,
+    /// Whoever opened it last kept the copy of the definitions up.
+    pub copied: bool,
 }
 
 impl Directory {
@@ -117,12 +152,9 @@ impl Directory {
         let lock = lock(path)?;
         let format = check_format(path)?;
         let directory = Directory { path: path.to_owned(), lock };
-        let found = Found {
-            format,
-            clean: directory.file(CLEAN).exists(),
-            held: directory.held(),
-            same_boot: directory.is_same_boot(),
-        };
+        let (same_boot, copied) = directory.last_opened();
+        let (clean, held) = (directory.file(CLEAN).exists(), directory.held());
+        let found = Found { format, clean, held, same_boot, copied };
         Ok((directory, found))
     }
 
@@ -163,7 +195,7 @@ impl Directory {
     pub fn database(&self) -> Database {
         match self.file(EARLIER_DATABASE) {
             earlier if earlier.exists() => Database { path: earlier, segment_bytes: EARLIER_SEGMENT_BYTES },
-            _ => Database { path: self.file(DATABASE), segment_bytes: SEGMENT_BYTES },
+            _ => Database::new(self.file(DATABASE)),
         }
     }
 
@@ -187,16 +219,46 @@ impl Directory {
         [DATABASE_UNFINISHED, EARLIER_DATABASE_UNFINISHED].map(|name| self.file(name))
     }
 
+    /// Where a database lies that is whole, and is about to take the place of a damaged one.
+    pub fn made_database(&self) -> PathBuf {
+        self.file(DATABASE_MADE)
+    }
+
+    /// The definitions a second time.
+    pub fn copy(&self) -> PathBuf {
+        self.file(COPY)
+    }
+
     /// Moves `file` out of the way, and says where to.
     pub fn quarantine(&self, file: &Path) -> Result<PathBuf, StorageError> {
+        let target = self.free_name(&file.file_name().unwrap_or_default().to_string_lossy())?;
+        fs::rename(file, &target).context("move aside", file)?;
+        sync_directory(&self.file(QUARANTINE))?;
+        self.sync()?;
+        Ok(target)
+    }
+
+    /// Keeps the messages as they are now, at no cost but the space of what is removed later; says where.
+    pub fn keep_messages(&self) -> Result<PathBuf, StorageError> {
+        let (from, to) = (self.messages(), self.free_name(MESSAGES)?);
+        fs::create_dir(&to).context("create", &to)?;
+        for entry in fs::read_dir(&from).context("read", &from)? {
+            let file = entry.context("read", &from)?.path();
+            let name = to.join(file.file_name().unwrap_or_default());
+            if fs::hard_link(&file, &name).is_err() {
+                fs::copy(&file, &name).context("copy", &file)?;
+            }
+        }
+        sync_directory(&to)?;
+        sync_directory(&self.file(QUARANTINE))?;
+        Ok(to)
+    }
+
+    fn free_name(&self, name: &str) -> Result<PathBuf, StorageError> {
         let place = self.file(QUARANTINE);
         create_directory(&place)?;
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let target = (0u32..).map(|n| place.join(format!("{name}.{n}"))).find(|p| !p.exists());
-        let target = target.unwrap_or_else(|| place.join(&*name));
-        fs::rename(file, &target).context("move aside", file)?;
-        sync_directory(&place)?;
-        Ok(target)
+        let free = (0u32..).map(|n| place.join(format!("{name}.{n}"))).find(|p| !p.exists());
+        Ok(free.unwrap_or_else(|| place.join(name)))
     }
 
     /// Declares the store complete: what it consists of is on the device.
@@ -207,7 +269,7 @@ impl Directory {
     /// From here on a crash is a crash. What the marks say must be right for this boot and durable.
     pub fn begin_use(&self) -> Result<(), StorageError> {
         // In this order: between the two, the store still counts as cleanly closed, which it is.
-        self.put(BOOT, &boot_id().unwrap_or_default())?;
+        self.put(BOOT, &format!("{}\n{COPIED}\n", boot_id().unwrap_or_default()))?;
         let clean = self.file(CLEAN);
         match fs::remove_file(&clean) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -236,11 +298,12 @@ impl Directory {
         self.path.join(name)
     }
 
-    fn is_same_boot(&self) -> bool {
-        match (fs::read_to_string(self.file(BOOT)), boot_id()) {
-            (Ok(then), Some(now)) => then == now,
-            _ => false,
-        }
+    /// Whether that was since the kernel started, and whether the copy was kept up.
+    fn last_opened(&self) -> (bool, bool) {
+        let then = fs::read_to_string(self.file(BOOT)).unwrap_or_default();
+        let mut lines = then.lines();
+        let boot = lines.next().filter(|boot| !boot.is_empty());
+        (boot.is_some() && boot == boot_id().as_deref(), lines.next() == Some(COPIED))
     }
 
     /// Writes a whole file so that after a crash either the old or the new one is there.
@@ -256,28 +319,34 @@ impl Directory {
 
 /// The id the kernel gave itself when it started. Where there is none, every crash counts as one of the machine.
 fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim_end().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// The version that `FORMAT` says, if we know it; none is fine where nothing foreign lies.
 fn check_format(path: &Path) -> Result<Option<u32>, StorageError> {
     let format = path.join(FORMAT);
     match fs::read(&format) {
+        // Emptied by damage: what lies beside it says whose it is.
+        Ok(content) if content.is_empty() => only_ours(path).map(|()| None),
         Ok(content) => {
             let known = (1..=FORMAT_VERSION).find(|version| content == format_line(*version).as_bytes());
             known.map(Some).ok_or_else(|| unknown(path, &content))
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            for entry in fs::read_dir(path).context("read", path)? {
-                let name = entry.context("read", path)?.file_name();
-                if !BEGINNINGS.iter().any(|known| name == *known) {
-                    return Err(unknown(path, b"no FORMAT file, but others"));
-                }
-            }
-            Ok(None)
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => only_ours(path).map(|()| None),
         Err(e) => Err(StorageError::io("read", &format, e)),
     }
+}
+
+/// Refuses a directory that holds anything of somebody else's.
+fn only_ours(path: &Path) -> Result<(), StorageError> {
+    for entry in fs::read_dir(path).context("read", path)? {
+        let name = entry.context("read", path)?.file_name();
+        if name != FORMAT && !BEGINNINGS.iter().any(|known| name == *known) {
+            return Err(unknown(path, b"no FORMAT file, but others"));
+        }
+    }
+    Ok(())
 }
 
 fn format_line(version: u32) -> String {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::{Backend, Batch, Note, QueueBatch, Reader, Recovered};
-use crate::definitions::{self, Definitions};
+use crate::copy::{self, Copy, Settled};
+use crate::definitions::{Definitions, Held};
 use crate::directory::{self, Directory};
 use crate::error::StorageError;
 use crate::keys::FORMAT_VERSION;
 use crate::load;
 use crate::log::{Left, Log, Places};
+use crate::making;
 use crate::marks::Marks;
 
 /// Sizes of the log. The defaults are meant for everybody but tests.
@@ -61,63 +63,136 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
     let (directory, found) = Directory::open(dir)?;
     let mut notes = Vec::new();
     let mut recovered = Recovered::default();
-    let created = found.format.is_none() && definitions::create(&directory, &mut notes)?;
-    let mut definitions = Definitions::open(&directory, &mut notes)?;
+    making::complete(&directory, &mut notes)?;
+    let created = found.format.is_none() && making::create(&directory, &mut notes)?;
+    let mut database = open_definitions(&directory, &found, &mut notes)?;
     let places = Places {
         kept: directory.messages(),
         spilled: directory.spill(),
         quarantine: directory.quarantine_place(),
         options: *options,
     };
-    let marks_lost = !directory.delivered().exists();
+    let marks_lost = !created && !Marks::is_whole(&directory.delivered());
     let marks = Marks::open(&directory.delivered())?;
     let safe = found.clean || found.same_boot;
-    match found.format {
-        // Its creation was cut short, or `FORMAT` has been lost: then the rest is not taken for nothing.
-        None if definitions.version == FORMAT_VERSION && places.kept.is_dir() => {}
-        None if definitions.version == FORMAT_VERSION => drop(Log::create(&places)?),
-        Some(FORMAT_VERSION) if !places.kept.is_dir() => {
-            return Err(StorageError::corrupt(directory.path(), "its messages are missing"));
-        }
-        Some(FORMAT_VERSION) => {}
-        _ => {
-            let messages = migrate(&mut definitions, &places, &mut recovered)?;
-            if messages > 0 || found.format.is_some() {
-                notes.push(Note::Migrated { messages });
-            }
-        }
-    }
-    if found.format != Some(FORMAT_VERSION) {
-        // What the messages consist of is on the device; only then does the format say where they are.
-        directory.complete()?;
-    }
-    definitions.forget_messages()?;
-    let held = definitions.load(&mut |_, _| Ok(()))?;
+    prepare_log(&directory, &found, database.as_mut(), &places, &mut recovered, &mut notes)?;
+    let database = match database {
+        Some(database) => load_definitions(database)?,
+        None => None,
+    };
+    let kept_up = safe && found.copied && found.format != Some(EARLIER_FORMAT);
+    let count = found.held.map(|held| held.definitions);
+    let left = copy::Left { kept_up, clean: found.clean, count };
+    let Settled { definitions, copy, entries, quarantined } =
+        copy::settle(&directory, options.spare_bytes / COPY_SHARE, database, left, &mut notes)?;
     let opened = Log::open(&places, Left { clean: found.clean, power_cut: !safe })?;
-    recovered.definitions = held.definitions;
-    recovered.quarantined.extend(held.quarantined);
+    recovered.definitions = entries;
+    recovered.quarantined.extend(quarantined);
     recovered.quarantined.extend(opened.quarantined);
     notes.extend(opened.notes);
     recovered.queues = opened.queues;
     let stored = recovered.queues.iter().flat_map(|queue| &queue.stored);
     (recovered.messages, recovered.bytes) =
         stored.fold((0, 0), |(n, bytes), stored| (n + u64::from(stored.count), bytes + stored.bytes));
-    let exact = created || (!marks_lost && safe);
-    load::settle_marks(&marks, exact, &mut recovered, &mut notes)?;
+    let lost = match safe || created {
+        true => marks_lost.then_some(Note::MarksLost),
+        false => Some(Note::MarksRaised),
+    };
+    load::settle_marks(&marks, lost, &mut recovered, &mut notes)?;
     directory.begin_use()?;
     recovered.clean = created || found.clean;
     let now = directory::Held { messages: recovered.messages, definitions: recovered.definitions.len() as u64 };
-    if let Some(before) = found.held.filter(|&before| before != now) {
-        notes.push(Note::Missing {
-            messages: before.messages.saturating_sub(now.messages),
-            definitions: before.definitions.saturating_sub(now.definitions),
-        });
-    }
+    notes.extend(found.held.and_then(|before| missing(before, now)));
     recovered.notes = notes;
     recovered.duration = start.elapsed();
     directory.keep_reserve()?;
-    let store = DiskStore { definitions, log: opened.log, marks, directory, free: options.free };
+    let store = DiskStore { definitions, copy, log: opened.log, marks, directory, free: options.free };
     Ok((Box::new(store), recovered))
+}
+
+/// The database, unless it is damaged or gone.
+fn open_definitions(
+    directory: &Directory,
+    found: &directory::Found,
+    notes: &mut Vec<Note>,
+) -> Result<Option<Definitions>, StorageError> {
+    match undamaged(directory.path(), || Definitions::open(directory, notes)) {
+        // There all messages are in it.
+        Err(error) if found.format == Some(EARLIER_FORMAT) => Err(error),
+        Err(error) if error.is_damage() => {
+            tracing::error!(%error, "the database of definitions cannot be opened");
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+/// What the database has; nothing if it turns out to be damaged as a whole.
+fn load_definitions(mut definitions: Definitions) -> Result<Option<(Definitions, Held)>, StorageError> {
+    let path = definitions.path().to_owned();
+    let loaded = undamaged(&path, || {
+        match definitions.forget_messages() {
+            Err(error) if !error.is_damage() => return Err(error),
+            // That is met again when everything is read.
+            _ => {}
+        }
+        definitions.load(&mut |_, _| Ok(()))
+    });
+    match loaded {
+        Ok(held) => Ok(Some((definitions, held))),
+        Err(error) if error.is_damage() => {
+            tracing::error!(%error, "the database of definitions cannot be read");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// sled panics on some kinds of damage.
+fn undamaged<R>(path: &Path, work: impl FnOnce() -> Result<R, StorageError>) -> Result<R, StorageError> {
+    let panicked = |_| Err(StorageError::corrupt(path, "sled panicked when reading it"));
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
+}
+
+/// Sees to it that there is a log, and that the directory says so.
+fn prepare_log(
+    directory: &Directory,
+    found: &directory::Found,
+    database: Option<&mut Definitions>,
+    places: &Places,
+    recovered: &mut Recovered,
+    notes: &mut Vec<Note>,
+) -> Result<(), StorageError> {
+    let earlier =
+        database.filter(|database| found.format == Some(EARLIER_FORMAT) || database.version == EARLIER_FORMAT);
+    match (found.format, earlier) {
+        (None | Some(EARLIER_FORMAT), Some(database)) => {
+            let messages = migrate(database, places, recovered)?;
+            if messages > 0 || found.format.is_some() {
+                notes.push(Note::Migrated { messages });
+            }
+        }
+        // Its creation was cut short, or `FORMAT` has been lost: then the rest is not taken for nothing.
+        _ if places.kept.is_dir() => {}
+        (format, _) => {
+            if format.is_some() {
+                notes.push(Note::MessagesMissing { directory: places.kept.clone() });
+            }
+            drop(Log::create(places)?);
+        }
+    }
+    if found.format != Some(FORMAT_VERSION) {
+        // What the messages consist of is on the device; only then does the format say where they are.
+        directory.complete()?;
+    }
+    Ok(())
+}
+
+/// What the last clean stop left and is not there now.
+fn missing(before: directory::Held, now: directory::Held) -> Option<Note> {
+    let messages = before.messages.saturating_sub(now.messages);
+    let definitions = before.definitions.saturating_sub(now.definitions);
+    (messages > 0 || definitions > 0).then_some(Note::Missing { messages, definitions })
 }
 
 /// Moves the messages of a directory of format 1 into a new log, whatever an interrupted attempt has left of one, and
@@ -130,6 +205,7 @@ fn migrate(definitions: &mut Definitions, places: &Places, recovered: &mut Recov
         let queue = QueueBatch { queue, inserts, ..QueueBatch::default() };
         log.commit(&Batch { queues: vec![queue], ..Batch::default() })
     })?;
+    definitions.put_aside(&held.damaged)?;
     recovered.quarantined = held.quarantined;
     log.sync()?;
     Ok(messages)
@@ -152,8 +228,15 @@ fn for_good(error: StorageError) -> StorageError {
     }
 }
 
+/// Of what the log may take beyond twice what lives in it, the copy of the definitions may take this part: 1 MiB.
+const COPY_SHARE: u64 = 80;
+
+/// The format before, which kept messages in sled.
+const EARLIER_FORMAT: u32 = 1;
+
 struct DiskStore {
     definitions: Definitions,
+    copy: Copy,
     log: Log,
     marks: Marks,
     free: fn(&Path) -> io::Result<u64>,
@@ -171,11 +254,13 @@ impl DiskStore {
 impl Backend for DiskStore {
     /// A message must not be there without its queue: what is put is written before, what is deleted after.
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
-        if !batch.definitions.is_empty() && !self.is_free(DEFINITIONS_ROOM + batch.bytes() as u64) {
+        if !batch.definitions.is_empty() && !self.is_free(DEFINITIONS_ROOM + 2 * batch.bytes() as u64) {
             return Err(StorageError::Full { path: self.path() });
         }
+        self.copy.append(&batch.definitions, true)?;
         self.definitions.commit(&batch.definitions, true).map_err(for_good)?;
         self.log.commit(batch)?;
+        self.copy.append(&batch.definitions, false).map_err(for_good)?;
         self.definitions.commit(&batch.definitions, false).map_err(for_good)?;
         match self.log.clean() {
             // The batch itself is written; cleaning waits for room.
@@ -211,15 +296,19 @@ impl Backend for DiskStore {
     }
 
     fn idle(&mut self) -> Result<bool, StorageError> {
-        self.log.idle()
+        let DiskStore { definitions, copy, log, directory, free, .. } = self;
+        let room = |bytes| free(directory.path()).map_or(true, |free| free >= DEFINITIONS_ROOM + bytes);
+        let more = copy.idle(definitions, room)?;
+        Ok(log.idle()? || more)
     }
 
     fn close(self: Box<Self>) -> Result<(), StorageError> {
-        let DiskStore { definitions, mut log, marks, directory, .. } = *self;
+        let DiskStore { definitions, copy, mut log, marks, directory, .. } = *self;
         log.sync()?;
         let held = directory::Held { messages: log.messages(), definitions: definitions.count() };
         log.close();
         definitions.close()?;
+        copy.close()?;
         marks.sync()?;
         directory.end_use(held)
     }

@@ -54,6 +54,27 @@ impl StorageError {
         }
     }
 
+    /// What was to be read is damaged or gone; not that the operating system lacks something, or forbids it.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            StorageError::Corrupt { .. } | StorageError::Panicked { .. } => true,
+            StorageError::Io { source, .. } => {
+                let unreadable = source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+                unreadable
+                    || matches!(
+                        source.kind(),
+                        io::ErrorKind::UnexpectedEof
+                            | io::ErrorKind::InvalidData
+                            | io::ErrorKind::InvalidInput
+                            | io::ErrorKind::NotFound
+                            | io::ErrorKind::NotADirectory
+                            | io::ErrorKind::IsADirectory
+                    )
+            }
+            _ => false,
+        }
+    }
+
     /// Something at `path` that does not read as it was written.
     pub fn corrupt(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> StorageError {
         StorageError::Corrupt { path: path.to_owned(), source: Arc::from(source.into()) }

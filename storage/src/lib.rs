@@ -7,6 +7,7 @@
 //!   either and fails on command.
 //! * `log`: messages in append-only files. [`definitions`]: the rest, in sled. `keys`: its keys; `load`: reading them.
 //! * `record`: messages as format 1 kept them. `sequences`, `removed`: which messages a record has.
+//! * `copy`: the definitions a second time. `making`: databases made beside their place.
 //! * `directory`: the files beside the database.
 //! * [`marks`]: how far each queue has been delivered.
 //! * [`conformance`]: one suite that every backend passes.
@@ -18,6 +19,7 @@ pub mod backend;
 pub mod block;
 mod bytes;
 pub mod conformance;
+mod copy;
 pub mod definitions;
 mod directory;
 pub mod disk;
@@ -27,6 +29,7 @@ mod fold;
 mod keys;
 mod load;
 mod log;
+mod making;
 pub mod marks;
 pub mod memory;
 mod record;

@@ -15,13 +15,21 @@ use crate::removed::Removed;
 /// Takes messages of format 1: queue, and (sequence number of the first message, messages) ascending.
 pub(crate) type Found<'a> = dyn FnMut(u64, Vec<(u64, Run)>) -> Result<(), StorageError> + 'a;
 
+/// How much of sled a definition takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Size {
+    /// Under how many keys it lies.
+    pub chunks: u32,
+    /// Bytes of key and value.
+    pub bytes: u32,
+}
+
 /// What was read.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     /// Ordered by key.
     pub definitions: Vec<(Bytes, Bytes)>,
-    /// Under how many keys each definition lies.
-    pub chunks: HashMap<Bytes, u32>,
+    pub sizes: HashMap<Bytes, Size>,
     /// Keys whose values are damaged or senseless, and what they are.
     pub damaged: Vec<Vec<u8>>,
     pub quarantined: Vec<Quarantined>,
@@ -124,7 +132,8 @@ impl<'a, 'b> Loader<'a, 'b> {
         match what {
             What::Definition(key) => match joined {
                 Some((value, chunks)) => {
-                    self.loaded.chunks.insert(key.clone(), chunks);
+                    let bytes = (key.len() + value.len()) as u32;
+                    self.loaded.sizes.insert(key.clone(), Size { chunks, bytes });
                     self.loaded.definitions.push((key, value.into()));
                 }
                 None => self.damaged(keys, Quarantined::Definition { key }),
@@ -167,11 +176,11 @@ fn queue(queues: &mut Vec<RecoveredQueue>, queue: u64) -> &mut RecoveredQueue {
     &mut queues[at]
 }
 
-/// Joins the marks to what was recovered. Where a power cut may have taken some, every stored message counts as
-/// delivered, on disk as well: the next crash may find the same boot again.
+/// Joins the marks to what was recovered. Where some are lost, as the note says, every stored message counts as delivered,
+/// on disk as well: the next crash may find the same boot again.
 pub(crate) fn settle_marks(
     marks: &Marks,
-    exact: bool,
+    lost: Option<Note>,
     recovered: &mut Recovered,
     notes: &mut Vec<Note>,
 ) -> Result<(), StorageError> {
@@ -181,7 +190,7 @@ pub(crate) fn settle_marks(
     }
     for queue in &mut recovered.queues {
         let last = queue.stored.last().map_or(0, |stored| stored.first + u64::from(stored.count) - 1);
-        if !exact && last > queue.delivered_through {
+        if lost.is_some() && last > queue.delivered_through {
             marks.mark(queue.queue).delivered_through(last)?;
             queue.delivered_through = last;
             raised = true;
@@ -189,7 +198,7 @@ pub(crate) fn settle_marks(
         queue.next_sequence = queue.next_sequence.max(queue.delivered_through.saturating_add(1));
     }
     if raised {
-        notes.push(Note::MarksRaised);
+        notes.extend(lost);
         marks.sync()?;
     }
     Ok(())

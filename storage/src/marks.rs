@@ -87,11 +87,19 @@ impl Marks {
         Marks(Arc::new(Shared { file: None, table: Mutex::default() }))
     }
 
+    /// Whether there is such a file, of whole slots. A slot is written at once and within a page: a kill cuts none in two.
+    pub(crate) fn is_whole(path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|found| found.len() % SLOT as u64 == 0)
+    }
+
     /// Opens or creates the file at `path` and reads every slot.
     pub(crate) fn open(path: &Path) -> Result<Marks, StorageError> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).context("open", path)?;
         let content = std::fs::read(path).context("read", path)?;
+        if content.len() % SLOT > 0 {
+            file.set_len((content.len() - content.len() % SLOT) as u64).context("cut", path)?;
+        }
         let marks =
             Marks(Arc::new(Shared { file: Some(MarkFile { file, path: path.to_owned() }), table: Mutex::default() }));
         marks.load(&content)?;

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use leveret_storage::disk::{DiskOptions, open_disk_with};
-use leveret_storage::{Backend, Gauge, Recovered, StorageError};
+use leveret_storage::{Backend, Gauge, Note, Recovered, StorageError};
+
+/// One of these at least is left of a store that has lost some file.
+const TRACES: [&str; 3] = ["FORMAT", "definitions", "messages"];
 
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -16,8 +19,9 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub enum Action {
     /// Read everything that is stored, and say what is damaged
     ///
-    /// What is damaged is put aside in the directory `quarantine`, as the broker itself would. Ends with exit code 3 if
-    /// there was any.
+    /// Definitions are kept in two places; the two are compared, and what one has lost is taken from the other. What is
+    /// damaged is put aside in the directory `quarantine`, as the broker itself would. Ends with exit code 3 if there was
+    /// any.
     Check(Place),
     /// Give space back that is taken by messages that are gone
     Compact(Place),
@@ -58,7 +62,7 @@ pub fn store(action: &Action) -> Result<Outcome, StoreError> {
 
 fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovered), StoreError> {
     // Opening would make one.
-    if !dir.join("FORMAT").exists() {
+    if !TRACES.iter().any(|name| dir.join(name).exists()) {
         return Err(StoreError::Missing(dir.to_owned()));
     }
     Ok(open_disk_with(dir, options)?)
@@ -84,13 +88,14 @@ fn check(dir: &Path) -> Result<Outcome, StoreError> {
     for quarantined in &recovered.quarantined {
         text += &format!("put aside: {quarantined:?}\n");
     }
-    text += &format!("{} definitions, {read} messages are sound", recovered.definitions.len());
+    text += &format!("{} definitions, in both places, and {read} messages are sound", recovered.definitions.len());
     text += &match damaged {
         0 => "\n".to_owned(),
         damaged => format!("; {damaged} messages are damaged and were put aside\n"),
     };
     backend.close()?;
-    Ok(Outcome { text, sound: damaged == 0 && recovered.quarantined.is_empty() })
+    let told = recovered.notes.iter().any(Note::is_damage);
+    Ok(Outcome { text, sound: damaged == 0 && recovered.quarantined.is_empty() && !told })
 }
 
 fn compact(dir: &Path) -> Result<Outcome, StoreError> {

@@ -63,7 +63,8 @@ impl Log {
     pub fn open(places: &Places, left: Left) -> Result<Opened, StorageError> {
         let mut opening = Opening::new(places)?;
         opening.left = left;
-        let ids = segment::list(&places.kept)?;
+        let (ids, missing) = segment::list(&places.kept)?;
+        missing.into_iter().try_for_each(|id| opening.missing(id))?;
         for &id in &ids {
             opening.segment(id, ids.last() == Some(&id))?;
         }
@@ -113,7 +114,7 @@ impl Opening {
         let path = segment::path(&self.kept.dir, id);
         let file = File::open(&path).context("open", &path)?;
         let len = file.metadata().context("read", &path)?.len();
-        self.kept.next_id = id + 1;
+        self.kept.next_id = self.kept.next_id.max(id + 1);
         if let Some(frames) = Sidecar::read(&self.kept.dir, id, len, nonce(&file)) {
             self.replay(id, len, frames);
             return Ok(());
@@ -140,6 +141,10 @@ impl Opening {
             holes.push(Hole { from: scanned.end, to: len, sequence: 0 });
         }
         holes.iter().for_each(|hole| self.put_aside(id, &file, *hole));
+        let full = Sidecar::length(&self.kept.dir, id).filter(|full| *full > len && !power_cut);
+        if let Some(full) = full {
+            self.quarantined.push(Quarantined::Stretch { file: path.clone(), offset: len, bytes: full - len });
+        }
         let intact = nonce(&file).is_some() && holes.iter().all(|hole| hole.from >= scanned.end);
         let sequence = scanned.frames.last().map_or(0, |frame| frame.header.sequence);
         let end = scanned.end;
@@ -161,13 +166,27 @@ impl Opening {
         Ok(())
     }
 
+    /// A segment of which only the sidecar is there. Before a segment goes its sidecar does; but a power cut may keep the
+    /// sidecar nevertheless.
+    fn missing(&mut self, id: u32) -> Result<(), StorageError> {
+        self.kept.next_id = self.kept.next_id.max(id + 1);
+        if !self.left.power_cut {
+            self.notes.push(Note::SegmentMissing { file: segment::path(&self.kept.dir, id) });
+        }
+        segment::delete_sidecar(&self.kept.dir, id)
+    }
+
     /// A file without a header or a frame: the beginning of a segment in which nothing had been promised yet, or a
     /// damaged one.
     fn unreadable(&mut self, id: u32, len: u64) -> Result<(), StorageError> {
         let path = segment::path(&self.kept.dir, id);
         if len <= SEGMENT_HEADER {
-            return fs::remove_file(&path).context("remove", &path);
+            if !self.left.power_cut && Sidecar::exists(&self.kept.dir, id) {
+                self.notes.push(Note::SegmentMissing { file: path });
+            }
+            return segment::delete(&self.kept.dir, id);
         }
+        segment::delete_sidecar(&self.kept.dir, id)?;
         create_directory(&self.shared.quarantine)?;
         let to = (0u32..).map(|n| self.shared.quarantine.join(format!("segment-{id}.{n}"))).find(|p| !p.exists());
         let to = to.unwrap_or_else(|| self.shared.quarantine.join(format!("segment-{id}")));

@@ -3,18 +3,17 @@
 //! ```text
 //! segment   magic(8) nonce(8) crc(4), then frames
 //! sidecar   magic(8) nonce(8) length of the segment(8), per frame (where its bodies begin, length of its heads, heads),
-//!           crc(4)
+//!           crc(4); empty while the segment is appended to
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Head};
 use super::pack::Frame;
-use crate::bytes::{Input, put_varint};
+use crate::bytes::{Input, lot, put_varint};
 use crate::directory::sync_directory;
 use crate::error::{IoContext, StorageError};
 
@@ -40,32 +39,43 @@ fn sidecar_path(dir: &Path, id: u32) -> PathBuf {
     dir.join(format!("{id:010}.heads"))
 }
 
-/// The segments in `dir`, ascending.
-pub(crate) fn list(dir: &Path) -> Result<Vec<u32>, StorageError> {
-    let mut ids = Vec::new();
+/// The segments in `dir`, ascending; and those of which only the sidecar is there.
+pub(crate) fn list(dir: &Path) -> Result<(Vec<u32>, Vec<u32>), StorageError> {
+    let (mut ids, mut sidecars) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).context("read", dir)? {
         let name = entry.context("read", dir)?.file_name();
-        let id: Option<u32> = name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|id| id.parse().ok());
-        ids.extend(id);
+        let id =
+            |suffix| name.to_str().and_then(|name| name.strip_suffix(suffix)).and_then(|id| id.parse::<u32>().ok());
+        ids.extend(id(".log"));
+        sidecars.extend(id(".heads"));
     }
     ids.sort_unstable();
-    Ok(ids)
+    sidecars.retain(|id| ids.binary_search(id).is_err());
+    Ok((ids, sidecars))
 }
 
-/// Deletes a segment and its sidecar. A sidecar that is left behind is of no use to anybody and does no harm.
+/// Deletes a segment and its sidecar.
 pub(crate) fn delete(dir: &Path, id: u32) -> Result<(), StorageError> {
-    let (segment, sidecar) = (path(dir, id), sidecar_path(dir, id));
-    // The sidecar first: it must not be taken for that of another segment of this number.
-    match fs::remove_file(&sidecar) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("remove", &sidecar, error)),
-        _ => fs::remove_file(&segment).context("remove", &segment),
+    // The sidecar first: without its segment it says that this was lost.
+    delete_sidecar(dir, id)?;
+    let segment = path(dir, id);
+    fs::remove_file(&segment).context("remove", &segment)
+}
+
+/// An empty sidecar for a segment that is appended to: it says that there is one, so that one which is lost is missed.
+fn announce(dir: &Path, id: u32) {
+    let path = sidecar_path(dir, id);
+    if let Err(error) = File::create(&path) {
+        tracing::warn!(%error, path = %path.display(), "a segment's sidecar could not be made");
     }
 }
 
-/// A number that nobody can foresee.
-fn lot() -> u64 {
-    // Each has keys of its own, drawn by the operating system.
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+pub(crate) fn delete_sidecar(dir: &Path, id: u32) -> Result<(), StorageError> {
+    let sidecar = sidecar_path(dir, id);
+    match fs::remove_file(&sidecar) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", &sidecar),
+        _ => Ok(()),
+    }
 }
 
 fn header(nonce: u64) -> [u8; SEGMENT_HEADER as usize] {
@@ -116,6 +126,9 @@ impl Open {
             sync_directory(dir)?;
         }
         let (len, sidecar) = (SEGMENT_HEADER, Sidecar::new(nonce));
+        if durable {
+            announce(dir, id);
+        }
         Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable, file, sidecar })
     }
 
@@ -125,6 +138,7 @@ impl Open {
         let mut file = OpenOptions::new().write(true).open(&path).context("open", &path)?;
         file.set_len(len).context("cut", &path)?;
         file.seek(SeekFrom::Start(len)).context("open", &path)?;
+        announce(dir, id);
         Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable: true, file, sidecar })
     }
 
@@ -250,6 +264,20 @@ impl Sidecar {
 
     pub fn nonce(&self) -> u64 {
         Input(&self.bytes[8..]).u64().unwrap_or(0)
+    }
+
+    /// Whether segment `id` has one, were it empty.
+    pub fn exists(dir: &Path, id: u32) -> bool {
+        sidecar_path(dir, id).exists()
+    }
+
+    /// How long segment `id` was when it was full, as its sidecar has it.
+    pub fn length(dir: &Path, id: u32) -> Option<u64> {
+        let bytes = fs::read(sidecar_path(dir, id)).ok()?;
+        let (bytes, crc) = bytes.split_last_chunk::<4>()?;
+        let mut input = Input(bytes.strip_prefix(SIDECAR_MAGIC)?);
+        let (_, of) = (input.u64()?, input.u64()?);
+        (crc32fast::hash(bytes) == u32::from_be_bytes(*crc)).then_some(of)
     }
 
     /// The frames of segment `id`, if its sidecar is whole and of this segment, which has the length it had. A `nonce`

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use leveret_storage::conformance::{Model, Place, insert};
 use leveret_storage::definitions::RawStore;
-use leveret_storage::{Batch, Note, Op, Quarantined, StorageError};
+use leveret_storage::{Batch, Note, Op, Quarantined};
 
-use crate::support::{DiskPlace, open};
+use crate::support::DiskPlace;
 
 /// Changes what lies beneath a store that is not open.
 fn tamper(dir: &Path, change: impl FnOnce(&RawStore)) {
@@ -43,18 +43,45 @@ fn filled() -> DiskPlace {
     place
 }
 
+/// What a directory of an earlier leveret has not.
+fn without_copy(place: &DiskPlace) {
+    fs::remove_file(place.dir().join("definitions.log")).unwrap();
+    let boot = fs::read_to_string(place.dir().join("boot")).unwrap();
+    fs::write(place.dir().join("boot"), boot.lines().next().unwrap().to_owned() + "\n").unwrap();
+}
+
 #[test]
-fn a_damaged_definition_and_an_unknown_key_are_named() {
+fn a_damaged_definition_comes_from_the_copy_and_an_unknown_key_is_named() {
     let place = filled();
     tamper(&place.dir(), |raw| {
         flip(raw, b"\x01\0\0\0\x01d\0\0\0\0");
         raw.set(b"\x09what", Some(b"?")).unwrap();
     });
     let (_backend, recovered) = place.open().unwrap();
-    let unknown = Quarantined::Unknown { key: Box::from(*b"\x09what") };
-    assert_eq!(recovered.quarantined, [Quarantined::Definition { key: Box::from(*b"d") }, unknown]);
-    assert_eq!(recovered.definitions, []);
+    assert_eq!(recovered.quarantined, [Quarantined::Unknown { key: Box::from(*b"\x09what") }]);
+    assert_eq!(recovered.definitions, [(Box::from(*b"d"), Box::from(*b"value"))]);
+    let moved_to = Some(place.dir().join("quarantine/definitions.0"));
+    assert_eq!(recovered.notes, [Note::DatabaseReplaced { restored: 1, lost: 0, moved_to }]);
     assert_eq!(recovered.messages, 30);
+}
+
+#[test]
+fn without_a_copy_a_damaged_definition_is_named_and_messages_are_kept_as_they_were() {
+    let place = filled();
+    without_copy(&place);
+    tamper(&place.dir(), |raw| flip(raw, b"\x01\0\0\0\x01d\0\0\0\0"));
+    let (mut backend, recovered) = place.open().unwrap();
+    assert_eq!(recovered.quarantined, [Quarantined::Definition { key: Box::from(*b"d") }]);
+    let kept = place.dir().join("quarantine/messages.0");
+    let moved_to = Some(place.dir().join("quarantine/definitions.0"));
+    let replaced = Note::DatabaseReplaced { restored: 0, lost: 1, moved_to };
+    assert_eq!(recovered.notes, [Note::DefinitionsLost { kept: kept.clone() }, replaced]);
+    assert_eq!((recovered.definitions, recovered.messages), (vec![], 30));
+    // The broker knows no queue of this id now.
+    let before = fs::read(kept.join("0000000001.log")).unwrap();
+    backend.commit(&Batch::fold([Op::DropQueue { queue: 1 }, Op::DropQueue { queue: 2 }])).unwrap();
+    backend.close().unwrap();
+    assert!(fs::read(kept.join("0000000001.log")).unwrap().starts_with(&before[..200_000]));
 }
 
 #[test]
@@ -86,21 +113,66 @@ fn a_database_whose_settings_are_lost_opens_as_it_was() {
 }
 
 #[test]
-fn a_missing_database_is_not_taken_for_a_new_one() {
+fn a_missing_database_is_made_anew_from_the_copy() {
     let place = filled();
+    let (backend, recovered) = place.open().unwrap();
+    let before = Model::of(&recovered, &*backend);
+    drop(backend);
     fs::remove_dir_all(place.dir().join("definitions")).unwrap();
-    match open(&place.dir()) {
-        Ok(_) => panic!("the loss goes unnoticed"),
-        Err(error) => assert!(matches!(error, StorageError::Corrupt { .. }), "{error}"),
-    }
+    let (backend, recovered) = place.open().unwrap();
+    assert_eq!(recovered.notes, [Note::DatabaseReplaced { restored: 1, lost: 0, moved_to: None }]);
+    assert_eq!(Model::of(&recovered, &*backend), before);
 }
 
 #[test]
-fn a_missing_log_is_not_taken_for_a_new_one() {
+fn where_database_and_copy_are_missing_the_messages_are_kept_and_the_loss_is_named() {
+    let place = filled();
+    fs::remove_dir_all(place.dir().join("definitions")).unwrap();
+    fs::remove_file(place.dir().join("definitions.log")).unwrap();
+    let (backend, recovered) = place.open().unwrap();
+    let kept = place.dir().join("quarantine/messages.0");
+    let expected = [
+        Note::DefinitionsLost { kept: kept.clone() },
+        Note::DatabaseReplaced { restored: 0, lost: 0, moved_to: None },
+        Note::CopyRenewed { moved_to: None },
+    ];
+    assert_eq!(recovered.notes, expected);
+    assert_eq!((recovered.definitions.len(), recovered.messages), (0, 30));
+    assert!(kept.join("0000000001.log").exists());
+    drop(backend);
+    let (_backend, recovered) = place.open().unwrap();
+    assert_eq!(recovered.notes, [], "it is said once");
+}
+
+#[test]
+fn a_missing_log_is_said_and_the_store_goes_on_with_an_empty_one() {
     let place = filled();
     fs::remove_dir_all(place.dir().join("messages")).unwrap();
-    match open(&place.dir()) {
-        Ok(_) => panic!("the loss goes unnoticed"),
-        Err(error) => assert!(matches!(error, StorageError::Corrupt { .. }), "{error}"),
-    }
+    let (mut backend, recovered) = place.open().unwrap();
+    assert_eq!(recovered.notes, [Note::MessagesMissing { directory: place.dir().join("messages") }]);
+    assert_eq!((recovered.definitions.len(), recovered.messages), (1, 0));
+    backend.commit(&Batch::fold([insert(1, 40, 2, 10)])).unwrap();
+    drop(backend);
+    let (_backend, recovered) = place.open().unwrap();
+    assert_eq!((&recovered.notes[..], recovered.messages), (&[][..], 2));
+}
+
+#[test]
+fn a_segment_that_is_gone_is_missed_after_a_kill_too() {
+    let place = filled();
+    fs::remove_file(place.dir().join("messages/0000000001.log")).unwrap();
+    let (_backend, recovered) = place.open().unwrap();
+    assert_eq!(recovered.notes, [Note::SegmentMissing { file: place.dir().join("messages/0000000001.log") }]);
+    assert_eq!((recovered.definitions.len(), recovered.messages), (1, 0));
+}
+
+#[test]
+fn what_a_clean_stop_left_and_is_not_there_is_counted() {
+    let place = filled();
+    place.open().unwrap().0.close().unwrap();
+    without_copy(&place);
+    tamper(&place.dir(), |raw| raw.set(b"\x01\0\0\0\x01d\0\0\0\0", None).unwrap());
+    let (_backend, recovered) = place.open().unwrap();
+    let kept = place.dir().join("quarantine/messages.0");
+    assert_eq!(recovered.notes, [Note::DefinitionsLost { kept }, Note::Missing { messages: 0, definitions: 1 }]);
 }

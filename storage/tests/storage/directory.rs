@@ -130,6 +130,21 @@ fn without_a_record_of_the_boot_or_of_the_marks_a_crash_counts_as_one_of_the_mac
 }
 
 #[test]
+fn lost_marks_are_named_and_count_as_delivered() {
+    let lose: [fn(&Path); 2] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(9).unwrap(),
+    ];
+    for lose in lose {
+        let place = crashed();
+        lose(&place.dir().join("delivered"));
+        let (_backend, recovered) = place.open().unwrap();
+        assert_eq!(recovered.notes, [Note::MarksLost]);
+        assert_eq!(recovered.queues[0].delivered_through, 10);
+    }
+}
+
+#[test]
 fn after_a_clean_stop_the_marks_are_exact_even_if_the_machine_was_restarted() {
     let place = crashed();
     place.open().unwrap().0.close().unwrap();

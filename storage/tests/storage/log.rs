@@ -262,7 +262,9 @@ fn a_lost_segment_is_noticed_after_a_clean_stop_and_the_rest_loads() {
     let (_backend, recovered, model) = open_small(&place.dir());
     let left = model.queues[&1].len() as u64;
     assert!((500..1000).contains(&left), "{left} are left");
-    assert_eq!(recovered.notes, [Note::Missing { messages: 1000 - left, definitions: 0 }]);
+    let file = place.dir().join("messages/0000000002.log");
+    let missing = Note::Missing { messages: 1000 - left, definitions: 0 };
+    assert_eq!(recovered.notes, [Note::SegmentMissing { file }, missing]);
 }
 
 #[test]
