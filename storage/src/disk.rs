@@ -288,6 +288,7 @@ impl Backend for DiskStore {
 
     fn sync(&mut self) -> Result<(), StorageError> {
         self.definitions.sync()?;
+        self.copy.sync()?;
         self.log.sync()
     }
 

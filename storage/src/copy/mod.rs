@@ -4,8 +4,8 @@
 //!   that sled does not have. `settle`: which of the two is right when a store is opened.
 //!
 //! What is committed is appended before sled is told. After a kill the copy is therefore never behind sled, and at most
-//! its last frame ahead. Nobody waits for it to be synced: the promise rests on sled, and a power cut together with
-//! damage to sled may cost what changed in the last second.
+//! its last frame ahead. It is synced whenever sled is, so that a power cut together with damage to sled costs nothing
+//! that was promised.
 
 mod frame;
 mod read;
@@ -15,7 +15,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use crate::backend::Bytes;
 use crate::bytes::lot;
@@ -25,9 +24,6 @@ use crate::error::{IoContext, StorageError};
 use frame::Kind;
 
 pub(crate) use settle::{Left, Settled, settle};
-
-/// How long what was appended may wait for a sync.
-const SYNC_WITHIN: Duration = Duration::from_secs(1);
 
 /// Bytes of a frame when it is written anew.
 const PORTION: usize = 128 << 10;
@@ -42,8 +38,8 @@ pub(crate) struct Copy {
     file: Appending,
     /// Bytes it may take beyond twice what lives in it, before it is written anew.
     spare: u64,
-    /// When what is not synced yet was first appended.
-    unsynced: Option<Instant>,
+    /// Something was appended since the last sync.
+    dirty: bool,
     renewal: Renewal,
 }
 
@@ -118,7 +114,7 @@ impl Copy {
             rest = later;
         }
         put_in_place(&mut file, &place)?;
-        Ok(Copy { place, file, spare, unsynced: None, renewal: Renewal::Idle })
+        Ok(Copy { place, file, spare, dirty: false, renewal: Renewal::Idle })
     }
 
     /// Goes on with the file as it was found, behind its last frame.
@@ -132,7 +128,7 @@ impl Copy {
         file.write_all_at(&reached, frame::REACHED_AT).context("write", &place)?;
         file.sync_data().context("sync", &place)?;
         let file = Appending { file, path: place.clone(), nonce, sequence, len, buffer: Vec::new() };
-        Ok(Copy { place, file, spare, unsynced: None, renewal: Renewal::Idle })
+        Ok(Copy { place, file, spare, dirty: false, renewal: Renewal::Idle })
     }
 
     /// Notes down the definitions that are put, or those that are deleted. After `Full` nothing of it is there.
@@ -149,16 +145,13 @@ impl Copy {
             self.stop_renewal(Renewal::Idle)?;
         }
         self.file.append(Kind::Commit, entries)?;
-        self.unsynced.get_or_insert_with(Instant::now);
+        self.dirty = true;
         Ok(())
     }
 
-    /// A step of what can wait: a sync, or a portion of the file that takes the place of this one. True: it should be
+    /// A step of what can wait: a portion of the file that takes the place of this one. True: it should be
     /// called again soon. `room`: whether so many bytes of disk are free.
     pub fn idle(&mut self, definitions: &Definitions, room: impl Fn(u64) -> bool) -> Result<bool, StorageError> {
-        if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_WITHIN) {
-            self.sync()?;
-        }
         match &self.renewal {
             Renewal::Idle if self.is_large(definitions.live_bytes()) && room(definitions.live_bytes() * 2) => {
                 match Appending::create(unfinished(&self.place)) {
@@ -177,7 +170,7 @@ impl Copy {
             },
             _ => {}
         }
-        Ok(self.unsynced.is_some() || matches!(self.renewal, Renewal::Running { .. }))
+        Ok(matches!(self.renewal, Renewal::Running { .. }))
     }
 
     fn is_large(&self, live: u64) -> bool {
@@ -195,7 +188,7 @@ impl Copy {
             if let Renewal::Running { file, .. } = std::mem::replace(&mut self.renewal, Renewal::Idle) {
                 self.file = file;
             }
-            self.unsynced = None;
+            self.dirty = false;
             return Ok(());
         };
         *after = Some(last.clone());
@@ -209,9 +202,13 @@ impl Copy {
         remove(&unfinished(&self.place))
     }
 
-    fn sync(&mut self) -> Result<(), StorageError> {
-        self.unsynced = None;
-        self.file.file.sync_data().context("sync", &self.place)
+    /// Makes everything appended durable.
+    pub fn sync(&mut self) -> Result<(), StorageError> {
+        if self.dirty {
+            self.file.file.sync_data().context("sync", &self.place)?;
+            self.dirty = false;
+        }
+        Ok(())
     }
 
     /// Makes everything durable.
