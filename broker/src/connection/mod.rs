@@ -2,7 +2,7 @@
 //!
 //! * [`serve`]: the task, from the first octet to the last, and from thread to thread; [`handshake`]: protocol header to
 //!   open-ok.
-//! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
+//! * [`socket`]: reading and writing it. [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
@@ -31,21 +31,20 @@ mod repeat;
 mod replying;
 mod routes;
 mod serve;
+mod socket;
 mod timeout;
 mod transaction;
 mod unacked;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use leveret_protocol::{AmqpError, frame, method};
 use leveret_storage::Gauge;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task;
 
@@ -55,6 +54,7 @@ use self::heartbeat::{Due, Heartbeat};
 use self::repeat::Repeat;
 use self::routes::Routes;
 pub(crate) use self::serve::{Moving, go_on, serve};
+use self::socket::Read;
 use crate::access::rights::Rights;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
@@ -66,8 +66,6 @@ use crate::queue::Queue;
 use crate::server::Shared;
 use crate::vhost::VHost;
 
-/// Bytes read at a time. One buffer per worker thread, since what is read is taken apart before the task yields.
-const READ_BUFFER: usize = 256 << 10;
 /// Bytes waiting to be written above which no further delivery is encoded.
 const OUTPUT_LIMIT: usize = 256 << 10;
 /// Bytes waiting to be written above which the client's requests are not read either: only a client that asks
@@ -173,10 +171,6 @@ pub struct Connection {
     deadline: Option<Duration>,
     sleep: Option<(Duration, Sleep)>,
     shutting_down: Option<AmqpError>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Connection {
@@ -313,11 +307,6 @@ impl Connection {
         progress
     }
 
-    /// Whether the next frame of input that has come may be looked at.
-    fn takes_input(&self) -> bool {
-        self.first.is_empty() && self.reads()
-    }
-
     /// A round behind which there is nothing left to do, though it did something: the socket, which has nothing more and
     /// took everything, and the mailbox will wake the task.
     fn rests(&self) -> bool {
@@ -328,88 +317,6 @@ impl Connection {
             && !self.parked
             && self.full.is_none()
             && self.deferred == 0
-    }
-
-    /// Reads once and takes apart what came.
-    fn read(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> Read {
-        if !self.takes_input() {
-            return Read::Nothing;
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            let held = self.carry.len();
-            if scratch.len() < held + READ_BUFFER {
-                scratch.resize(held + READ_BUFFER, 0);
-            }
-            let mut buffer = ReadBuf::new(&mut scratch[held..held + READ_BUFFER]);
-            match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
-                Poll::Pending => return Read::Blocked,
-                Poll::Ready(Err(error)) => {
-                    tracing::debug!(%error, "connection lost");
-                    self.phase = Phase::Ended;
-                    return Read::Some;
-                }
-                Poll::Ready(Ok(())) => {}
-            }
-            let count = buffer.filled().len();
-            if count == 0 {
-                self.phase = Phase::Ended;
-                return Read::Some;
-            }
-            self.received += count as u64;
-            scratch[..held].copy_from_slice(&self.carry);
-            let input = &scratch[..held + count];
-            let consumed = self.process(input, None);
-            let left = &input[consumed.min(input.len())..];
-            self.carry.clear();
-            self.carry.extend_from_slice(left);
-            Read::Some
-        })
-    }
-
-    /// Goes on with input that could not be looked at before. True when there was some.
-    fn resume_unread(&mut self) -> bool {
-        if !self.unread || !self.reads() {
-            return false;
-        }
-        self.unread = false;
-        let first = std::mem::take(&mut self.first);
-        let consumed = self.process(&first, None);
-        // Another channel's end may have put its own frames in front.
-        self.first.extend_from_slice(&first[consumed..]);
-        if self.takes_input() {
-            let carry = std::mem::take(&mut self.carry);
-            let consumed = self.process(&carry, None);
-            self.carry = carry[consumed..].to_vec();
-        }
-        self.unread |= !self.first.is_empty();
-        true
-    }
-
-    /// Writes what waits. True when something was written.
-    fn write(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> bool {
-        let mut progress = false;
-        while self.written < self.output.len() && !matches!(self.phase, Phase::Ended) {
-            match Pin::new(&mut *io).poll_write(cx, &self.output[self.written..]) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    self.written += count;
-                    self.sent += count as u64;
-                    progress = true;
-                }
-                Poll::Ready(_) => {
-                    self.phase = Phase::Ended;
-                    return true;
-                }
-            }
-        }
-        if self.written == self.output.len() {
-            self.output.clear();
-            self.written = 0;
-        } else if self.written > OUTPUT_LIMIT {
-            self.output.drain(..self.written);
-            self.written = 0;
-        }
-        progress
     }
 
     /// A sleeping connection holds no buffers.
@@ -511,15 +418,6 @@ impl Connection {
             self.send_wakes();
         }
     }
-}
-
-/// What came of reading the socket.
-enum Read {
-    /// It was not asked.
-    Nothing,
-    Some,
-    /// It has nothing, and will wake the task.
-    Blocked,
 }
 
 /// Whose mailbox is full.
