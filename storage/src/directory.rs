@@ -180,11 +180,7 @@ impl Directory {
     }
 
     pub fn give_up_reserve(&self) -> Result<(), StorageError> {
-        let path = self.file(RESERVE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", &path),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.file(RESERVE)).map(|_| ())
     }
 
     pub fn delivered(&self) -> PathBuf {
@@ -270,12 +266,7 @@ impl Directory {
     pub fn begin_use(&self) -> Result<(), StorageError> {
         // In this order: between the two, the store still counts as cleanly closed, which it is.
         self.put(BOOT, &format!("{}\n{COPIED}\n", boot_id().unwrap_or_default()))?;
-        let clean = self.file(CLEAN);
-        match fs::remove_file(&clean) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(StorageError::io("remove", &clean, e)),
-            Ok(()) => self.sync(),
-        }
+        if remove_if_there(&self.file(CLEAN))? { self.sync() } else { Ok(()) }
     }
 
     /// Everything is on the device, and this is how much.
@@ -381,6 +372,14 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
         Some(parent) if parent.as_os_str().is_empty() => sync_directory(Path::new(".")),
         Some(parent) => sync_directory(parent),
         None => Ok(()),
+    }
+}
+
+/// Removes a file; whether there was one.
+pub(crate) fn remove_if_there(file: &Path) -> Result<bool, StorageError> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true).context("remove", file),
     }
 }
 

@@ -36,6 +36,7 @@ mod record;
 mod removed;
 mod sequences;
 pub mod store;
+mod window;
 mod writer;
 
 pub use backend::{

@@ -12,14 +12,13 @@ mod read;
 mod settle;
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::backend::Bytes;
 use crate::bytes::lot;
 use crate::definitions::Definitions;
-use crate::directory::sync_directory;
+use crate::directory::{remove_if_there, sync_directory};
 use crate::error::{IoContext, StorageError};
 use frame::Kind;
 
@@ -120,7 +119,7 @@ impl Copy {
     /// Goes on with the file as it was found, behind its last frame.
     fn resume(place: PathBuf, spare: u64, found: &read::Found) -> Result<Copy, StorageError> {
         // A renewal that was cut short.
-        remove(&unfinished(&place))?;
+        remove_if_there(&unfinished(&place))?;
         let file = OpenOptions::new().write(true).open(&place).context("open", &place)?;
         file.set_len(found.end).context("cut", &place)?;
         let (nonce, sequence, len) = (found.nonce, found.sequence, found.end);
@@ -199,7 +198,7 @@ impl Copy {
 
     fn stop_renewal(&mut self, to: Renewal) -> Result<(), StorageError> {
         self.renewal = to;
-        remove(&unfinished(&self.place))
+        remove_if_there(&unfinished(&self.place)).map(|_| ())
     }
 
     /// Makes everything appended durable.
@@ -231,11 +230,4 @@ fn put_in_place(file: &mut Appending, place: &Path) -> Result<(), StorageError> 
 /// Where it is written anew.
 fn unfinished(place: &Path) -> PathBuf {
     place.with_extension("log.new")
-}
-
-fn remove(file: &Path) -> Result<(), StorageError> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", file),
-        _ => Ok(()),
-    }
 }

@@ -3,15 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::frame::{self, Entry, FILE_HEADER, HEADER, Header, Kind};
 use crate::backend::Bytes;
 use crate::error::{IoContext, StorageError};
-
-/// Bytes read ahead.
-const AHEAD: usize = 256 << 10;
+use crate::window::Window;
 
 /// What became of the file.
 #[derive(Debug)]
@@ -112,8 +109,7 @@ impl<'a> Compared<'a> {
             Says::Same => None,
             Says::Other(value) => Some((key.clone(), Some(value.clone()))),
         });
-        let more = self.more.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
-        ours.chain(more).collect()
+        ours.chain(self.beyond()).collect()
     }
 
     /// Whether a kill explains what has to be changed: it came before sled was told of the last frame.
@@ -130,16 +126,16 @@ impl<'a> Compared<'a> {
 /// Hands all frames that can be read to `each`. `None`: it is not a copy at all.
 fn scan(file: &File, mut each: impl FnMut(Kind, &[Entry<'_>])) -> io::Result<Option<Found>> {
     let len = file.metadata()?.len();
-    let mut window = Window { file, len, at: 0, bytes: Vec::new() };
-    let Some((nonce, reached)) = window.get(0, FILE_HEADER)?.and_then(frame::parse_header) else {
+    let mut window = Window::new(file, len);
+    let Some((nonce, reached)) = window.within(0, FILE_HEADER)?.and_then(frame::parse_header) else {
         return Ok(None);
     };
     let mut found = Found { nonce, sequence: 0, end: FILE_HEADER, whole: reached.is_some() };
     let mut at = FILE_HEADER;
     while at < len {
-        let header = window.get(at, HEADER as u64)?.and_then(|bytes| frame::parse_frame_header(bytes, nonce));
+        let header = window.within(at, HEADER as u64)?.and_then(|bytes| frame::parse_frame_header(bytes, nonce));
         let payload = match header {
-            Some(header) => window.get(at + HEADER as u64, header.len)?.map(|payload| (header, payload)),
+            Some(header) => window.within(at + HEADER as u64, header.len)?.map(|payload| (header, payload)),
             None => None,
         };
         match payload.and_then(|(header, payload)| Some((header, frame::parse_entries(header, payload)?))) {
@@ -149,48 +145,9 @@ fn scan(file: &File, mut each: impl FnMut(Kind, &[Entry<'_>])) -> io::Result<Opt
                 at += HEADER as u64 + len;
                 (found.sequence, found.end) = (sequence, at);
             }
-            None => at = window.find(at + 1, &nonce.to_be_bytes())?,
+            None => at = window.find(at + 1, nonce.to_be_bytes())?,
         }
     }
     found.whole &= reached.is_some_and(|reached| reached <= found.sequence);
     Ok(Some(found))
-}
-
-/// A part of a file, read ahead.
-struct Window<'a> {
-    file: &'a File,
-    len: u64,
-    at: u64,
-    bytes: Vec<u8>,
-}
-
-impl Window<'_> {
-    /// So many bytes from `at` on, if the file has them.
-    fn get(&mut self, at: u64, count: u64) -> io::Result<Option<&[u8]>> {
-        let Some(end) = at.checked_add(count).filter(|end| *end <= self.len) else {
-            return Ok(None);
-        };
-        if at < self.at || end > self.at + self.bytes.len() as u64 {
-            let ahead = count.max(AHEAD as u64).min(self.len - at);
-            self.bytes.resize(ahead as usize, 0);
-            self.at = at;
-            self.file.read_exact_at(&mut self.bytes, at)?;
-        }
-        let from = (at - self.at) as usize;
-        Ok(Some(&self.bytes[from..from + count as usize]))
-    }
-
-    /// Where `what` stands next, from `at` on; the end of the file if nowhere.
-    fn find(&mut self, mut at: u64, what: &[u8; 8]) -> io::Result<u64> {
-        while let Some(bytes) = self.get(at, (self.len - at).min(AHEAD as u64))? {
-            if bytes.len() < what.len() {
-                break;
-            }
-            if let Some(found) = bytes.windows(what.len()).position(|window| window == what) {
-                return Ok(at + found as u64);
-            }
-            at += (bytes.len() - what.len() + 1) as u64;
-        }
-        Ok(self.len)
-    }
 }

@@ -2,13 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use super::frame::{self, HEADER, Head, Header};
 use super::segment::{self, SEGMENT_HEADER};
-
-/// Bytes read ahead.
-const AHEAD: usize = 128 << 10;
+use crate::window::{AHEAD, Window};
 
 /// A frame that is whole but for some bodies.
 #[derive(Debug)]
@@ -69,7 +66,7 @@ pub(crate) struct Scanned {
 
 /// Reads a file of `len` bytes; with the bodies, if `verify`.
 pub(crate) fn scan(file: &File, len: u64, verify: bool) -> io::Result<Scanned> {
-    let mut input = Window { file, len, at: 0, bytes: Vec::new() };
+    let mut input = Window::new(file, len);
     let mut out = Scanned { end: SEGMENT_HEADER.min(len), ..Scanned::default() };
     let Some(nonce) = find_nonce(&mut input)? else {
         return Ok(out);
@@ -190,51 +187,12 @@ fn crc_of(input: &mut Window<'_>, mut at: u64, mut len: u64) -> io::Result<Optio
 
 /// Where the next frame begins that comes after `sequence`, or the end.
 fn find_frame(input: &mut Window<'_>, mut at: u64, nonce: u64, sequence: u64) -> io::Result<u64> {
-    let sought = nonce.to_be_bytes();
-    while input.len - at.min(input.len) >= HEADER as u64 {
-        let part = (input.len - at).min(AHEAD as u64) as usize;
-        let bytes = input.get(at, part)?;
-        match bytes.windows(8).position(|bytes| bytes == sought) {
-            Some(offset) => {
-                at += offset as u64;
-                if let Some(header) = read_header(input, at, nonce)?
-                    && header.sequence > sequence
-                {
-                    return Ok(at);
-                }
-                at += 1;
-            }
-            None => at += part as u64 - 7,
+    loop {
+        at = input.find(at, nonce.to_be_bytes())?;
+        let header = read_header(input, at, nonce)?;
+        if at == input.len || header.is_some_and(|header| header.sequence > sequence) {
+            return Ok(at);
         }
-    }
-    Ok(input.len)
-}
-
-/// Reads a file in large steps.
-struct Window<'a> {
-    file: &'a File,
-    len: u64,
-    at: u64,
-    bytes: Vec<u8>,
-}
-
-impl Window<'_> {
-    fn get(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
-        let within = at >= self.at && at + len as u64 <= self.at + self.bytes.len() as u64;
-        if !within {
-            if at + len as u64 > self.len {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let size = (len as u64).max((AHEAD as u64).min(self.len - at)) as usize;
-            self.bytes.clear();
-            self.bytes.resize(size, 0);
-            self.at = at;
-            if let Err(error) = self.file.read_exact_at(&mut self.bytes, at) {
-                self.bytes.clear();
-                return Err(error);
-            }
-        }
-        let from = (at - self.at) as usize;
-        Ok(&self.bytes[from..from + len])
+        at += 1;
     }
 }

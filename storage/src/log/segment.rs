@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::frame::{self, Head};
 use super::pack::Frame;
 use crate::bytes::{Input, lot, put_varint};
-use crate::directory::sync_directory;
+use crate::directory::{remove_if_there, sync_directory};
 use crate::error::{IoContext, StorageError};
 
 /// Bytes before a segment's first frame.
@@ -71,11 +71,7 @@ fn announce(dir: &Path, id: u32) {
 }
 
 pub(crate) fn delete_sidecar(dir: &Path, id: u32) -> Result<(), StorageError> {
-    let sidecar = sidecar_path(dir, id);
-    match fs::remove_file(&sidecar) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", &sidecar),
-        _ => Ok(()),
-    }
+    remove_if_there(&sidecar_path(dir, id)).map(|_| ())
 }
 
 fn header(nonce: u64) -> [u8; SEGMENT_HEADER as usize] {
@@ -274,31 +270,30 @@ impl Sidecar {
     /// How long segment `id` was when it was full, as its sidecar has it.
     pub fn length(dir: &Path, id: u32) -> Option<u64> {
         let bytes = fs::read(sidecar_path(dir, id)).ok()?;
-        let (bytes, crc) = bytes.split_last_chunk::<4>()?;
-        let mut input = Input(bytes.strip_prefix(SIDECAR_MAGIC)?);
-        let (_, of) = (input.u64()?, input.u64()?);
-        (crc32fast::hash(bytes) == u32::from_be_bytes(*crc)).then_some(of)
+        whole(&bytes).map(|(_, of, _)| of)
     }
 
     /// The frames of segment `id`, if its sidecar is whole and of this segment, which has the length it had. A `nonce`
     /// that cannot be read is not compared.
     pub fn read(dir: &Path, id: u32, len: u64, nonce: Option<u64>) -> Option<Vec<(u64, Vec<Head>)>> {
         let bytes = fs::read(sidecar_path(dir, id)).ok()?;
-        let (bytes, crc) = bytes.split_last_chunk::<4>()?;
-        let rest = bytes.strip_prefix(SIDECAR_MAGIC)?;
-        let mut input = Input(rest);
-        let (named, of) = (input.u64()?, input.u64()?);
+        let (named, of, frames) = whole(&bytes)?;
         let fits = of == len && nonce.is_none_or(|nonce| nonce == named);
-        if crc32fast::hash(bytes) != u32::from_be_bytes(*crc) || !fits {
-            return None;
-        }
-        parse_frames(input)
+        if fits { parse_frames(frames) } else { None }
     }
 
     /// The frames noted so far.
     pub fn frames(&self) -> Option<Vec<(u64, Vec<Head>)>> {
         parse_frames(Input(&self.bytes[SIDECAR_HEADER..]))
     }
+}
+
+/// The nonce and the length of its segment, and what follows, of a sidecar that is as it was written.
+fn whole(bytes: &[u8]) -> Option<(u64, u64, Input<'_>)> {
+    let (bytes, crc) = bytes.split_last_chunk::<4>()?;
+    let mut input = Input(bytes.strip_prefix(SIDECAR_MAGIC)?);
+    let (nonce, len) = (input.u64()?, input.u64()?);
+    (crc32fast::hash(bytes) == u32::from_be_bytes(*crc)).then_some((nonce, len, input))
 }
 
 fn parse_frames(mut input: Input<'_>) -> Option<Vec<(u64, Vec<Head>)>> {
