@@ -1,5 +1,6 @@
 //! Time as the broker sees it, behind a trait so that tests own it.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,7 +57,17 @@ pub struct ManualClock {
 #[derive(Default)]
 struct Manual {
     now: Duration,
-    sleepers: Vec<(Duration, Waker)>,
+    sleepers: Vec<Sleeper>,
+    /// Sleeps made so far.
+    made: u64,
+    /// Sleeps whose end has come and who are still held.
+    ended: BTreeSet<u64>,
+}
+
+struct Sleeper {
+    deadline: Duration,
+    waker: Waker,
+    id: u64,
 }
 
 impl ManualClock {
@@ -66,11 +77,18 @@ impl ManualClock {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             inner.now += by;
             let now = inner.now;
-            inner.sleepers.extract_if(.., |(deadline, _)| *deadline <= now).collect::<Vec<_>>()
+            let due = inner.sleepers.extract_if(.., |sleeper| sleeper.deadline <= now).collect::<Vec<_>>();
+            inner.ended.extend(due.iter().map(|sleeper| sleeper.id));
+            due
         };
-        for (_, waker) in due {
-            waker.wake();
+        for sleeper in due {
+            sleeper.waker.wake();
         }
+    }
+
+    /// Whether everybody whom [`ManualClock::advance`] woke has done what the time had come for.
+    pub fn is_settled(&self) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).ended.is_empty()
     }
 }
 
@@ -86,13 +104,16 @@ impl Clock for ManualClock {
     }
 
     fn sleep_until(&self, deadline: Duration) -> Sleep {
-        Box::pin(ManualSleep { clock: self.clone(), deadline })
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.made += 1;
+        Box::pin(ManualSleep { clock: self.clone(), deadline, id: inner.made })
     }
 }
 
 struct ManualSleep {
     clock: ManualClock,
     deadline: Duration,
+    id: u64,
 }
 
 impl Future for ManualSleep {
@@ -103,7 +124,20 @@ impl Future for ManualSleep {
         if inner.now >= self.deadline {
             return Poll::Ready(());
         }
-        inner.sleepers.push((self.deadline, cx.waker().clone()));
+        let (deadline, waker) = (self.deadline, cx.waker().clone());
+        // Only who polled last is woken.
+        match inner.sleepers.iter_mut().find(|sleeper| sleeper.id == self.id) {
+            Some(sleeper) => sleeper.waker = waker,
+            None => inner.sleepers.push(Sleeper { deadline, waker, id: self.id }),
+        }
         Poll::Pending
+    }
+}
+
+impl Drop for ManualSleep {
+    fn drop(&mut self) {
+        let mut inner = self.clock.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.sleepers.retain(|sleeper| sleeper.id != self.id);
+        inner.ended.remove(&self.id);
     }
 }

@@ -381,6 +381,7 @@ impl Connection {
         let tick = self.next_tick.filter(|_| running);
         let beat = self.heartbeat.as_ref().filter(|_| running).map(Heartbeat::next);
         let Some(next) = [self.deadline, beat, tick].into_iter().flatten().min() else {
+            self.sleep = None;
             return false;
         };
         let clock = &self.shared.clock;
@@ -388,11 +389,8 @@ impl Connection {
             Some(sleep) if sleep.0 == next => sleep,
             other => other.insert((next, clock.sleep_until(next))),
         };
-        if sleep.as_mut().poll(cx).is_ready() {
-            self.sleep = None;
-            return true;
-        }
-        false
+        // One that has ended goes once what it was for is done.
+        sleep.as_mut().poll(cx).is_ready()
     }
 
     fn requester(&self, channel: ChannelKey) -> Requester {
