@@ -53,6 +53,8 @@ pub struct Batch {
     pub definitions: Vec<(Bytes, Option<Bytes>)>,
     /// At most one entry per queue.
     pub queues: Vec<QueueBatch>,
+    /// A sync follows at once, for which somebody waits.
+    pub at_once: bool,
 }
 
 impl Batch {
@@ -73,7 +75,7 @@ impl Batch {
             removals: mem::take(&mut queue.removals),
             ..QueueBatch::default()
         });
-        Batch { definitions, queues: queues.collect() }
+        Batch { definitions, queues: queues.collect(), at_once: false }
     }
 
     /// Undoes [`take_relief`](Self::take_relief).

@@ -63,6 +63,7 @@ impl Fold {
         Batch {
             definitions: self.definitions.into_iter().collect(),
             queues: queues.map(|(queue, fold)| fold.finish(queue)).collect(),
+            at_once: false,
         }
     }
 }

@@ -184,7 +184,9 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
     /// Commits what was gathered, syncs if somebody waits for it, and tells who waits.
     fn commit(&mut self) -> Result<(), StorageError> {
         let mut gathered = mem::take(&mut self.gathered);
-        let batch = mem::take(&mut gathered.fold).finish();
+        let mut batch = mem::take(&mut gathered.fold).finish();
+        let promised = !gathered.synced.is_empty() || !gathered.removed.is_empty();
+        batch.at_once = promised && self.options.synced == Level::Synced;
         // A disk that was full is tried again when it has room for the reserve too: that is not for messages.
         let room = self.retry.is_none() || self.backend.has_room(batch.bytes());
         if !batch.is_empty() {

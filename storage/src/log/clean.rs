@@ -186,7 +186,7 @@ impl Log {
             frame.insert(*queue, runs);
         }
         if !frame.is_empty() {
-            let written = self.tails[kind as usize].append(&frame, &self.shared)?;
+            let written = self.tails[kind as usize].append(&frame, &self.shared, false)?;
             super::place(self.shared.state().series_mut(kind), &mut frame, &written);
         }
         self.scratch[kind as usize] = frame.into_scratch();

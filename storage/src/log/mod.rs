@@ -1,6 +1,7 @@
 //! Messages in append-only files. A commit is one frame, written at once from the blocks that hold the messages.
 //!
-//! * `frame`: what a frame looks like. `pack`: how a batch becomes one. `segment`: the files. `scan`: finding out what
+//! * `frame`: what a frame looks like. `pack`: how a batch becomes one. `segment`: the files; `direct`: a way to write
+//!   them. `scan`: finding out what
 //!   a file holds; `open`: what all of them do.
 //! * `index`, `space`: where each message lies, and what each segment is still needed for; shared with readers.
 //! * `read`: messages read back. `clean`: space given back.
@@ -9,6 +10,7 @@
 //! for want of memory only. The second is never synced, and deleted when the store is opened.
 
 mod clean;
+mod direct;
 mod frame;
 mod index;
 mod open;
@@ -81,7 +83,7 @@ impl Tail {
     }
 
     /// Appends a frame; after an error nothing of it is there.
-    fn append(&mut self, frame: &Frame<'_>, shared: &Shared) -> Result<Written, StorageError> {
+    fn append(&mut self, frame: &Frame<'_>, shared: &Shared, at_once: bool) -> Result<Written, StorageError> {
         let most = self.options.segment_bytes;
         if self.head.as_ref().is_some_and(|head| head.is_full_for(frame.len(), most)) {
             self.seal()?;
@@ -99,7 +101,7 @@ impl Tail {
             }
         };
         let from = head.len;
-        let bodies = head.append(frame, self.sequence + 1, self.synced)?;
+        let bodies = head.append(frame, self.sequence + 1, self.synced, at_once)?;
         self.sequence += 1;
         Ok(Written { segment: head.id, bodies, from })
     }
@@ -151,7 +153,7 @@ impl Log {
             kept.insert(queue.queue, &queue.inserts);
             spilled.insert(queue.queue, &queue.spills);
         }
-        let written = self.write(&kept, &spilled);
+        let written = self.write(&kept, &spilled, batch.at_once);
         match written {
             Ok(written) => {
                 self.apply(batch, &mut kept, &mut spilled, covered, written);
@@ -200,15 +202,20 @@ impl Log {
     }
 
     /// Both frames or none.
-    fn write(&mut self, kept: &Frame<'_>, spilled: &Frame<'_>) -> Result<[Option<Written>; 2], StorageError> {
+    fn write(
+        &mut self,
+        kept: &Frame<'_>,
+        spilled: &Frame<'_>,
+        at_once: bool,
+    ) -> Result<[Option<Written>; 2], StorageError> {
         let [kept_tail, spilled_tail] = &mut self.tails;
         let second = match spilled.is_empty() {
             true => None,
-            false => Some(spilled_tail.append(spilled, &self.shared)?),
+            false => Some(spilled_tail.append(spilled, &self.shared, false)?),
         };
         let first = match kept.is_empty() {
             true => Ok(None),
-            false => kept_tail.append(kept, &self.shared).map(Some),
+            false => kept_tail.append(kept, &self.shared, at_once).map(Some),
         };
         match first {
             Ok(first) => Ok([first, second]),

@@ -11,6 +11,7 @@ use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::direct::{BLOCK, Direct};
 use super::frame::{self, Head};
 use super::pack::Frame;
 use crate::bytes::{Input, lot, put_varint};
@@ -25,7 +26,7 @@ const SMALL: u64 = 16 << 10;
 /// After so many small frames in a row, room is made for more of them: to overwrite zeros is a quarter faster to sync
 /// than to append, for the file's length and its place on the device do not change.
 const SMALL_IN_A_ROW: u32 = 8;
-/// Bytes of zeros written ahead.
+/// Bytes of zeros written ahead, and some more, to the end of a block.
 const ROOM: u64 = 128 << 10;
 
 const MAGIC: &[u8; 8] = b"leveret2";
@@ -90,6 +91,14 @@ pub(crate) fn parse_header(bytes: &[u8]) -> Option<u64> {
     (*bytes == header(nonce)).then_some(nonce)
 }
 
+/// The way past the page cache.
+#[derive(Debug)]
+enum Way {
+    Unknown,
+    None,
+    Open(Box<Direct>),
+}
+
 /// The segment that is appended to.
 #[derive(Debug)]
 pub(crate) struct Open {
@@ -103,6 +112,9 @@ pub(crate) struct Open {
     /// It is synced now and then; if not, there is nothing to make faster.
     durable: bool,
     file: File,
+    /// Where `file` is written next.
+    position: u64,
+    direct: Way,
     sidecar: Sidecar,
 }
 
@@ -110,8 +122,13 @@ impl Open {
     /// Makes segment `id` in `dir`, with a durable name.
     pub fn create(dir: &Path, id: u32, durable: bool) -> Result<Open, StorageError> {
         let (path, nonce) = (path(dir, id), lot());
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).open(&path).context("create", &path)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .context("create", &path)?;
         let made = file.write_all(&header(nonce)).and_then(|()| if durable { file.sync_all() } else { Ok(()) });
         if let Err(error) = made {
             // Nothing was promised of it; what cannot be removed is found without a header, and removed, later.
@@ -125,17 +142,22 @@ impl Open {
         if durable {
             announce(dir, id);
         }
-        Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable, file, sidecar })
+        Ok(Open::at_end(id, nonce, len, path, durable, file, sidecar))
+    }
+
+    fn at_end(id: u32, nonce: u64, len: u64, path: PathBuf, durable: bool, file: File, sidecar: Sidecar) -> Open {
+        let (reach, position, direct) = (len, len, Way::Unknown);
+        Open { id, nonce, len, path, reach, small_in_a_row: 0, durable, file, position, direct, sidecar }
     }
 
     /// Goes on with a segment of which `len` bytes are good.
     pub fn resume(dir: &Path, id: u32, nonce: u64, len: u64, sidecar: Sidecar) -> Result<Open, StorageError> {
         let path = path(dir, id);
-        let mut file = OpenOptions::new().write(true).open(&path).context("open", &path)?;
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).context("open", &path)?;
         file.set_len(len).context("cut", &path)?;
         file.seek(SeekFrom::Start(len)).context("open", &path)?;
         announce(dir, id);
-        Ok(Open { id, nonce, len, path, reach: len, small_in_a_row: 0, durable: true, file, sidecar })
+        Ok(Open::at_end(id, nonce, len, path, true, file, sidecar))
     }
 
     /// Whether a frame of `len` bytes goes elsewhere, for the segment would have more than `most`.
@@ -143,10 +165,17 @@ impl Open {
         self.len > SEGMENT_HEADER && self.len + len > most
     }
 
-    /// Appends a frame and says where its bodies begin. After an error nothing of it is there.
-    pub fn append(&mut self, frame: &Frame<'_>, sequence: u64, synced: u64) -> Result<u64, StorageError> {
-        let written = self.make_room(frame.len()).and_then(|()| {
-            frame.with_slices(self.nonce, sequence, synced, |slices| write_all_vectored(&mut self.file, slices))
+    /// Appends a frame and says where its bodies begin; `at_once`: a sync follows. After an error nothing of it is there.
+    pub fn append(
+        &mut self,
+        frame: &Frame<'_>,
+        sequence: u64,
+        synced: u64,
+        at_once: bool,
+    ) -> Result<u64, StorageError> {
+        let written = self.make_room(frame.len()).and_then(|fresh| {
+            let at_once = at_once && !fresh;
+            frame.with_slices(self.nonce, sequence, synced, |slices| self.write(frame.len(), slices, at_once))
         });
         if let Err(error) = written {
             self.cut(self.len)?;
@@ -160,20 +189,47 @@ impl Open {
     }
 
     /// Zeros for many small frames; none where a large one goes, which is known to be cut short by where the file ends.
-    fn make_room(&mut self, len: u64) -> io::Result<()> {
+    /// True if they have been written just now.
+    fn make_room(&mut self, len: u64) -> io::Result<bool> {
         if len >= SMALL {
             self.small_in_a_row = 0;
             if self.reach > self.len {
                 self.file.set_len(self.len)?;
                 self.reach = self.len;
             }
-            return Ok(());
+            return Ok(false);
         }
         self.small_in_a_row += 1;
         if self.durable && self.small_in_a_row > SMALL_IN_A_ROW && self.len + len > self.reach {
-            self.file.write_all_at(&[0; ROOM as usize], self.len)?;
-            self.reach = self.len + ROOM;
+            let reach = (self.len + ROOM).next_multiple_of(BLOCK);
+            self.file.write_all_at(&vec![0; (reach - self.len) as usize], self.len)?;
+            self.reach = reach;
+            return Ok(true);
         }
+        Ok(false)
+    }
+
+    /// Past the page cache if the sync comes `at_once` and there are zeros for whole blocks.
+    fn write(&mut self, len: u64, slices: &mut [IoSlice<'_>], at_once: bool) -> io::Result<()> {
+        if at_once && (self.len + len).next_multiple_of(BLOCK) <= self.reach {
+            if matches!(self.direct, Way::Unknown) {
+                self.direct = Direct::open(&self.path).map_or(Way::None, |direct| Way::Open(Box::new(direct)));
+            }
+            if let Way::Open(direct) = &mut self.direct {
+                if direct.write(&self.file, self.len, len as usize, slices)? {
+                    return Ok(());
+                }
+                self.direct = Way::None;
+            }
+        }
+        if let Way::Open(direct) = &mut self.direct {
+            direct.forget();
+        }
+        if self.position != self.len {
+            self.position = self.file.seek(SeekFrom::Start(self.len))?;
+        }
+        write_all_vectored(&mut self.file, slices)?;
+        self.position += len;
         Ok(())
     }
 
@@ -185,8 +241,11 @@ impl Open {
     }
 
     fn cut(&mut self, len: u64) -> Result<(), StorageError> {
+        if let Way::Open(direct) = &mut self.direct {
+            direct.forget();
+        }
         self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len))).context("cut", &self.path)?;
-        self.reach = len;
+        (self.reach, self.position) = (len, len);
         Ok(())
     }
 

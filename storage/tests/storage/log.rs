@@ -167,6 +167,48 @@ fn a_batch_cut_short_in_the_room_made_for_it_is_not_there_and_no_damage() {
     }
 }
 
+#[test]
+fn however_a_batch_is_written_and_whoever_reads_meanwhile_it_is_there() {
+    let place = DiskPlace::new();
+    let mut dice = Dice(11);
+    let mut model = Model::default();
+    let (mut backend, ..) = open_small(&place.dir());
+    for n in 0..2_000 {
+        let (first, len) = (1 + n * 8, [40, 1_100, 4_096 - 80, 20_000][dice.roll(20).min(3) as usize]);
+        let ops = match dice.roll(4) {
+            0 if n > 10 => vec![remove(1, 1 + dice.roll(n * 8), 40)],
+            _ => vec![insert(1, first, 1 + dice.roll(3) as u32, len + dice.roll(30) as usize)],
+        };
+        ops.iter().for_each(|op| model.apply(op));
+        let at_once = dice.roll(5) > 0;
+        backend.commit(&Batch { at_once, ..Batch::fold(ops) }).unwrap();
+        if at_once {
+            backend.sync().unwrap();
+        }
+        match dice.roll(200) {
+            0 => {
+                drop(backend);
+                let recovered;
+                (backend, recovered, ..) = open_small(&place.dir());
+                assert_eq!((recovered.notes, recovered.quarantined), (vec![], vec![]), "after step {n}");
+            }
+            // The newest, on pages that are written again in a moment.
+            1..=100 => {
+                let newest = first.saturating_sub(400);
+                let mut expected = model.queues.get(&1).cloned().unwrap_or_default();
+                expected.retain(|sequence, _| *sequence >= newest);
+                let found = read(&*backend.reader().unwrap(), 1, newest, u32::MAX);
+                assert!(found == expected, "after step {n}");
+            }
+            _ => {}
+        }
+    }
+    drop(backend);
+    let (_backend, recovered, found) = open_small(&place.dir());
+    assert!(found == model);
+    assert_eq!((recovered.notes, recovered.quarantined), (vec![], vec![]));
+}
+
 /// After a power cut, the bytes of each frame but the first as `tear` leaves them; the first was synced.
 fn after_power_cut(tear: impl Fn(&mut Vec<u8>, &[usize])) -> (Recovered, Model, Vec<Model>) {
     let place = DiskPlace::new();

@@ -17,6 +17,7 @@ mod trace;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
@@ -105,6 +106,11 @@ impl Workload {
             lives.push(recording);
         }
         assert_eq!(progress.submitted, plan.number_before(plan.groups.len()), "all of the plan was carried out");
+        let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+        if fs::OpenOptions::new().write(true).custom_flags(direct).open(place.join("said")).is_ok() {
+            let goes = lives.iter().any(Recording::goes_past_the_page_cache);
+            assert!(goes, "small batches that are waited for are written past the page cache");
+        }
         Workload { seed, plan, lives, place: place.to_owned() }
     }
 

@@ -68,6 +68,14 @@ impl Recording {
         self.moments.len()
     }
 
+    /// Whether any file was written past the page cache.
+    pub fn goes_past_the_page_cache(&self) -> bool {
+        let direct = |call: &Call| {
+            call.name == "openat" && call.arguments.get(2).is_some_and(|how| how.word().contains("O_DIRECT"))
+        };
+        self.calls.iter().any(direct)
+    }
+
     /// The moments at which names or lengths of files change.
     pub fn turning_points(&self) -> Vec<usize> {
         let turns = |moment: &Moment| {
