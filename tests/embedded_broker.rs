@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use leveret::clock::ManualClock;
 use leveret::config::{Config, StorageKind};
-use leveret::server::Builder;
+use leveret::start::Builder;
 use leveret::{Broker, BrokerError, StartError};
 use leveret_storage::faulty::{Fault, Faults, Step};
 use leveret_storage::{StorageError, open_memory};
@@ -295,7 +295,7 @@ fn confirms_that_do_not_come_hold_a_shutdown_up_for_five_seconds_only() {
     let end = broker.begin_shutdown();
     // Everybody is told in one go, so by now the other connection has been told too.
     idle.expect_connection_close(320, FORCED, (0, 0));
-    clock.advance(5 * SECOND);
+    clock.pass(5 * SECOND);
     peer.expect_connection_close(320, FORCED, (0, 0));
     faults.release(Step::Sync);
     broker.finish(end).expect("a clean end");
@@ -307,11 +307,11 @@ fn a_client_that_never_answers_the_close_holds_a_shutdown_up_for_eight_seconds_o
     let mut peer = broker.peer();
     let end = broker.begin_shutdown();
     peer.expect_connection_close_frame(320, FORCED, (0, 0));
-    clock.advance(7 * SECOND);
+    clock.pass(7 * SECOND);
     // Still there: a close of one's own is answered.
     peer.send(0, connection::Close::default());
     peer.expect::<connection::CloseOk>(0);
-    clock.advance(SECOND);
+    clock.pass(SECOND);
     peer.expect_end();
     broker.finish(end).expect("a clean end");
 }
@@ -323,7 +323,7 @@ fn a_client_that_lingers_after_its_close_does_not_hold_a_shutdown_up_for_longer(
     peer.send(0, connection::Close::default());
     peer.expect::<connection::CloseOk>(0);
     let end = broker.begin_shutdown();
-    clock.advance(8 * SECOND);
+    clock.pass(8 * SECOND);
     peer.expect_end();
     broker.finish(end).expect("a clean end");
 }
@@ -344,19 +344,19 @@ fn a_shutdown_drops_handshakes_that_are_under_way() {
 fn last_word_at_nine(broker: &Embedded, clock: &ManualClock) -> Peer {
     let mut peer = broker.peer_with(&Login { heartbeat: 10, ..Login::default() });
     peer.in_step(1);
-    // An answer in each half interval, so that none of them is idle, whenever the server looks.
-    clock.advance(5 * SECOND);
+    // An answer in each half interval, so that none of them is idle.
+    clock.pass(5 * SECOND);
     peer.in_step(1);
-    clock.advance(4 * SECOND);
+    clock.pass(4 * SECOND);
     peer.in_step(1);
     peer
 }
 
 /// Moves to 10 s, then on in half intervals, until the server has sent heartbeats at 15, 20 and 25 s.
 fn three_heartbeats(peer: &mut Peer, clock: &ManualClock) {
-    clock.advance(SECOND);
+    clock.pass(SECOND);
     for _ in 0..3 {
-        clock.advance(5 * SECOND);
+        clock.pass(5 * SECOND);
         let frame = peer.frame();
         assert_eq!(frame, Frame::new(kind::HEARTBEAT, 0, []));
     }
@@ -373,7 +373,7 @@ fn a_silent_client_is_dropped_within_three_intervals_and_what_it_held_goes_to_ot
     silent.expect_delivery(1);
     other.consume(1, "q", "c");
     three_heartbeats(&mut silent, &clock);
-    clock.advance(5 * SECOND);
+    clock.pass(5 * SECOND);
     silent.expect_end();
     let delivery = other.expect_delivery(1);
     assert_eq!((delivery.text().as_str(), delivery.redelivered), ("task", true));
@@ -386,7 +386,7 @@ fn a_client_that_speaks_before_two_intervals_are_over_is_not_dropped() {
     for _ in 0..3 {
         // At 15, 20, 25 and then 29 s: 20 s after the last word.
         three_heartbeats(&mut peer, &clock);
-        clock.advance(4 * SECOND);
+        clock.pass(4 * SECOND);
         peer.in_step(1);
     }
 }
@@ -397,7 +397,7 @@ fn a_heartbeat_of_the_client_counts_as_a_word() {
     let mut peer = last_word_at_nine(&broker, &clock);
     for _ in 0..3 {
         three_heartbeats(&mut peer, &clock);
-        clock.advance(4 * SECOND);
+        clock.pass(4 * SECOND);
         peer.send_frame(Frame::new(kind::HEARTBEAT, 0, []));
         peer.in_step(1);
     }
@@ -410,11 +410,11 @@ fn a_client_that_does_not_finish_its_handshake_in_ten_seconds_is_dropped() {
     // The handshake has begun once it is answered.
     slow.send_octets(b"AMQP\x00\x00\x09\x01");
     slow.expect::<connection::Start>(0);
-    clock.advance(Duration::from_millis(9_999));
+    clock.pass(Duration::from_millis(9_999));
     let login = Login::default();
     slow.send_payload(0, login.start_ok());
     slow.expect::<connection::Tune>(0);
-    clock.advance(Duration::from_millis(1));
+    clock.pass(Duration::from_millis(1));
     slow.expect_end();
 }
 
@@ -422,7 +422,7 @@ fn a_client_that_does_not_finish_its_handshake_in_ten_seconds_is_dropped() {
 fn a_finished_handshake_has_no_limit_any_more() {
     let (broker, clock) = Embedded::on_manual_clock();
     let mut peer = broker.peer();
-    clock.advance(1_000 * SECOND);
+    clock.pass(1_000 * SECOND);
     peer.in_step(1);
 }
 

@@ -2,10 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+
+use tokio::runtime::Builder;
+
+use crate::threads::Own;
 
 /// A sleep that ends when the clock has reached its deadline.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -22,14 +28,22 @@ pub trait Clock: Send + Sync + 'static {
     fn sleep_until(&self, deadline: Duration) -> Sleep;
 }
 
-/// The machine's clock.
+/// The machine's clock. Who sleeps is woken by a thread that does nothing else: so one that serves connections has no timers
+/// to look at, nor to set in the kernel, whenever it waits for its sockets.
+#[derive(Debug)]
 pub struct SystemClock {
     start: Instant,
+    timers: Own,
 }
 
-impl Default for SystemClock {
-    fn default() -> Self {
-        SystemClock { start: Instant::now() }
+impl SystemClock {
+    /// A clock whose time begins now.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn begin() -> io::Result<SystemClock> {
+        let timers = Own::begin("timers".to_owned(), Builder::new_current_thread().enable_time())?;
+        Ok(SystemClock { start: Instant::now(), timers })
     }
 }
 
@@ -44,6 +58,8 @@ impl Clock for SystemClock {
     }
 
     fn sleep_until(&self, deadline: Duration) -> Sleep {
+        // It belongs to the runtime within which it is made, whoever waits for it.
+        let _timers = self.timers.handle().enter();
         Box::pin(tokio::time::sleep_until((self.start + deadline).into()))
     }
 }
@@ -86,9 +102,13 @@ impl ManualClock {
         }
     }
 
-    /// Whether everybody whom [`ManualClock::advance`] woke has done what the time had come for.
-    pub fn is_settled(&self) -> bool {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).ended.is_empty()
+    /// [`ManualClock::advance`], and waits until everybody whom that woke has done what the time had come for. They must have
+    /// another thread to do it on.
+    pub fn pass(&self, by: Duration) {
+        self.advance(by);
+        while !self.inner.lock().unwrap_or_else(PoisonError::into_inner).ended.is_empty() {
+            thread::yield_now();
+        }
     }
 }
 

@@ -47,6 +47,7 @@ mod queue;
 mod recovery;
 pub mod server;
 mod spread;
+pub mod start;
 #[cfg(test)]
 mod testing;
 mod threads;
@@ -56,4 +57,5 @@ mod vhost;
 
 pub use config::Config;
 pub use serde_json;
-pub use server::{Broker, BrokerError, StartError};
+pub use server::{Broker, BrokerError};
+pub use start::StartError;

@@ -176,7 +176,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     fn pressure() -> Arc<Pressure> {
-        Pressure::new(Arc::default(), 1000, Arc::new(SystemClock::default()))
+        Pressure::new(Arc::default(), 1000, Arc::new(SystemClock::begin().unwrap()))
     }
 
     #[test]

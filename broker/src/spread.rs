@@ -8,6 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::{Clock, SystemClock};
 use crate::command::Peer;
 use crate::server::Shared;
 use crate::threads::Threads;
@@ -137,8 +138,8 @@ impl Noted {
 
 impl Spread {
     /// One look at the threads. How long until the next one.
-    fn look(&mut self, shared: &Shared, threads: &Threads) -> Duration {
-        let (now, busy) = (shared.clock.now(), threads.busy());
+    fn look(&mut self, shared: &Shared, threads: &Threads, now: Duration) -> Duration {
+        let busy = threads.busy();
         let passed = now.saturating_sub(self.at).as_secs_f64().max(1e-3);
         let before = |index: usize| self.busy.get(index).copied().unwrap_or(busy[index]);
         let shares: Vec<f64> =
@@ -181,17 +182,16 @@ fn part(threads: &Threads, to: usize, going: &[Arc<Peer>]) {
     going.iter().for_each(|peer| peer.place.want(to));
 }
 
-/// Watches over the threads until it is aborted.
-pub(crate) async fn watch(shared: Arc<Shared>, threads: Arc<Threads>) {
+/// Watches over the threads until it is aborted, by the machine's time: it is the machine's threads that are watched.
+pub(crate) async fn watch(shared: Arc<Shared>, threads: Arc<Threads>, clock: Arc<SystemClock>) {
     if threads.limit() == 1 {
         return;
     }
-    let mut spread = Spread { busy: threads.busy(), at: shared.clock.now(), inclined: None, noted: Noted::default() };
+    let mut spread = Spread { busy: threads.busy(), at: clock.now(), inclined: None, noted: Noted::default() };
     let mut period = CALM_PERIOD;
     loop {
-        // The machine's time, whatever clock the broker goes by: it is the machine's threads that are watched.
-        tokio::time::sleep(period).await;
-        period = spread.look(&shared, &threads);
+        clock.sleep_until(clock.now() + period).await;
+        period = spread.look(&shared, &threads, clock.now());
     }
 }
 

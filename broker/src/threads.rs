@@ -49,11 +49,12 @@ impl Place {
 pub(crate) struct Threads {
     first: Handle,
     limit: usize,
-    further: Mutex<Vec<Further>>,
+    further: Mutex<Vec<Own>>,
 }
 
 /// A thread with a runtime of its own, which ends when this is dropped.
-struct Further {
+#[derive(Debug)]
+pub(crate) struct Own {
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -70,7 +71,7 @@ impl Threads {
         self.limit
     }
 
-    fn further(&self) -> MutexGuard<'_, Vec<Further>> {
+    fn further(&self) -> MutexGuard<'_, Vec<Own>> {
         self.further.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -89,8 +90,8 @@ impl Threads {
     pub fn begin(&self, index: usize) -> io::Result<()> {
         let mut further = self.further();
         while further.len() < index.min(self.limit - 1) {
-            let begun = Further::begin(further.len() + 1)?;
-            further.push(begun);
+            let name = format!("connections-{}", further.len() + 1);
+            further.push(Own::begin(name, Builder::new_current_thread().enable_io())?);
         }
         Ok(())
     }
@@ -102,20 +103,26 @@ impl Threads {
     }
 }
 
-impl Further {
-    fn begin(index: usize) -> io::Result<Further> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+impl Own {
+    /// # Errors
+    /// When the system has none left.
+    pub fn begin(name: String, builder: &mut Builder) -> io::Result<Own> {
+        let runtime = builder.build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let thread = thread::Builder::new().name(format!("connections-{index}")).spawn(move || {
+        let thread = thread::Builder::new().name(name).spawn(move || {
             // Ends with an error when the other end is dropped, which means the same.
             let _ = runtime.block_on(stopped);
         })?;
-        Ok(Further { handle, stop: Some(stop), thread: Some(thread) })
+        Ok(Own { handle, stop: Some(stop), thread: Some(thread) })
+    }
+
+    pub fn handle(&self) -> &Handle {
+        &self.handle
     }
 }
 
-impl Drop for Further {
+impl Drop for Own {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {

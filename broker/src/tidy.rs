@@ -6,16 +6,39 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use leveret_storage::{Block, Gauge, Run};
 
-use crate::command::Segment;
+use crate::command::{ConnectionEvent, QueueCommand, Segment};
+use crate::delayed::DelayedCommand;
 use crate::message::BlockBuilder;
+use crate::server::Shared;
 
 /// Bytes of messages in memory below which nobody is asked.
-pub const WORTH_WHILE: usize = 16 << 20;
+const WORTH_WHILE: usize = 16 << 20;
 /// Bytes of survivors that share a new block.
 const NEW_BLOCK: usize = 256 << 10;
+
+/// Asks every owner of messages to free blocks of little use, once a second while they take more than a little.
+pub async fn ask(shared: Arc<Shared>) {
+    let clock = shared.clock.clone();
+    loop {
+        clock.sleep_until(clock.now() + Duration::from_secs(1)).await;
+        if shared.pressure.gauge.bytes() < WORTH_WHILE {
+            continue;
+        }
+        for peer in shared.peers_now() {
+            let _ = peer.mailbox.push(ConnectionEvent::Tidy);
+        }
+        for vhost in shared.vhosts.load().values() {
+            for queue in vhost.snapshot().queues.values() {
+                queue.push(QueueCommand::Tidy);
+            }
+            vhost.delayed().iter().for_each(|delayed| delayed.push(DelayedCommand::Tidy));
+        }
+    }
+}
 
 /// A stretch of what is held: its first sequence number, and the messages.
 type Held<'a> = (u64, &'a mut Run);

@@ -37,7 +37,7 @@ pub enum ServeError {
 pub fn serve(config: Config) -> Result<ExitCode, ServeError> {
     // The broker begins further threads itself, when one will not do.
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().build().map_err(ServeError::Runtime)?;
+    let runtime = builder.enable_io().build().map_err(ServeError::Runtime)?;
     let end = runtime.block_on(run(config));
     runtime.shutdown_timeout(LAST_THREADS);
     end
