@@ -42,7 +42,7 @@ impl Direct {
     }
 
     /// Writes a frame of `len` bytes in `slices` at `at`, the end of `file` but for zeros, which reach to the end of a block
-    /// at least. False: the file system takes no such writes, and nothing was written.
+    /// at least. False: it has to go the other way, from now on, and nothing was written.
     pub fn write(&mut self, file: &File, at: u64, len: usize, slices: &[IoSlice<'_>]) -> io::Result<bool> {
         if len > MOST {
             return Ok(false);
@@ -52,7 +52,10 @@ impl Direct {
             _ => {
                 let from = at / BLOCK * BLOCK;
                 let before = (at - from) as usize;
-                file.read_exact_at(&mut self.buffer[self.start..self.start + before], from)?;
+                // What cannot be read is not written again.
+                if file.read_exact_at(&mut self.buffer[self.start..self.start + before], from).is_err() {
+                    return Ok(false);
+                }
                 (from, before)
             }
         };
