@@ -1,10 +1,10 @@
 //! Time as the broker sees it, behind a trait so that tests own it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -26,6 +26,11 @@ pub trait Clock: Send + Sync + 'static {
 
     /// Ends once [`Clock::now`] has reached `deadline`.
     fn sleep_until(&self, deadline: Duration) -> Sleep;
+
+    /// Ends after this long.
+    fn sleep(&self, time: Duration) -> Sleep {
+        self.sleep_until(self.now() + time)
+    }
 }
 
 /// The machine's clock. Who sleeps is woken by a thread that does nothing else: so one that serves connections has no timers
@@ -73,40 +78,39 @@ pub struct ManualClock {
 #[derive(Default)]
 struct Manual {
     now: Duration,
-    sleepers: Vec<Sleeper>,
     /// Sleeps made so far.
     made: u64,
-    /// Sleeps whose end has come and who are still held.
-    ended: BTreeSet<u64>,
+    /// Who has to wait, until the sleep is dropped.
+    sleepers: BTreeMap<u64, Sleeper>,
 }
 
 struct Sleeper {
     deadline: Duration,
-    waker: Waker,
-    id: u64,
+    /// Taken when the time has come.
+    waker: Option<Waker>,
 }
 
 impl ManualClock {
+    fn state(&self) -> MutexGuard<'_, Manual> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Moves time forward and wakes who has waited for it.
     pub fn advance(&self, by: Duration) {
-        let due = {
-            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.now += by;
-            let now = inner.now;
-            let due = inner.sleepers.extract_if(.., |sleeper| sleeper.deadline <= now).collect::<Vec<_>>();
-            inner.ended.extend(due.iter().map(|sleeper| sleeper.id));
-            due
-        };
-        for sleeper in due {
-            sleeper.waker.wake();
-        }
+        let mut state = self.state();
+        state.now += by;
+        let now = state.now;
+        let due = state.sleepers.values_mut().filter(|sleeper| sleeper.deadline <= now);
+        let wakers: Vec<Waker> = due.filter_map(|sleeper| sleeper.waker.take()).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// [`ManualClock::advance`], and waits until everybody whom that woke has done what the time had come for. They must have
     /// another thread to do it on.
     pub fn pass(&self, by: Duration) {
         self.advance(by);
-        while !self.inner.lock().unwrap_or_else(PoisonError::into_inner).ended.is_empty() {
+        while self.state().sleepers.values().any(|sleeper| sleeper.waker.is_none()) {
             thread::yield_now();
         }
     }
@@ -114,7 +118,7 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).now
+        self.state().now
     }
 
     /// A fixed day, and the time since.
@@ -124,9 +128,9 @@ impl Clock for ManualClock {
     }
 
     fn sleep_until(&self, deadline: Duration) -> Sleep {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.made += 1;
-        Box::pin(ManualSleep { clock: self.clone(), deadline, id: inner.made })
+        let mut state = self.state();
+        state.made += 1;
+        Box::pin(ManualSleep { clock: self.clone(), deadline, id: state.made })
     }
 }
 
@@ -140,24 +144,20 @@ impl Future for ManualSleep {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut inner = self.clock.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.now >= self.deadline {
+        let mut state = self.clock.state();
+        if state.now >= self.deadline {
             return Poll::Ready(());
         }
-        let (deadline, waker) = (self.deadline, cx.waker().clone());
-        // Only who polled last is woken.
-        match inner.sleepers.iter_mut().find(|sleeper| sleeper.id == self.id) {
-            Some(sleeper) => sleeper.waker = waker,
-            None => inner.sleepers.push(Sleeper { deadline, waker, id: self.id }),
-        }
+        let sleeper = Sleeper { deadline: self.deadline, waker: Some(cx.waker().clone()) };
+        let _before = state.sleepers.insert(self.id, sleeper);
+        // A waker is not dropped under the lock.
+        drop(state);
         Poll::Pending
     }
 }
 
 impl Drop for ManualSleep {
     fn drop(&mut self) {
-        let mut inner = self.clock.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.sleepers.retain(|sleeper| sleeper.id != self.id);
-        inner.ended.remove(&self.id);
+        let _sleeper = self.clock.state().sleepers.remove(&self.id);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn accept(
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
-                    shared.clock.sleep_until(shared.clock.now() + ACCEPT_PAUSE).await;
+                    shared.clock.sleep(ACCEPT_PAUSE).await;
                 }
             },
             true = connections.next() => {}

@@ -120,7 +120,7 @@ impl Pressure {
     /// The one task that clears the memory alarm; it lives as long as that is raised.
     async fn watch_memory(self: Arc<Self>) {
         while self.gauge.bytes() > self.limit / 10 * 9 {
-            self.clock.sleep_until(self.clock.now() + LOOK_AGAIN).await;
+            self.clock.sleep(LOOK_AGAIN).await;
         }
         tracing::info!(used = self.gauge.bytes(), limit = self.limit, "memory is free again: publishers go on");
         self.clear(Alarm::Memory);
@@ -154,7 +154,7 @@ impl Pressure {
                 }
             };
             let pause = if scarce { LOOK_AT_SCARCE_DISK } else { LOOK_AT_DISK };
-            self.clock.sleep_until(self.clock.now() + pause).await;
+            self.clock.sleep(pause).await;
         }
     }
 }

@@ -190,7 +190,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, threads: Arc<Threads>, clock: Arc
     let mut spread = Spread { busy: threads.busy(), at: clock.now(), inclined: None, noted: Noted::default() };
     let mut period = CALM_PERIOD;
     loop {
-        clock.sleep_until(clock.now() + period).await;
+        clock.sleep(period).await;
         period = spread.look(&shared, &threads, clock.now());
     }
 }

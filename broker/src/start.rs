@@ -172,7 +172,7 @@ async fn until_stored(shared: &Shared, clock: &SystemClock) {
     while !shared.parts.store.is_full() {
         tokio::select! {
             _ = &mut stored => break,
-            () = clock.sleep_until(clock.now() + LOOK_AT_START) => {}
+            () = clock.sleep(LOOK_AT_START) => {}
         }
     }
 }

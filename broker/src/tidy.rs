@@ -24,7 +24,7 @@ const NEW_BLOCK: usize = 256 << 10;
 pub async fn ask(shared: Arc<Shared>) {
     let clock = shared.clock.clone();
     loop {
-        clock.sleep_until(clock.now() + Duration::from_secs(1)).await;
+        clock.sleep(Duration::from_secs(1)).await;
         if shared.pressure.gauge.bytes() < WORTH_WHILE {
             continue;
         }

@@ -69,7 +69,7 @@ impl Timers {
             let rest = Duration::from_millis(moment.saturating_sub(self.now()));
             tokio::select! {
                 () = self.sooner.notified() => {}
-                () = self.clock.sleep_until(self.clock.now() + rest) => {}
+                () = self.clock.sleep(rest) => {}
             }
         }
     }

@@ -186,7 +186,8 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         let mut gathered = mem::take(&mut self.gathered);
         let mut batch = mem::take(&mut gathered.fold).finish();
         let promised = !gathered.synced.is_empty() || !gathered.removed.is_empty();
-        batch.at_once = promised && self.options.synced == Level::Synced;
+        let at_once = promised && self.options.synced == Level::Synced;
+        batch.at_once = at_once;
         // A disk that was full is tried again when it has room for the reserve too: that is not for messages.
         let room = self.retry.is_none() || self.backend.has_room(batch.bytes());
         if !batch.is_empty() {
@@ -211,8 +212,8 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
         if !gathered.written.is_empty() {
             (self.complete)(&mut gathered.written);
         }
-        if !gathered.synced.is_empty() || !gathered.removed.is_empty() {
-            if self.options.synced == Level::Synced {
+        if promised {
+            if at_once {
                 self.sync()?;
             }
             [gathered.synced, gathered.removed].iter_mut().for_each(|tokens| (self.complete)(tokens));

@@ -78,7 +78,7 @@ pub async fn run(io: &mut TcpStream, from: SocketAddr, shared: &Shared) -> Optio
         Err(End::Closed) => None,
         Err(End::Drop(why)) => {
             tracing::warn!(client = %from, "{why}");
-            shared.clock.sleep_until(shared.clock.now() + DROP_DELAY).await;
+            shared.clock.sleep(DROP_DELAY).await;
             None
         }
         Err(End::Refuse(error)) => {

@@ -2,7 +2,8 @@
 //!
 //! * [`serve`]: the task, from the first octet to the last, and from thread to thread; [`handshake`]: protocol header to
 //!   open-ok.
-//! * [`socket`]: reading and writing it. [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
+//! * [`socket`]: reading and writing it.
+//! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.

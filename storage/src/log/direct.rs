@@ -5,15 +5,17 @@
 //! stand behind the frame to the end of its last. So the file is the same as otherwise, octet by octet.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::io::{Errno, pwrite, retry_on_intr};
 
 /// Where a block begins, in the file as in memory: what every device will do.
 pub(crate) const BLOCK: u64 = 4096;
 
-/// Bytes that a frame may have: with what stands before it in its block it fits the buffer.
-const MOST: usize = 16 << 10;
+/// A frame below this size is small; only such a one is written so.
+pub(crate) const SMALL: u64 = 16 << 10;
 
 /// The end of a file that is written so.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Direct {
     /// `None` where that is not to be had.
     pub fn open(path: &Path) -> Option<Direct> {
         let file = OpenOptions::new().write(true).custom_flags(flags()?).open(path).ok()?;
-        let buffer = vec![0; MOST + 3 * BLOCK as usize];
+        let buffer = vec![0; (SMALL + 3 * BLOCK) as usize];
         let start = buffer.as_ptr().align_offset(BLOCK as usize);
         (start < BLOCK as usize).then_some(Direct { file, buffer, start, tail: None })
     }
@@ -41,12 +43,9 @@ impl Direct {
         self.tail = None;
     }
 
-    /// Writes a frame of `len` bytes in `slices` at `at`, the end of `file` but for zeros, which reach to the end of a block
+    /// Writes a small frame, in `slices`, at `at`, the end of `file` but for zeros, which reach to the end of a block
     /// at least. False: it has to go the other way, from now on, and nothing was written.
-    pub fn write(&mut self, file: &File, at: u64, len: usize, slices: &[IoSlice<'_>]) -> io::Result<bool> {
-        if len > MOST {
-            return Ok(false);
-        }
+    pub fn write(&mut self, file: &File, at: u64, slices: &[IoSlice<'_>]) -> io::Result<bool> {
         let (from, before) = match self.tail.take() {
             Some((from, before)) if from + before as u64 == at => (from, before),
             _ => {
@@ -67,26 +66,17 @@ impl Direct {
         }
         let whole = end.next_multiple_of(BLOCK as usize);
         buffer[end..whole].fill(0);
-        match write_some(&self.file, &buffer[..whole], from) {
+        match retry_on_intr(|| pwrite(&self.file, &buffer[..whole], from)) {
             Ok(written) if written >= whole => {}
             // Seldom: the rest goes the other way.
             Ok(written) => file.write_all_at(&buffer[written..whole], from + written as u64)?,
-            Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => return Ok(false),
-            Err(error) => return Err(error),
+            Err(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
         let full = end / BLOCK as usize * BLOCK as usize;
         buffer.copy_within(full..end, 0);
         self.tail = Some((from + full as u64, end - full));
         Ok(true)
-    }
-}
-
-fn write_some(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
-    loop {
-        match file.write_at(bytes, at) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            other => return other,
-        }
     }
 }
 

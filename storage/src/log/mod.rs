@@ -1,8 +1,7 @@
 //! Messages in append-only files. A commit is one frame, written at once from the blocks that hold the messages.
 //!
 //! * `frame`: what a frame looks like. `pack`: how a batch becomes one. `segment`: the files; `direct`: a way to write
-//!   them. `scan`: finding out what
-//!   a file holds; `open`: what all of them do.
+//!   them. `scan`: finding out what a file holds; `open`: what all of them do.
 //! * `index`, `space`: where each message lies, and what each segment is still needed for; shared with readers.
 //! * `read`: messages read back. `clean`: space given back.
 //!

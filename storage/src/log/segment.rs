@@ -11,7 +11,7 @@ use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::direct::{BLOCK, Direct};
+use super::direct::{BLOCK, Direct, SMALL};
 use super::frame::{self, Head};
 use super::pack::Frame;
 use crate::bytes::{Input, lot, put_varint};
@@ -21,8 +21,6 @@ use crate::error::{IoContext, StorageError};
 /// Bytes before a segment's first frame.
 pub(crate) const SEGMENT_HEADER: u64 = 20;
 
-/// A frame below this size is small.
-const SMALL: u64 = 16 << 10;
 /// After so many small frames in a row, room is made for more of them: to overwrite zeros is a quarter faster to sync
 /// than to append, for the file's length and its place on the device do not change.
 const SMALL_IN_A_ROW: u32 = 8;
@@ -97,6 +95,15 @@ enum Way {
     Unknown,
     None,
     Open(Box<Direct>),
+}
+
+impl Way {
+    /// The file's end is written otherwise.
+    fn forget(&mut self) {
+        if let Way::Open(direct) = self {
+            direct.forget();
+        }
+    }
 }
 
 /// The segment that is appended to.
@@ -211,20 +218,18 @@ impl Open {
 
     /// Past the page cache if the sync comes `at_once` and there are zeros for whole blocks.
     fn write(&mut self, len: u64, slices: &mut [IoSlice<'_>], at_once: bool) -> io::Result<()> {
-        if at_once && (self.len + len).next_multiple_of(BLOCK) <= self.reach {
+        if at_once && len < SMALL && (self.len + len).next_multiple_of(BLOCK) <= self.reach {
             if matches!(self.direct, Way::Unknown) {
                 self.direct = Direct::open(&self.path).map_or(Way::None, |direct| Way::Open(Box::new(direct)));
             }
             if let Way::Open(direct) = &mut self.direct {
-                if direct.write(&self.file, self.len, len as usize, slices)? {
+                if direct.write(&self.file, self.len, slices)? {
                     return Ok(());
                 }
                 self.direct = Way::None;
             }
         }
-        if let Way::Open(direct) = &mut self.direct {
-            direct.forget();
-        }
+        self.direct.forget();
         if self.position != self.len {
             self.position = self.file.seek(SeekFrom::Start(self.len))?;
         }
@@ -241,9 +246,7 @@ impl Open {
     }
 
     fn cut(&mut self, len: u64) -> Result<(), StorageError> {
-        if let Way::Open(direct) = &mut self.direct {
-            direct.forget();
-        }
+        self.direct.forget();
         self.file.set_len(len).and_then(|()| self.file.seek(SeekFrom::Start(len))).context("cut", &self.path)?;
         (self.reach, self.position) = (len, len);
         Ok(())
