@@ -58,6 +58,8 @@ impl Timers {
     /// Rings for ever; the broker's end aborts it.
     pub async fn run(self: Arc<Timers>) {
         loop {
+            // Read first: whatever time passes before the sleep begins shortens it.
+            let start = self.clock.now();
             let (due, next) = self.due();
             for owner in due {
                 owner.tick();
@@ -69,7 +71,7 @@ impl Timers {
             let rest = Duration::from_millis(moment.saturating_sub(self.now()));
             tokio::select! {
                 () = self.sooner.notified() => {}
-                () = self.clock.sleep(rest) => {}
+                () = self.clock.sleep_until(start + rest) => {}
             }
         }
     }
@@ -91,13 +93,65 @@ impl Timers {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::clock::{ManualClock, Sleep};
 
     struct Nobody;
 
     impl Ticked for Nobody {
         fn tick(&self) {}
+    }
+
+    /// Time goes on by an hour after each of the first two looks at the wall clock.
+    struct Leaping(ManualClock, AtomicU64);
+
+    impl Clock for Leaping {
+        fn now(&self) -> Duration {
+            self.0.now()
+        }
+
+        fn wall(&self) -> u64 {
+            let wall = self.0.wall();
+            if self.1.fetch_add(1, Ordering::Relaxed) < 2 {
+                self.0.advance(HOUR);
+            }
+            wall
+        }
+
+        fn sleep_until(&self, deadline: Duration) -> Sleep {
+            self.0.sleep_until(deadline)
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    struct Ringing(Notify);
+
+    impl Ticked for Ringing {
+        fn tick(&self) {
+            self.0.notify_one();
+        }
+    }
+
+    #[tokio::test]
+    async fn time_that_passes_while_it_reckons_makes_nobody_late() {
+        let clock = ManualClock::default();
+        let timers = Timers::new(Arc::new(Leaping(clock.clone(), AtomicU64::new(0))));
+        let ringing = Arc::new(Ringing(Notify::new()));
+        let owner: Arc<dyn Ticked> = ringing.clone();
+        timers.at(clock.wall() + 10 * 3_600_000, 7, Arc::downgrade(&owner));
+        // Or it would reckon once more.
+        timers.sooner.notified().await;
+        let running = tokio::spawn(timers.run());
+        while clock.now() < 2 * HOUR {
+            tokio::task::yield_now().await;
+        }
+        clock.advance(8 * HOUR);
+        let rung = tokio::time::timeout(Duration::from_secs(10), ringing.0.notified()).await;
+        running.abort();
+        assert!(rung.is_ok(), "ten hours have passed");
     }
 
     #[test]
