@@ -116,7 +116,8 @@ fn compacting_gives_space_back_and_keeps_what_is_left() {
     let output = site.store("compact");
     assert!(output.status.success(), "{output:?}");
     let sizes: Vec<u64> = text(&output.stdout).split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    assert!(sizes[1] < sizes[0] / 2, "{output:?}");
+    // Every fiftieth message, the space kept aside for a full disk, and definitions.
+    assert!(sizes[1] < 8 * 200_000 + 7_000_000, "{output:?}");
     site.server.restart();
     let left: Vec<&str> = borrowed.iter().step_by(50).copied().collect();
     site.server.peer().expect_contents(1, "q", &left);

@@ -24,6 +24,9 @@ pub struct DiskOptions {
     pub segment_bytes: u64,
     /// Bytes that each series of segments may take beyond twice what lives in it, before it is cleaned.
     pub spare_bytes: u64,
+    /// Of what is there when it is opened, nothing but what lives is to take space once [`Backend::idle`] has no more to do:
+    /// for a store that nobody uses meanwhile.
+    pub compact: bool,
     /// How many bytes the file system of a path has free.
     pub free: fn(&Path) -> io::Result<u64>,
 }
@@ -36,7 +39,7 @@ fn free_disk(path: &Path) -> io::Result<u64> {
 
 impl Default for DiskOptions {
     fn default() -> DiskOptions {
-        DiskOptions { segment_bytes: 32 << 20, spare_bytes: 80 << 20, free: free_disk }
+        DiskOptions { segment_bytes: 32 << 20, spare_bytes: 80 << 20, compact: false, free: free_disk }
     }
 }
 
@@ -83,8 +86,9 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
     let kept_up = safe && found.copied && found.format != Some(EARLIER_FORMAT);
     let count = found.held.map(|held| held.definitions);
     let left = copy::Left { kept_up, clean: found.clean, count };
+    let spare = if options.compact { 0 } else { options.spare_bytes / COPY_SHARE };
     let Settled { definitions, copy, entries, quarantined } =
-        copy::settle(&directory, options.spare_bytes / COPY_SHARE, database, left, &mut notes)?;
+        copy::settle(&directory, spare, database, left, &mut notes)?;
     let opened = Log::open(&places, Left { clean: found.clean, power_cut: !safe })?;
     recovered.definitions = entries;
     recovered.quarantined.extend(quarantined);

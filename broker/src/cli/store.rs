@@ -100,7 +100,7 @@ fn check(dir: &Path) -> Result<Outcome, StoreError> {
 
 fn compact(dir: &Path) -> Result<Outcome, StoreError> {
     let before = size_of(dir)?;
-    let (mut backend, _) = open(dir, &DiskOptions { spare_bytes: 0, ..DiskOptions::default() })?;
+    let (mut backend, _) = open(dir, &DiskOptions { compact: true, ..DiskOptions::default() })?;
     let mut progress = Progress::default();
     while backend.idle()? {
         progress.tell(|| size_of(dir).map_or(String::new(), |now| format!("{before} bytes before, {now} now")));

@@ -7,8 +7,10 @@
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
+//! * [`sending`]: what a turn has for queues and exchanges.
 //! * [`lone`]: a confirm that somebody else writes.
-//! * [`timeout`]: deliveries that wait too long for their acknowledgement.
+//! * [`time`]: what is done when a time has come; [`heartbeat`]: silence, and who must break it; [`timeout`]: deliveries
+//!   that wait too long for their acknowledgement.
 //! * [`closing`]: how channels and the connection end, and what they give back.
 //!
 //! The task is one loop over mailbox, socket and timers, none before the others. It never waits for another owner:
@@ -31,8 +33,10 @@ mod publishing;
 mod repeat;
 mod replying;
 mod routes;
+mod sending;
 mod serve;
 mod socket;
+mod time;
 mod timeout;
 mod transaction;
 mod unacked;
@@ -41,25 +45,24 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use leveret_protocol::{AmqpError, frame, method};
-use leveret_storage::Gauge;
+use leveret_protocol::{AmqpError, method};
 use tokio::net::TcpStream;
 use tokio::task;
 
 use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
-use self::heartbeat::{Due, Heartbeat};
+use self::heartbeat::Heartbeat;
 use self::repeat::Repeat;
 use self::routes::Routes;
+use self::sending::Full;
 pub(crate) use self::serve::{Moving, go_on, serve};
 use self::socket::Read;
 use crate::access::rights::Rights;
 use crate::clock::Sleep;
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Peer, Requester, Window};
-use crate::delayed::Delayed;
 use crate::lone::Handle;
 use crate::methods;
 use crate::outbox::Outbox;
@@ -333,66 +336,6 @@ impl Connection {
         }
     }
 
-    /// Heartbeats, deadlines and timeouts. True when one was due.
-    fn look_at_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let running = matches!(self.phase, Phase::Running);
-        let tick = self.next_tick.filter(|_| running);
-        let beat = self.heartbeat.as_ref().filter(|_| running).map(Heartbeat::next);
-        let Some(next) = [self.deadline, beat, tick].into_iter().flatten().min() else {
-            self.sleep = None;
-            return false;
-        };
-        let now = self.shared.clock.now();
-        if now >= next {
-            self.on_time(now);
-            return true;
-        }
-        // Its waker is this task's, on this thread: it need not be told again.
-        if self.sleep.as_ref().is_some_and(|sleep| sleep.0 == next) {
-            return false;
-        }
-        let (_, sleep) = self.sleep.insert((next, self.shared.clock.sleep_until(next)));
-        sleep.as_mut().poll(cx).is_ready()
-    }
-
-    /// Does what the time has come for.
-    fn on_time(&mut self, now: Duration) {
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
-            return match self.shutting_down.take() {
-                // Confirms that have not come by now are not waited for.
-                Some(error) => {
-                    self.deadline = None;
-                    self.close(Some(error));
-                }
-                None => self.phase = Phase::Ended,
-            };
-        }
-        if !matches!(self.phase, Phase::Running) {
-            return;
-        }
-        // A client that is not read cannot be heard.
-        let blocked = self.parked || self.full.is_some() || self.shutting_down.is_some();
-        match self.heartbeat.as_mut().map(|heartbeat| heartbeat.look(now, self.sent, self.received, blocked)) {
-            Some(Due::Dead) => {
-                tracing::warn!(seconds = self.heartbeat_seconds, "missed heartbeats from a client: connection dropped");
-                self.phase = Phase::Ended;
-                return;
-            }
-            // What waits to be written will do.
-            Some(Due::Send) if self.output.is_empty() => {
-                let beat = frame::heartbeat();
-                self.output.extend_from_slice(&beat);
-                if let Some(heartbeat) = &mut self.heartbeat {
-                    heartbeat.wrote(beat.len() as u64);
-                }
-            }
-            _ => {}
-        }
-        if self.next_tick.is_some_and(|tick| now >= tick) {
-            self.look_at_outstanding(now, blocked);
-        }
-    }
-
     fn requester(&self, channel: ChannelKey) -> Requester {
         Requester { peer: self.peer.clone(), channel }
     }
@@ -404,51 +347,5 @@ impl Connection {
 
     fn send(&mut self, channel: u16, class: &leveret_protocol::amq::AMQPClass) {
         method::encode(&mut self.output, channel, class);
-    }
-
-    /// Sends the turn off to the queues.
-    fn flush(&mut self) {
-        if !self.transacting.is_empty() {
-            self.seal_transactions();
-        }
-        send_off(&mut self.outbox, &self.vhost, &self.shared.pressure.gauge, &mut self.full);
-        if !self.waking.is_empty() {
-            self.send_wakes();
-        }
-    }
-}
-
-/// Whose mailbox is full.
-enum Full {
-    Queue(Arc<Queue>),
-    Delayed(Arc<Delayed>),
-}
-
-impl Full {
-    /// As [`crate::mailbox::Turn::is_full`].
-    fn is_full(&self, waker: &Waker) -> bool {
-        match self {
-            Full::Queue(queue) => queue.is_full(waker),
-            Full::Delayed(delayed) => delayed.is_full(waker),
-        }
-    }
-}
-
-/// Sends to the queues, and to exchanges that keep messages, what is for them; the last mailbox that is full becomes
-/// `full`.
-fn send_off(outbox: &mut Outbox, vhost: &VHost, gauge: &Arc<Gauge>, full: &mut Option<Full>) {
-    outbox.flush(gauge, |queue| {
-        if queue.is_over() {
-            *full = Some(Full::Queue(queue.clone()));
-        }
-    });
-    outbox.flush_delayed(gauge, |delayed| {
-        if delayed.is_over() {
-            *full = Some(Full::Delayed(delayed.clone()));
-        }
-    });
-    if outbox.has_histories() {
-        let mut told = outbox.take_histories(gauge);
-        vhost.append(&mut told);
     }
 }

@@ -14,11 +14,12 @@ use leveret_protocol::amq::tx;
 use leveret_protocol::{AmqpError, frame, method};
 use leveret_storage::{Block, Gauge};
 
+use super::Connection;
 use super::channel::{Channel, Channels, Request, State, Wait};
 use super::consuming::How;
 use super::dispatch::Done;
+use super::sending::send_off;
 use super::unacked::Outstanding;
-use super::{Connection, send_off};
 use crate::command::{ChannelKey, QueueCommand};
 use crate::message::{self, BlockBuilder, Meta};
 use crate::methods;

@@ -7,7 +7,7 @@ use super::frame::Head;
 use super::pack::Frame;
 use super::read::Wanted;
 use super::space::{Kind, Series};
-use super::{Log, scan, segment};
+use super::{Log, Tail, scan, segment};
 use crate::block::{Gauge, Run};
 use crate::error::{IoContext, StorageError};
 use crate::sequences::Sequences;
@@ -18,6 +18,8 @@ const PER_BYTE: u64 = 2;
 const AT_ONCE: u64 = 4 << 20;
 /// Bytes of survivors in one frame.
 const FRAME: u64 = 1 << 20;
+/// Bytes that compacting leaves alone.
+const LOOSE: u64 = 64 << 10;
 
 /// How far the cleaning of one series has come.
 #[derive(Debug, Default)]
@@ -37,13 +39,33 @@ impl Cleaning {
     }
 }
 
-/// The segment to be cleaned, if one is to be; `head`, which is written to, is not.
-fn due(series: &Series, spare: u64, head: Option<u32>) -> Option<u32> {
+/// The segment to be cleaned, if one is to be; the one that is written to is not.
+fn due(series: &Series, tail: &Tail, spare: u64) -> Option<u32> {
     let (oldest, going) = series.oldest()?;
-    (series.total - going > 2 * series.live + spare && Some(oldest) != head).then_some(oldest)
+    let taken = series.total - going;
+    let due = if oldest <= tail.compact { is_loose(taken, series.live) } else { taken > 2 * series.live + spare };
+    (due && Some(oldest) != tail.head_id()).then_some(oldest)
+}
+
+/// Whether compacting would give back more than some frames' heads.
+fn is_loose(taken: u64, live: u64) -> bool {
+    taken > live + live / 16 + LOOSE
 }
 
 impl Log {
+    /// From now on all segments that there are count as due, one after the other, while that gives space back.
+    pub fn begin_compacting(&mut self) -> Result<(), StorageError> {
+        let kept = &mut self.tails[Kind::Kept as usize];
+        kept.compact = kept.next_id - 1;
+        let loose = {
+            let state = self.shared.state();
+            let series = state.series(Kind::Kept);
+            is_loose(series.total, series.live)
+        };
+        // The last one could not be cleaned while it is appended to.
+        if loose { kept.seal() } else { Ok(()) }
+    }
+
     /// Copies as much as was earned. A full disk only puts it off.
     pub fn clean(&mut self) -> Result<(), StorageError> {
         for kind in Kind::ALL {
@@ -69,7 +91,7 @@ impl Log {
         Ok(self.reaping
             || Kind::ALL.into_iter().any(|kind| {
                 let tail = &self.tails[kind as usize];
-                due(state.series(kind), tail.options.spare_bytes, tail.head_id()).is_some()
+                due(state.series(kind), tail, tail.options.spare_bytes).is_some()
             }))
     }
 
@@ -93,8 +115,8 @@ impl Log {
 
     fn clean_series(&mut self, kind: Kind, spare: u64) -> Result<(), StorageError> {
         while self.cleaning[kind as usize].allowed > 0 {
-            let head = self.tails[kind as usize].head_id();
-            let Some(oldest) = due(self.shared.state().series(kind), spare, head) else { return Ok(()) };
+            let due = due(self.shared.state().series(kind), &self.tails[kind as usize], spare);
+            let Some(oldest) = due else { return Ok(()) };
             let cleaning = &self.cleaning[kind as usize];
             if cleaning.segment != oldest {
                 self.begin(kind, oldest)?;

@@ -62,6 +62,8 @@ struct Tail {
     sequence: u64,
     /// The last frame known to be on the device.
     synced: u64,
+    /// Segments up to this one are to be compacted.
+    compact: u32,
 }
 
 /// Where a frame was written.
@@ -74,7 +76,7 @@ struct Written {
 
 impl Tail {
     fn new(kind: Kind, dir: PathBuf, options: DiskOptions) -> Tail {
-        Tail { kind, dir, options, head: None, next_id: 1, sequence: 0, synced: 0 }
+        Tail { kind, dir, options, head: None, next_id: 1, sequence: 0, synced: 0, compact: 0 }
     }
 
     fn head_id(&self) -> Option<u32> {

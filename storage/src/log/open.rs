@@ -74,6 +74,9 @@ impl Log {
         let queues = recovered(log.shared.state().series(Kind::Kept));
         // So that what was given up is not found again.
         log.commit(&Batch::default())?;
+        if places.options.compact {
+            log.begin_compacting()?;
+        }
         Ok(Opened { log, queues, quarantined, notes })
     }
 }

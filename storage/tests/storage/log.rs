@@ -486,6 +486,29 @@ fn space_of_spilled_messages_comes_back() {
 }
 
 #[test]
+fn compacting_leaves_little_but_what_lives_and_ends_however_small_that_is() {
+    for len in [0, 10, 3000, 40_000] {
+        let place = DiskPlace::new();
+        let (mut backend, ..) = open_small(&place.dir());
+        let mut model = Model::default();
+        for n in 0..100 {
+            let ops = [insert(n % 7, 1 + n * 10, 10, len), remove(n % 7, 2 + n * 10, 4), insert(100 + n, 1, 1, len)];
+            ops.iter().for_each(|op| model.apply(op));
+            backend.commit(&Batch::fold(ops)).unwrap();
+        }
+        drop(backend);
+        let (mut backend, _) = open_disk_with(&place.dir(), &DiskOptions { compact: true, ..small() }).unwrap();
+        let steps = (0..10_000).take_while(|_| backend.idle().unwrap()).count();
+        assert!(steps < 10_000, "it goes on for ever");
+        backend.sync().unwrap();
+        drop(backend);
+        let (live, taken) = (700 * len as u64, disk(&place.dir().join("messages")));
+        assert!(taken < live + live / 8 + (128 << 10), "{taken} bytes for {live}");
+        assert_eq!(open_small(&place.dir()).2, model);
+    }
+}
+
+#[test]
 fn reading_goes_on_while_segments_are_cleaned_away() {
     let place = DiskPlace::new();
     let (mut backend, ..) = open_small(&place.dir());
