@@ -1,5 +1,6 @@
 //! Time as the broker sees it, behind a trait so that tests own it.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -30,6 +31,24 @@ pub trait Clock: Send + Sync + 'static {
     /// Ends after this long.
     fn sleep(&self, time: Duration) -> Sleep {
         self.sleep_until(self.now() + time)
+    }
+}
+
+/// A moment by the wall clock: read when somebody asks for it first, and the same from then on.
+pub(crate) struct Moment<'a> {
+    clock: &'a dyn Clock,
+    millis: OnceCell<u64>,
+}
+
+impl<'a> Moment<'a> {
+    /// The one in which it is first asked for.
+    pub fn of(clock: &'a dyn Clock) -> Moment<'a> {
+        Moment { clock, millis: OnceCell::new() }
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn millis(&self) -> u64 {
+        *self.millis.get_or_init(|| self.clock.wall())
     }
 }
 

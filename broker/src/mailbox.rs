@@ -1,6 +1,6 @@
 //! The two ways in which owners are told of events, and nothing else of the kind.
 //!
-//! * [`Mailbox`]: a connection's. A vector swapped under a short mutex; the bell rings only when the owner sleeps.
+//! * [`Mailbox`]: a connection's. A list swapped under a short mutex; the bell rings only when the owner sleeps.
 //! * [`Turn`]: a mailbox whose state is run by whoever pushes. At any moment at most one thread runs the state, and
 //!   nobody ever waits for it: who finds it taken leaves the command behind for the one who has it.
 //!
@@ -8,6 +8,7 @@
 //! one outstanding request per channel, the publishes it awaits confirms for and the windows of its reply consumers; a
 //! turn's by [`Turn::push`]'s answer, which stops the pusher's socket.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -24,7 +25,7 @@ pub struct Mailbox<T> {
 }
 
 struct Inner<T> {
-    items: Vec<T>,
+    items: VecDeque<T>,
     /// Present while the owner sleeps.
     sleeper: Option<Waker>,
     closed: bool,
@@ -32,7 +33,7 @@ struct Inner<T> {
 
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
-        Mailbox { inner: Mutex::new(Inner { items: Vec::new(), sleeper: None, closed: false }) }
+        Mailbox { inner: Mutex::new(Inner { items: VecDeque::new(), sleeper: None, closed: false }) }
     }
 }
 
@@ -43,7 +44,7 @@ impl<T> Mailbox<T> {
         if inner.closed {
             return Err(item);
         }
-        inner.items.push(item);
+        inner.items.push_back(item);
         let sleeper = inner.sleeper.take();
         drop(inner);
         if let Some(waker) = sleeper {
@@ -58,7 +59,7 @@ impl<T> Mailbox<T> {
         if inner.closed {
             return Err(item);
         }
-        inner.items.push(item);
+        inner.items.push_back(item);
         Ok(())
     }
 
@@ -68,7 +69,7 @@ impl<T> Mailbox<T> {
         if inner.closed {
             return false;
         }
-        inner.items.append(items);
+        inner.items.extend(items.drain(..));
         let sleeper = inner.sleeper.take();
         drop(inner);
         if let Some(waker) = sleeper {
@@ -78,7 +79,7 @@ impl<T> Mailbox<T> {
     }
 
     /// Moves everything that has come behind what `into` has.
-    pub fn take(&self, into: &mut Vec<T>) {
+    pub fn take(&self, into: &mut VecDeque<T>) {
         let mut inner = lock(&self.inner);
         if into.is_empty() {
             std::mem::swap(&mut inner.items, into);
@@ -101,7 +102,7 @@ impl<T> Mailbox<T> {
     }
 
     /// Refuses everything from now on and returns what is left.
-    pub fn close(&self) -> Vec<T> {
+    pub fn close(&self) -> VecDeque<T> {
         let mut inner = lock(&self.inner);
         inner.closed = true;
         inner.sleeper = None;

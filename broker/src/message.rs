@@ -240,10 +240,6 @@ pub struct BlockBuilder {
 impl BlockBuilder {
     /// Adds a message and returns its index.
     pub fn add(&mut self, message: &[u8], meta: Meta) -> u32 {
-        if self.spans.is_empty() {
-            // A message alone should need no cutting to size.
-            self.spans.reserve_exact(1);
-        }
         self.spans.push(Span { start: self.buffer.len() as u32, len: message.len() as u32, meta: meta.0 });
         self.buffer.extend_from_slice(message);
         self.spans.len() as u32 - 1
@@ -276,7 +272,13 @@ impl BlockBuilder {
 
     /// The finished block, its memory cut to size; the builder is empty again.
     pub fn finish(&mut self, gauge: &Arc<Gauge>) -> Arc<Block> {
-        Block::new(std::mem::take(&mut self.buffer), std::mem::take(&mut self.spans), gauge)
+        let buffer = std::mem::take(&mut self.buffer);
+        // A turn of one message leaves the list where it is, for the next.
+        if let [span] = *self.spans {
+            self.spans.clear();
+            return Block::of_one(buffer, span, gauge);
+        }
+        Block::new(buffer, std::mem::take(&mut self.spans), gauge)
     }
 }
 

@@ -1,14 +1,16 @@
 //! What the unit tests share: peers, blocks of numbered messages, queues on a store that keeps nothing, and a shelf.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use leveret_storage::{Entry, Gauge, Op, Outline, Reader, Run, StorageError, Store, StoreOptions, open_memory};
 
 use crate::access::rights::Rights;
 use crate::access::{Access, Granted, Permissions, State};
-use crate::clock::{Clock, ManualClock};
+use crate::clock::{Clock, ManualClock, Sleep};
 use crate::command::{ChannelKey, ChannelLimit, ConnectionEvent, NewConsumer, Peer, Requester, Segment, Token, Window};
 use crate::delayed::Delayed;
 use crate::message::{BlockBuilder, Meta};
@@ -29,11 +31,28 @@ pub fn requester(peer: &Arc<Peer>, number: u16) -> Requester {
     Requester { peer: peer.clone(), channel: ChannelKey { number, epoch: 1 } }
 }
 
+/// A clock that always shows this many milliseconds since the Unix epoch.
+pub struct Fixed(pub u64);
+
+impl Clock for Fixed {
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+
+    fn wall(&self) -> u64 {
+        self.0
+    }
+
+    fn sleep_until(&self, _deadline: Duration) -> Sleep {
+        Box::pin(future::pending())
+    }
+}
+
 /// Everything that `peer` was told since the last look.
 pub fn events(peer: &Peer) -> Vec<ConnectionEvent> {
-    let mut events = Vec::new();
+    let mut events = VecDeque::new();
     peer.mailbox.take(&mut events);
-    events
+    events.into()
 }
 
 /// A run of messages whose bodies are these numbers.

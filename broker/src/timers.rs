@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 
 /// Who waits for a moment.
 pub trait Ticked: Send + Sync {
@@ -38,6 +38,11 @@ impl Timers {
     /// Milliseconds since the Unix epoch.
     pub fn now(&self) -> u64 {
         self.clock.wall()
+    }
+
+    /// [`Timers::now`], if anybody wants to know.
+    pub(crate) fn moment(&self) -> Moment<'_> {
+        Moment::of(&*self.clock)
     }
 
     /// Ticks `owner`, whose id in storage is `id`, once the wall clock shows `moment`; not at the moment that it asked

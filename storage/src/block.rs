@@ -5,6 +5,8 @@
 //! and its `meta` word as opaque: it gives back exactly what it was given.
 
 use std::fmt;
+use std::ops::Deref;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -43,10 +45,27 @@ impl Gauge {
 /// One immutable buffer of messages.
 pub struct Block {
     buffer: Box<[u8]>,
-    spans: Box<[Span]>,
+    spans: Spans,
     /// The `meta` words of all messages, or-ed.
     any: u64,
     gauge: Arc<Gauge>,
+}
+
+/// Where the messages of a block lie. One alone needs no list.
+enum Spans {
+    One(Span),
+    Many(Box<[Span]>),
+}
+
+impl Deref for Spans {
+    type Target = [Span];
+
+    fn deref(&self) -> &[Span] {
+        match self {
+            Spans::One(span) => slice::from_ref(span),
+            Spans::Many(spans) => spans,
+        }
+    }
 }
 
 impl Block {
@@ -55,20 +74,35 @@ impl Block {
     /// # Panics
     /// When a span does not lie within the buffer: the caller made both.
     pub fn new(buffer: Vec<u8>, spans: Vec<Span>, gauge: &Arc<Gauge>) -> Arc<Block> {
+        Block::of(buffer, Spans::Many(spans.into_boxed_slice()), gauge)
+    }
+
+    /// A block of one message.
+    ///
+    /// # Panics
+    /// When it does not lie within the buffer.
+    pub fn of_one(buffer: Vec<u8>, span: Span, gauge: &Arc<Gauge>) -> Arc<Block> {
+        Block::of(buffer, Spans::One(span), gauge)
+    }
+
+    fn of(buffer: Vec<u8>, spans: Spans, gauge: &Arc<Gauge>) -> Arc<Block> {
         let mut any = 0;
-        for span in &spans {
+        for span in &*spans {
             assert!(span.start as usize + span.len as usize <= buffer.len(), "a span reaches past its block");
             any |= span.meta;
         }
-        let (buffer, spans) = (buffer.into_boxed_slice(), spans.into_boxed_slice());
-        let block = Block { buffer, spans, any, gauge: gauge.clone() };
+        let block = Block { buffer: buffer.into_boxed_slice(), spans, any, gauge: gauge.clone() };
         block.gauge.add(block.held());
         Arc::new(block)
     }
 
     /// Bytes of memory this block holds.
     pub fn held(&self) -> usize {
-        self.buffer.len() + self.spans.len() * size_of::<Span>() + size_of::<Block>()
+        let list = match &self.spans {
+            Spans::One(_) => 0,
+            Spans::Many(spans) => spans.len() * size_of::<Span>(),
+        };
+        self.buffer.len() + list + size_of::<Block>()
     }
 
     /// The bytes of message `index`.

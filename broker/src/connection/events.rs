@@ -17,14 +17,15 @@ use crate::{message, methods};
 impl Connection {
     /// Handles what has come, as far as there is room for the output. True when something was handled.
     pub(super) fn take_events(&mut self) -> bool {
-        self.peer.mailbox.take(&mut self.taken);
-        self.inbox.extend(self.taken.drain(..));
+        self.peer.mailbox.take(&mut self.inbox);
+        if self.inbox.is_empty() {
+            return false;
+        }
         self.moment = None;
         let mut progress = false;
-        while self.output.len() - self.written <= OUTPUT_LIMIT {
-            let Some(event) = self.inbox.pop_front() else {
-                break;
-            };
+        while self.output.len() - self.written <= OUTPUT_LIMIT
+            && let Some(event) = self.inbox.pop_front()
+        {
             self.event(event);
             progress = true;
         }
@@ -89,81 +90,42 @@ impl Connection {
     // Deliveries
 
     fn deliver(&mut self, delivery: Delivery) {
+        let at = if delivery.no_ack { Duration::ZERO } else { self.delivering() };
         let Some(consumer) = self.consumers.get(&delivery.consumer.serial) else {
             return;
         };
-        let open = matches!(self.phase, Phase::Running)
-            && self
-                .channels
-                .get_key(delivery.channel)
-                .is_some_and(|channel| matches!(channel.state, State::Open | State::Waiting(_)));
-        if !open {
+        let running = matches!(self.phase, Phase::Running);
+        let open = self
+            .channels
+            .get_key(delivery.channel)
+            .filter(|channel| running && matches!(channel.state, State::Open | State::Waiting(_)));
+        let Some(channel) = open else {
             return self.give_back(delivery);
-        }
-        let (queue, window) = (consumer.queue.clone(), consumer.window.clone());
-        let Delivery { channel, consumer: key, no_ack, mut segment } = delivery;
-        let (count, bytes) = self.encode(channel.number, key, &segment);
+        };
+        let Delivery { channel: to, consumer: key, no_ack, mut segment } = delivery;
+        let room = OUTPUT_LIMIT + self.written;
+        let deliver = Deliver::new(to.number, consumer.tag.as_bytes(), segment.redelivered, self.frame_max);
+        let (count, bytes) =
+            encode(deliver, &segment, consumer.queue.keeps_all, channel.last_tag, &mut self.output, room);
         let rest = (count < segment.count()).then(|| {
             let sent = segment.split_front(count);
             std::mem::replace(&mut segment, sent)
         });
-        let at = if no_ack { Duration::ZERO } else { self.delivering() };
-        if let Some(channel) = self.channels.get_key(channel) {
-            let first_tag = channel.last_tag + 1;
-            channel.last_tag += u64::from(count);
-            if no_ack && segment.persistent {
-                channel.settled_in(&queue);
-            }
-            if !no_ack {
-                channel.unacked.push(Outstanding {
-                    first_tag,
-                    consumer: Some(key),
-                    queue: queue.clone(),
-                    segment,
-                    counted: true,
-                    at,
-                });
-            }
+        let first_tag = channel.last_tag + 1;
+        channel.last_tag += u64::from(count);
+        if no_ack && segment.persistent {
+            channel.settled_in(&consumer.queue);
         }
-        if window.drain(count, bytes) {
-            self.outbox.push(&queue, QueueCommand::Wake);
+        if !no_ack {
+            let queue = consumer.queue.clone();
+            channel.unacked.push(Outstanding { first_tag, consumer: Some(key), queue, segment, counted: true, at });
+        }
+        if consumer.window.drain(count, bytes) {
+            self.outbox.push(&consumer.queue, QueueCommand::Wake);
         }
         if let Some(segment) = rest {
-            self.inbox.push_front(ConnectionEvent::Deliver(Delivery { channel, consumer: key, no_ack, segment }));
+            self.inbox.push_front(ConnectionEvent::Deliver(Delivery { channel: to, consumer: key, no_ack, segment }));
         }
-    }
-
-    /// Encodes deliveries until the output is full, at least one; says how many, and their bytes.
-    fn encode(&mut self, number: u16, key: ConsumerKey, segment: &Segment) -> (u32, u32) {
-        let Some(consumer) = self.consumers.get(&key.serial) else {
-            return (segment.count(), 0);
-        };
-        let mut tag = self.channels.get(number).map_or(0, |channel| channel.last_tag);
-        let (mut count, mut bytes) = (0, 0);
-        let Some(Run { block, from, to }) = segment.here() else {
-            return (segment.count(), 0);
-        };
-        let returns = if consumer.queue.keeps_all { segment.returns } else { 0 };
-        let as_stored = returns == 0 && message::shows_all(block);
-        let mut deliver = Deliver::new(number, consumer.tag.as_bytes(), segment.redelivered, self.frame_max);
-        let whole = block.bytes_of(*from, *to) + (*to - *from) as usize * deliver.octets();
-        self.output.reserve(whole.min(OUTPUT_LIMIT));
-        for (index, (stored, meta)) in (*from..*to).zip(block.messages(*from, *to)) {
-            tag += 1;
-            let (address, content) = message::split(stored, meta);
-            if as_stored {
-                deliver.append(&mut self.output, tag, address, content);
-            } else {
-                let shown = message::content_shown(block, index, returns);
-                deliver.append(&mut self.output, tag, address, &shown);
-            }
-            count += 1;
-            bytes += stored.len() as u32;
-            if self.output.len() - self.written > OUTPUT_LIMIT {
-                break;
-            }
-        }
-        (count, bytes)
     }
 
     /// A delivery that nobody is there for any more goes back as it came.
@@ -355,4 +317,40 @@ impl Connection {
             self.close(error);
         }
     }
+}
+
+/// Encodes deliveries, with tags behind `tag`, until `output` has more than `room` bytes, at least one; says how many, and
+/// their bytes.
+fn encode(
+    mut deliver: Deliver,
+    segment: &Segment,
+    keeps_all: bool,
+    mut tag: u64,
+    output: &mut Vec<u8>,
+    room: usize,
+) -> (u32, u32) {
+    let Some(Run { block, from, to }) = segment.here() else {
+        return (segment.count(), 0);
+    };
+    let returns = if keeps_all { segment.returns } else { 0 };
+    let as_stored = returns == 0 && message::shows_all(block);
+    let whole = block.bytes_of(*from, *to) + (*to - *from) as usize * deliver.octets();
+    output.reserve(whole.min(OUTPUT_LIMIT));
+    let (mut count, mut bytes) = (0, 0);
+    for (index, (stored, meta)) in (*from..*to).zip(block.messages(*from, *to)) {
+        tag += 1;
+        let (address, content) = message::split(stored, meta);
+        if as_stored {
+            deliver.append(output, tag, address, content);
+        } else {
+            let shown = message::content_shown(block, index, returns);
+            deliver.append(output, tag, address, &shown);
+        }
+        count += 1;
+        bytes += stored.len() as u32;
+        if output.len() > room {
+            break;
+        }
+    }
+    (count, bytes)
 }

@@ -129,7 +129,6 @@ pub struct Connection {
     routes: Routes,
     repeat: Repeat,
     inbox: VecDeque<ConnectionEvent>,
-    taken: Vec<ConnectionEvent>,
     output: Vec<u8>,
     written: usize,
     /// A frame that has not come whole yet, or input that must wait.
@@ -197,7 +196,6 @@ impl Connection {
             routes: Routes::default(),
             repeat: Repeat::default(),
             inbox: VecDeque::new(),
-            taken: Vec::new(),
             output: Vec::new(),
             written: 0,
             carry: session.left_over,
@@ -244,13 +242,13 @@ impl Connection {
             progress |= self.resume_deferred();
             progress |= self.resume_unread();
             let read = self.read(io, cx);
-            progress |= matches!(read, Read::Some);
+            progress |= matches!(read, Read::Some | Read::Last);
             self.emit_confirms();
             progress |= self.write(io, cx);
             if matches!(self.phase, Phase::Ended) {
                 return Poll::Ready(());
             }
-            if !progress || matches!(read, Read::Blocked) && self.rests() {
+            if !progress || matches!(read, Read::Last | Read::Blocked) && self.rests() {
                 if self.look_at_time(cx) {
                     if matches!(self.phase, Phase::Ended) {
                         return Poll::Ready(());

@@ -21,6 +21,8 @@ pub(super) enum Read {
     /// It was not asked.
     Nothing,
     Some,
+    /// It had something, and has nothing more: it will wake the task.
+    Last,
     /// It has nothing, and will wake the task.
     Blocked,
 }
@@ -63,7 +65,8 @@ impl Connection {
             let left = &input[consumed.min(input.len())..];
             self.carry.clear();
             self.carry.extend_from_slice(left);
-            Read::Some
+            // Known after a short read, without asking the kernel.
+            if count < READ_BUFFER && io.poll_read_ready(cx).is_pending() { Read::Last } else { Read::Some }
         })
     }
 

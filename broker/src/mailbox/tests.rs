@@ -51,7 +51,7 @@ fn the_bell_rings_once_for_a_sleeper_and_not_for_one_who_is_awake() {
     mailbox.push(1).unwrap();
     assert_eq!(bell.rung(), 0);
     assert!(!mailbox.sleep(&waker), "something has come already");
-    let mut taken = Vec::new();
+    let mut taken = VecDeque::new();
     mailbox.take(&mut taken);
     assert!(mailbox.sleep(&waker));
     mailbox.push(2).unwrap();
@@ -95,7 +95,7 @@ fn whatever_several_threads_push_arrives_once_in_the_order_of_each() {
         .collect();
     let bell = Bell::new();
     let waker = Waker::from(bell.clone());
-    let (mut next, mut taken) = ([0; PUSHERS], Vec::new());
+    let (mut next, mut taken) = ([0; PUSHERS], VecDeque::new());
     while next.iter().sum::<usize>() < PUSHERS * EACH {
         let before = bell.rung();
         mailbox.take(&mut taken);

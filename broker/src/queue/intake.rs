@@ -7,6 +7,7 @@ use super::arguments::Overflow;
 use super::effects::Effects;
 use super::lifetimes::Lifetimes;
 use super::state::QueueState;
+use crate::clock::Moment;
 use crate::command::{ConfirmTo, ConnectionEvent, Segment, Token};
 use crate::message;
 use crate::vhost::dead_letter::{DeadLetter, Reason};
@@ -19,7 +20,7 @@ impl QueueState {
         persistent: bool,
         expiration: Option<u64>,
         confirm: Option<ConfirmTo>,
-        now: u64,
+        now: &Moment<'_>,
         fx: &mut Effects,
     ) {
         let limited = self.settings.max_length.is_some() || self.settings.max_bytes.is_some();
@@ -45,7 +46,7 @@ impl QueueState {
         persistent: bool,
         expiration: Option<u64>,
         confirm: Option<ConfirmTo>,
-        now: u64,
+        now: &Moment<'_>,
         fx: &mut Effects,
     ) {
         let (first, count) = (self.next_sequence, run.count());
@@ -57,7 +58,7 @@ impl QueueState {
             self.confirm(to, count, persistent, fx);
         }
         let ttl = [self.settings.message_ttl, expiration].into_iter().flatten().min();
-        let expires = ttl.map_or(Segment::NEVER, |ttl| now + ttl);
+        let expires = ttl.map_or(Segment::NEVER, |ttl| now.millis() + ttl);
         self.timed |= ttl.is_some();
         self.ready.push(Segment { persistent, expires, ..Segment::new(first, run) });
     }
@@ -119,10 +120,11 @@ impl QueueState {
 
     /// Gives up what has expired at the head. A message with a time to live of 0 is spared until whoever waited for
     /// it had it offered: then `all` that is due goes.
-    pub(super) fn expire(&mut self, now: u64, all: bool, fx: &mut Effects) {
+    pub(super) fn expire(&mut self, now: &Moment<'_>, all: bool, fx: &mut Effects) {
         if !self.timed {
             return;
         }
+        let now = now.millis();
         while let Some(front) = self.ready.front() {
             let (expires, count) = (front.expires, front.count());
             let due = expires < now || (expires == now && (all || front.redelivered));

@@ -25,6 +25,7 @@ use self::arguments::{Overflow, Settings};
 use self::effects::Effects;
 pub use self::state::Origin;
 use self::state::QueueState;
+use crate::clock::Moment;
 use crate::command::{ConnectionEvent, QueueCommand, Token};
 use crate::mailbox::{Owner, Turn};
 use crate::paging::{Holder, Paging, Ranges};
@@ -74,10 +75,12 @@ impl Queue {
             consumer_timeout: AtomicU64::new(origin.settings.consumer_timeout.unwrap_or(NOT_SET)),
             paging: outside.paging.clone(),
             turn: Turn::new(QueueOwner {
-                queue: queue.clone(),
-                state: QueueState::new(origin, queue.clone()),
-                effects: Effects::default(),
-                mark,
+                inner: Inner {
+                    queue: queue.clone(),
+                    state: QueueState::new(origin, queue.clone()),
+                    effects: Effects::default(),
+                    mark,
+                },
                 outside,
             }),
         })
@@ -169,12 +172,16 @@ impl Ticked for Queue {
 
 /// The state with the way out for its effects.
 struct QueueOwner {
+    inner: Inner,
+    outside: Outside,
+}
+
+struct Inner {
     queue: Weak<Queue>,
     state: QueueState,
     effects: Effects,
     /// Remembers across a kill how far a durable queue has been delivered.
     mark: Option<Mark>,
-    outside: Outside,
 }
 
 /// Peers whose event buffers are kept from turn to turn.
@@ -202,32 +209,34 @@ impl Owner for QueueOwner {
     }
 
     fn run(&mut self, commands: &mut Vec<QueueCommand>) {
-        let now = self.outside.timers.now();
+        let QueueOwner { inner, outside } = self;
+        let now = outside.timers.moment();
         for command in commands.drain(..) {
-            self.state.apply(command, now, &mut self.effects);
+            inner.state.apply(command, &now, &mut inner.effects);
         }
-        self.state.deliver(now, &mut self.effects);
-        if self.outside.paging.is_high() {
-            self.state.spill(&self.outside.paging, self.outside.paging.ahead(), &mut self.effects);
+        inner.state.deliver(&now, &mut inner.effects);
+        if outside.paging.is_high() {
+            inner.state.spill(&outside.paging, outside.paging.ahead(), &mut inner.effects);
         }
-        while self.hand_out(now) {
+        while inner.hand_out(outside, &now) {
             // Somebody was gone: what was meant for them goes to others.
-            self.state.deliver(now, &mut self.effects);
+            inner.state.deliver(&now, &mut inner.effects);
         }
     }
 
     fn fail(&mut self) {
-        self.effects = Effects::default();
-        self.state.give_out(&mut self.effects);
-        self.hand_out(0);
+        let QueueOwner { inner, outside } = self;
+        inner.effects = Effects::default();
+        inner.state.give_out(&mut inner.effects);
+        inner.hand_out(outside, &outside.timers.moment());
     }
 }
 
-impl QueueOwner {
+impl Inner {
     /// True when some delivery came back.
-    fn hand_out(&mut self, now: u64) -> bool {
+    fn hand_out(&mut self, outside: &Outside, now: &Moment<'_>) -> bool {
         let effects = &mut self.effects;
-        self.state.read_ahead(self.outside.paging.ahead(), effects);
+        self.state.read_ahead(outside.paging.ahead(), effects);
         // Before anybody sees them: a kill right after this must find them marked as delivered.
         if let (Some(sequence), Some(mark)) = (effects.delivered_through.take(), &self.mark)
             && let Err(error) = mark.delivered_through(sequence)
@@ -235,7 +244,7 @@ impl QueueOwner {
             effects.storage.push(Entry::Fail(error));
         }
         if !effects.storage.is_empty() {
-            self.outside.store.submit(&mut effects.storage);
+            outside.store.submit(&mut effects.storage);
         }
         effects.releases.clear();
         let mut returned: Vec<ConnectionEvent> = Vec::new();
@@ -247,7 +256,8 @@ impl QueueOwner {
         if effects.events.len() > KEPT {
             effects.events.clear();
         }
-        if let Some(vhost) = self.outside.vhost.upgrade() {
+        let is_for_others = !effects.dead_letters.is_empty() || !effects.topology.is_empty();
+        if is_for_others && let Some(vhost) = outside.vhost.upgrade() {
             if !effects.dead_letters.is_empty() {
                 vhost.dead_letter(&mut effects.dead_letters);
             }
@@ -256,13 +266,13 @@ impl QueueOwner {
             }
         }
         if let Some(moment) = effects.tick.take() {
-            self.outside.timers.at(moment, self.state.id, self.queue.clone());
+            outside.timers.at(moment, self.state.id, self.queue.clone());
         }
         for wanted in effects.loads.drain(..) {
-            self.outside.paging.load(self.queue.clone(), wanted);
+            outside.paging.load(self.queue.clone(), wanted);
         }
         if std::mem::take(&mut effects.tidy) {
-            self.state.tidy(&self.outside.gauge);
+            self.state.tidy(&outside.gauge);
         }
         let some = !returned.is_empty();
         for event in returned {

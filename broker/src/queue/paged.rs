@@ -8,6 +8,7 @@ use super::arguments::{Overflow, Settings};
 use super::effects::Effects;
 use super::intake::date;
 use super::state::QueueState;
+use crate::clock::Moment;
 use crate::command::{Content, Requester, Segment, Token};
 use crate::paging::Paging;
 use crate::vhost::dead_letter::Reason;
@@ -65,7 +66,7 @@ impl QueueState {
     }
 
     /// What storage had of what was `wanted`.
-    pub(super) fn loaded(&mut self, wanted: &[(u64, u32)], runs: &[(u64, Run)], now: u64, fx: &mut Effects) {
+    pub(super) fn loaded(&mut self, wanted: &[(u64, u32)], runs: &[(u64, Run)], now: &Moment<'_>, fx: &mut Effects) {
         let Some(&(first, _)) = wanted.first() else { return };
         if let Some((segment, reason)) = self.paged.given_up.remove(&first) {
             return self.give_up_loaded(&segment, runs, reason, fx);

@@ -15,6 +15,7 @@ use super::effects::Effects;
 use super::lifetimes::Lifetimes;
 use super::paged::Paged;
 use super::ready::Ready;
+use crate::clock::Moment;
 use crate::command::{
     ConnectionEvent, ConsumerKey, Delivery, NewConsumer, QueueCommand, Reply, Requester, Segment, Token,
 };
@@ -93,8 +94,8 @@ impl QueueState {
         state
     }
 
-    /// Applies one command. `now` in milliseconds since the Unix epoch.
-    pub fn apply(&mut self, command: QueueCommand, now: u64, fx: &mut Effects) {
+    /// Applies one command. It is `now`.
+    pub fn apply(&mut self, command: QueueCommand, now: &Moment<'_>, fx: &mut Effects) {
         if self.dead {
             return self.refuse(command, fx);
         }
@@ -147,7 +148,7 @@ impl QueueState {
 
     /// Hands ready messages to whoever has room, and gives up what has expired or is too much; called after the
     /// commands of a turn.
-    pub fn deliver(&mut self, now: u64, fx: &mut Effects) {
+    pub fn deliver(&mut self, now: &Moment<'_>, fx: &mut Effects) {
         self.expire(now, false, fx);
         // A segment at a time: room is taken for what is there, so that none of it has to be given back.
         while let Some(count) = self.ready.front().and_then(Segment::here).map(Run::count) {
@@ -199,7 +200,7 @@ impl QueueState {
 
     /// What found its connection gone: deliveries are taken as if they had not been made, and a consumer whose
     /// registration nobody hears of will be cancelled by nobody either.
-    pub fn undeliverable(&mut self, event: ConnectionEvent, now: u64, fx: &mut Effects) {
+    pub fn undeliverable(&mut self, event: ConnectionEvent, now: &Moment<'_>, fx: &mut Effects) {
         let (segment, no_ack) = match event {
             ConnectionEvent::Deliver(Delivery { consumer, no_ack, segment, .. }) => {
                 self.remove_consumer(consumer, now, fx);
@@ -238,7 +239,7 @@ impl QueueState {
         fx.reply(&from, Reply::Consuming(key));
     }
 
-    fn cancel(&mut self, consumer: ConsumerKey, then: Option<(Requester, Reply)>, now: u64, fx: &mut Effects) {
+    fn cancel(&mut self, consumer: ConsumerKey, then: Option<(Requester, Reply)>, now: &Moment<'_>, fx: &mut Effects) {
         self.remove_consumer(consumer, now, fx);
         let Some((to, reply)) = then else { return };
         if self.dead {
@@ -249,18 +250,18 @@ impl QueueState {
         }
     }
 
-    fn remove_consumer(&mut self, consumer: ConsumerKey, now: u64, fx: &mut Effects) {
+    fn remove_consumer(&mut self, consumer: ConsumerKey, now: &Moment<'_>, fx: &mut Effects) {
         if self.consumers.remove(consumer).is_none() || self.consumers.count() > 0 || self.dead {
             return;
         }
-        self.last_used = now;
+        self.last_used = now.millis();
         if self.auto_delete {
             self.end(None, fx);
         }
     }
 
-    pub(super) fn get(&mut self, from: Requester, no_ack: bool, now: u64, fx: &mut Effects) {
-        self.last_used = now;
+    pub(super) fn get(&mut self, from: Requester, no_ack: bool, now: &Moment<'_>, fx: &mut Effects) {
+        self.last_used = now.millis();
         if self.settings.quorum && self.consumers.is_single_active() {
             let text = format!(
                 "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with \
@@ -299,8 +300,8 @@ impl QueueState {
         }
     }
 
-    fn status(&mut self, from: Requester, stored: bool, now: u64, fx: &mut Effects) {
-        self.last_used = now;
+    fn status(&mut self, from: Requester, stored: bool, now: &Moment<'_>, fx: &mut Effects) {
+        self.last_used = now.millis();
         let queue = (&*self.name).into();
         let (messages, consumers) = (clamp(self.ready.len()), self.consumers.count());
         let reply = Reply::Declared { queue, messages, consumers };
@@ -331,9 +332,9 @@ impl QueueState {
 
     /// Other settings, by a policy. What is over a new limit goes at the end of the turn; messages that are here keep
     /// the deadlines they have.
-    fn configure(&mut self, settings: Settings, now: u64, fx: &mut Effects) {
+    fn configure(&mut self, settings: Settings, now: &Moment<'_>, fx: &mut Effects) {
         if settings.expires != self.settings.expires {
-            self.last_used = now;
+            self.last_used = now.millis();
         }
         let ttls = (self.settings.message_ttl, settings.message_ttl);
         if self.durable && ttls.0 != ttls.1 {
@@ -350,8 +351,8 @@ impl QueueState {
     }
 
     /// Nobody has used the queue for as long as its lease says.
-    fn end_lease(&mut self, now: u64, fx: &mut Effects) {
-        if self.lease_ends().is_some_and(|end| now >= end) {
+    fn end_lease(&mut self, now: &Moment<'_>, fx: &mut Effects) {
+        if self.lease_ends().is_some_and(|end| now.millis() >= end) {
             self.end(None, fx);
         }
     }

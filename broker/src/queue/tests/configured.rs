@@ -1,6 +1,7 @@
 //! Settings that change while the queue lives, as policies do.
 
 use super::*;
+use crate::clock::Moment;
 use crate::queue::arguments::{Overflow, Settings};
 
 fn configure(settings: Settings) -> QueueCommand {
@@ -66,13 +67,13 @@ fn a_new_lease_begins_when_it_is_set() {
     let mut queue = Driven::new();
     queue.state.apply(
         configure(Settings { expires: Some(500), ..Settings::default() }),
-        NOW + 10_000,
+        &Moment::of(&testing::Fixed(NOW + 10_000)),
         &mut queue.effects,
     );
     assert_eq!(queue.state.lease_ends(), Some(NOW + 10_500));
     // Something else changes: the lease runs on.
     let settings = Settings { expires: Some(500), max_length: Some(1), ..Settings::default() };
-    queue.state.apply(configure(settings), NOW + 10_300, &mut queue.effects);
+    queue.state.apply(configure(settings), &Moment::of(&testing::Fixed(NOW + 10_300)), &mut queue.effects);
     assert_eq!(queue.state.lease_ends(), Some(NOW + 10_500));
 }
 

@@ -12,6 +12,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::Moment;
 use crate::command::Window;
 use crate::message::{BlockBuilder, Meta};
 use crate::queue::arguments::{DeadLetterTo, Overflow, Settings};
@@ -412,9 +413,9 @@ impl Life {
         }
         let mut fx = Effects::default();
         for command in commands {
-            self.state.apply(command, self.now, &mut fx);
+            self.state.apply(command, &Moment::of(&testing::Fixed(self.now)), &mut fx);
         }
-        self.state.deliver(self.now, &mut fx);
+        self.state.deliver(&Moment::of(&testing::Fixed(self.now)), &mut fx);
         self.hand_out(fx);
     }
 

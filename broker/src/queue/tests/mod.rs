@@ -18,6 +18,7 @@ use leveret_storage::{Entry, Op};
 use super::Queue;
 use super::effects::Effects;
 use super::state::{Origin, QueueState};
+use crate::clock::Moment;
 use crate::command::{
     ConfirmTo, ConnectionEvent, ConsumerKey, Delivery, NewConsumer, Peer, QueueCommand, Reply, Requester, Segment,
     Token,
@@ -87,11 +88,11 @@ impl Driven {
     /// One turn: the commands, the deliveries that follow, and everything handed out.
     fn turn(&mut self, commands: impl IntoIterator<Item = QueueCommand>) {
         for command in commands {
-            self.state.apply(command, NOW, &mut self.effects);
+            self.state.apply(command, &Moment::of(&testing::Fixed(NOW)), &mut self.effects);
         }
-        self.state.deliver(NOW, &mut self.effects);
+        self.state.deliver(&Moment::of(&testing::Fixed(NOW)), &mut self.effects);
         while self.hand_out() {
-            self.state.deliver(NOW, &mut self.effects);
+            self.state.deliver(&Moment::of(&testing::Fixed(NOW)), &mut self.effects);
         }
     }
 
@@ -125,7 +126,7 @@ impl Driven {
                     numbers: testing::numbers_of(&delivery.segment),
                 });
             }
-            self.state.undeliverable(event, NOW, &mut self.effects);
+            self.state.undeliverable(event, &Moment::of(&testing::Fixed(NOW)), &mut self.effects);
         }
         some
     }
