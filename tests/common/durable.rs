@@ -34,6 +34,20 @@ impl Durable {
         Some(Durable { server, _directory: directory })
     }
 
+    /// As [`Durable::again`], while `peer` is there and says goodbye if it is asked to: a clean stop waits for who does not.
+    #[track_caller]
+    pub fn again_with(&mut self, peer: Peer, end: End) -> Peer {
+        match end {
+            End::Stop => {
+                self.server.signal("TERM");
+                peer.leave();
+                assert!(self.server.wait_for_end().success(), "a clean stop exits with 0");
+            }
+            End::Kill => self.server.kill9(),
+        }
+        self.restarted()
+    }
+
     /// Ends the broker like this and starts it again; returns a connection to the new one.
     #[track_caller]
     pub fn again(&mut self, end: End) -> Peer {
@@ -41,6 +55,10 @@ impl Durable {
             End::Stop => assert!(self.server.stop().success(), "a clean stop exits with 0"),
             End::Kill => self.server.kill9(),
         }
+        self.restarted()
+    }
+
+    fn restarted(&mut self) -> Peer {
         self.server.restart();
         self.server.peer()
     }

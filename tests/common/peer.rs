@@ -358,6 +358,16 @@ impl Peer {
         self.expect_channel_close(channel, 406, &text, (0, 0));
     }
 
+    /// Answers the broker's connection.close when that comes, whatever comes before it.
+    ///
+    /// # Panics
+    /// If it does not come.
+    #[track_caller]
+    pub fn leave(mut self) {
+        while !matches!(self.frame().method(), Some(AMQPClass::Connection(connection::AMQPMethod::Close(_)))) {}
+        self.send(0, connection::CloseOk {});
+    }
+
     /// The connection must be closed for this reason, and the socket as soon as close-ok has been sent.
     #[track_caller]
     pub fn expect_connection_close(&mut self, code: u16, text: &str, method: (u16, u16)) {

@@ -183,6 +183,7 @@ fn objects_that_exist_are_left_as_they_are_and_nothing_is_deleted() {
     admin.select_confirms(1);
     admin.publish_content(1, say::publish("", "jobs.mail"), &Content::persistent("kept"));
     admin.expect_confirms(1, 1);
+    admin.close();
     server.stop();
     let other = json!({
         "users": [{"name": "admin", "password": "changed", "tags": []}],
@@ -210,6 +211,7 @@ fn a_message_that_came_before_a_policys_ttl_does_not_expire_after_a_restart() {
     let mut peer = server.peer();
     declare(&mut peer, "q");
     publish_confirmed(&mut peer, "q", &["old"]);
+    peer.close();
     server.stop();
     let mut server = Server::start_with(&["--data-dir", data, "--definitions", &path]);
     let mut peer = server.peer();

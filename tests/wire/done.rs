@@ -20,7 +20,7 @@ fn after_a_clean_stop_the_redelivered_flag_is_exact() {
     peer.send(1, say::nack(3, true));
     // With one slot free the requeued message comes back at once.
     assert!(peer.expect_deliveries(1, &["3"])[0].redelivered);
-    let mut peer = broker.again(End::Stop);
+    let mut peer = broker.again_with(peer, End::Stop);
     let expected = [("1", true), ("3", true), ("4", true), ("5", true), ("6", false)];
     let expected = expected.map(|(body, again)| (body.to_owned(), again));
     assert_eq!(peer.drain(1, "q"), expected);

@@ -79,7 +79,7 @@ fn transient_queues_and_their_bindings_are_gone() {
         peer.publish_content(1, say::publish("", "transient"), &Content::persistent("lost"));
         let exclusive = say::declare_with("exclusive", |declare| (declare.durable, declare.exclusive) = (true, true));
         peer.ask::<queue::DeclareOk>(1, exclusive);
-        let mut peer = broker.again(end);
+        let mut peer = broker.again_with(peer, end);
         peer.expect_no_queue(1, "transient");
         peer.expect_no_queue(1, "exclusive");
         peer.ask::<queue::DeclareOk>(1, say::declare("transient"));
@@ -112,7 +112,7 @@ fn transient_messages_are_gone_even_from_a_durable_queue() {
         peer.publish(1, "", "q", "without a mode");
         peer.publish_content(1, say::publish("", "q"), &Content::with(1 << 12, [1], "mode 1"));
         publish_confirmed(&mut peer, "q", &["mode 2"]);
-        let mut peer = broker.again(end);
+        let mut peer = broker.again_with(peer, end);
         peer.expect_contents(1, "q", &["mode 2"]);
     }
 }
@@ -188,7 +188,7 @@ fn an_auto_delete_durable_queue_comes_back_and_goes_with_its_next_last_consumer(
     let auto = say::declare_with("auto", |declare| (declare.durable, declare.auto_delete) = (true, true));
     peer.ask::<queue::DeclareOk>(1, auto);
     publish_confirmed(&mut peer, "auto", &["1"]);
-    let mut peer = broker.again(End::Stop);
+    let mut peer = broker.again_with(peer, End::Stop);
     peer.consume(1, "auto", "c");
     peer.expect_deliveries(1, &["1"]);
     peer.cancel(1, "c");
@@ -297,7 +297,7 @@ fn requeued_messages_keep_their_place_over_a_restart() {
         peer.send(1, say::nack(2, true));
         peer.send(1, say::ack(1));
         peer.in_step(1);
-        let mut peer = broker.again(end);
+        let mut peer = broker.again_with(peer, end);
         peer.expect_contents(1, "q", &["2", "3", "4"]);
     }
 }

@@ -135,7 +135,7 @@ fn hidden_keys_survive_a_kill_and_are_never_seen() {
     peer.send(1, say::reject(got.delivery_tag, false));
     peer.wait_for_count(1, "grave", 1);
     // A kill now might find it in its old place, for nobody has waited for the new one.
-    let mut peer = broker.again(End::Stop);
+    let mut peer = broker.again_with(peer, End::Stop);
     peer.consume(1, "grave", "c");
     let delivery = peer.expect_delivery(1);
     expect_hidden(&delivery.content);

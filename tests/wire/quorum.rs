@@ -199,7 +199,7 @@ fn a_quorum_queue_keeps_messages_of_every_delivery_mode() {
     peer.expect_contents(1, &queue, &["transient"]);
     peer.publish(1, "", &queue, "again");
     peer.expect_counts(1, &queue, (1, 0));
-    let mut peer = broker.again(End::Stop);
+    let mut peer = broker.again_with(peer, End::Stop);
     peer.expect_contents(1, &queue, &["again"]);
 }
 
