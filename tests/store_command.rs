@@ -67,7 +67,7 @@ fn a_check_names_what_is_damaged_puts_it_aside_and_the_rest_is_served() {
     let output = site.store("check");
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let said = text(&output.stdout);
-    assert!(said.contains("put aside: Record") && said.contains("2 messages are sound"), "{output:?}");
+    assert!(said.contains("put aside: messages of queue") && said.contains("2 messages are sound"), "{output:?}");
     assert_eq!(std::fs::read_dir(site.data.path().join("quarantine")).expect("a quarantine").count(), 1);
     site.server.restart();
     site.server.peer().expect_contents(1, "q", &["first message", "third message"]);
@@ -124,11 +124,55 @@ fn compacting_gives_space_back_and_keeps_what_is_left() {
 }
 
 #[test]
+fn compacting_names_what_it_finds_damaged_and_puts_it_aside_for_good() {
+    let mut site = Site::start();
+    let mut peer = site.server.peer();
+    declare(&mut peer, "q");
+    // More than one segment, so that the first is not read when the store is opened.
+    let bodies: Vec<String> = (0..200).map(|number| format!("{number} {}", "x".repeat(200_000))).collect();
+    publish_confirmed(&mut peer, "q", &bodies.iter().map(String::as_str).collect::<Vec<_>>());
+    peer.close();
+    assert!(site.server.stop().success());
+    let mut log = std::fs::read(site.log()).expect("the log's first segment");
+    log[1_000_000] ^= 1;
+    std::fs::write(site.log(), log).expect("the log can be written");
+    let output = site.store("compact");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stdout).contains("put aside: 1 damaged messages\n"), "{output:?}");
+    assert_eq!(std::fs::read_dir(site.data.path().join("quarantine")).expect("a quarantine").count(), 1);
+    let output = site.store("check");
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).contains("199 messages are sound\n"), "{output:?}");
+}
+
+#[test]
+fn the_directory_is_found_where_the_broker_would_find_it() {
+    let mut site = Site::start();
+    declare(&mut site.server.peer(), "q");
+    site.server.kill9();
+    let file = site.data.path().with_extension("toml");
+    std::fs::write(&file, format!("data_dir = {:?}", site.data.path())).expect("a file can be written there");
+    let check = || {
+        let mut command = Command::new(binary());
+        command.args(["store", "check"]).env_remove("LEVERET_BIN");
+        command
+    };
+    for command in [check().env("LEVERET_DATA_DIR", site.data.path()), check().arg("--config").arg(&file)] {
+        let output = command.output().expect("the program runs");
+        assert!(output.status.success(), "{output:?}");
+        assert!(text(&output.stdout).contains("0 messages are sound\n"), "{output:?}");
+    }
+    std::fs::remove_file(file).expect("it was there");
+}
+
+#[test]
 fn a_directory_without_a_store_and_one_in_use_are_refused_in_one_line() {
     let empty = tempfile::tempdir().expect("a directory");
-    let output = store("check", empty.path());
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("there is no store in"), "{output:?}");
+    for action in ["check", "compact"] {
+        let output = store(action, empty.path());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("there is no store in"), "{output:?}");
+    }
     assert_eq!(std::fs::read_dir(empty.path()).expect("it is there").count(), 0, "nothing was made");
     let site = Site::start();
     let output = site.store("compact");

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use leveret_storage::{Entry, Op, Quarantined, Recovered, RecoveredQueue, StorageError, Store, Stored};
+use leveret_storage::{Entry, Op, Recovered, RecoveredQueue, StorageError, Store, Stored};
 
 use crate::access::{Granted, State, TopicGranted};
 use crate::command::{QueueCommand, Segment, Token};
@@ -110,12 +110,7 @@ fn report(recovered: &Recovered) {
         }
     }
     for quarantined in &recovered.quarantined {
-        match quarantined {
-            Quarantined::Record { queue, first } => {
-                tracing::error!(queue, first, "damaged messages were put aside");
-            }
-            other => tracing::error!(?other, "a damaged entry was put aside"),
-        }
+        tracing::error!("damaged, put aside: {quarantined}");
     }
     if !recovered.definitions.is_empty() || recovered.messages > 0 {
         tracing::info!(

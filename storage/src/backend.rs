@@ -256,19 +256,25 @@ pub struct Outline {
 }
 
 /// A damaged entry: kept on disk, out of the way, and not among what was recovered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Quarantined {
     /// A record of messages of `queue`, the first of which had the sequence number `first`.
+    #[error("messages of queue {queue}, from number {first} on")]
     Record { queue: u64, first: u64 },
     /// Which messages of the record at `first` were already removed; all of them are given back.
+    #[error("what was removed of messages of queue {queue}, from number {first} on, which come back")]
     Removals { queue: u64, first: u64 },
     /// That the messages of `queue` from this sequence number on were given up, and how far; they are given back.
+    #[error("that messages of queue {queue} were given up, from number {from} on, which come back")]
     Void { queue: u64, from: u64 },
     /// A definition.
+    #[error("the definition {}", key.escape_ascii())]
     Definition { key: Bytes },
     /// An entry whose key means nothing to us.
+    #[error("an entry with the unknown key {}", key.escape_ascii())]
     Unknown { key: Bytes },
     /// A part of a file in which nothing can be read: messages that are lost, or removals, whose messages come back.
+    #[error("{bytes} bytes of {} from {offset} on, in which nothing can be read", file.display())]
     Stretch { file: PathBuf, offset: u64, bytes: u64 },
 }
 

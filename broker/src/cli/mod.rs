@@ -125,9 +125,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Some(Command::Serve(arguments)) => serve(*arguments),
         Some(Command::CheckConfig(sources)) => {
             let Layered { config, unknown_variables } = sources.load()?;
-            for variable in unknown_variables {
-                complain(&unknown(&variable));
-            }
+            unknown_variables.iter().for_each(|variable| complain(&unknown(variable)));
             if !config.definitions.as_os_str().is_empty() {
                 Definitions::read(&config.definitions)?;
             }
@@ -139,7 +137,11 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             Ok(if findings.sound { code } else { ExitCode::from(EXIT_UNSOUND) })
         }
         Some(Command::Store(action)) => {
-            let outcome = store::store(&action)?;
+            let store::Place { config, data_dir } = action.place().clone();
+            let flags = PartialConfig { data_dir, ..PartialConfig::default() };
+            let Layered { config, unknown_variables } = Sources { config, flags }.load()?;
+            unknown_variables.iter().for_each(|variable| complain(&unknown(variable)));
+            let outcome = store::store(&action, &config.data_dir)?;
             let code = print(outcome.text.as_bytes())?;
             Ok(if outcome.sound { code } else { ExitCode::from(EXIT_UNSOUND) })
         }
@@ -155,6 +157,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
 fn serve(arguments: ServeArguments) -> Result<ExitCode, Failure> {
     let Layered { config, unknown_variables } = arguments.sources.load()?;
     if arguments.print_config {
+        unknown_variables.iter().for_each(|variable| complain(&unknown(variable)));
         return print(config.to_toml().as_bytes());
     }
     logging::start(config.log_format, &config.log_level)?;

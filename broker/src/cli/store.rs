@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use leveret_storage::disk::{DiskOptions, open_disk_with};
-use leveret_storage::{Backend, Gauge, Note, Recovered, StorageError};
+use leveret_storage::{Backend, Batch, Gauge, Note, Recovered, StorageError};
 
 /// One of these at least is left of a store that has lost some file.
 const TRACES: [&str; 3] = ["FORMAT", "definitions", "messages"];
@@ -24,14 +24,29 @@ pub enum Action {
     /// any.
     Check(Place),
     /// Give space back that is taken by messages that are gone
+    ///
+    /// What is found damaged on the way is put aside and named, as by `check`; it ends with exit code 3 then.
     Compact(Place),
 }
 
-#[derive(Args)]
+impl Action {
+    /// Where the store is.
+    pub fn place(&self) -> &Place {
+        match self {
+            Action::Check(place) | Action::Compact(place) => place,
+        }
+    }
+}
+
+/// Found as the broker finds it: on the command line, in the environment, in the configuration file.
+#[derive(Args, Clone)]
 pub struct Place {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
     /// Directory of the durable data
-    #[arg(long, value_name = "DIR", default_value = "./leveret-data", value_hint = clap::ValueHint::DirPath)]
-    data_dir: PathBuf,
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// Why nothing could be done. Each is one line.
@@ -53,26 +68,63 @@ pub struct Outcome {
     pub sound: bool,
 }
 
-pub fn store(action: &Action) -> Result<Outcome, StoreError> {
+/// Looks after the store in `dir`.
+pub fn store(action: &Action, dir: &Path) -> Result<Outcome, StoreError> {
     match action {
-        Action::Check(place) => check(&place.data_dir),
-        Action::Compact(place) => compact(&place.data_dir),
+        Action::Check(_) => check(dir),
+        Action::Compact(_) => compact(dir),
     }
 }
 
-fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovered), StoreError> {
-    // Opening would make one.
-    if !TRACES.iter().any(|name| dir.join(name).exists()) {
-        return Err(StoreError::Missing(dir.to_owned()));
+/// What opening and reading found, a line each, and whether nothing of it was damage.
+fn findings(recovered: &Recovered, damaged: u64) -> (String, bool) {
+    let notes = recovered.notes.iter().map(|note| format!("{note}\n"));
+    let quarantined = recovered.quarantined.iter().map(|quarantined| format!("put aside: {quarantined}\n"));
+    let messages = (damaged > 0).then(|| format!("put aside: {damaged} damaged messages\n"));
+    let sound = damaged == 0 && recovered.quarantined.is_empty() && !recovered.notes.iter().any(Note::is_damage);
+    (notes.chain(quarantined).chain(messages).collect(), sound)
+}
+
+/// Opening would make a store.
+fn check_there(dir: &Path) -> Result<(), StoreError> {
+    match TRACES.iter().any(|name| dir.join(name).exists()) {
+        true => Ok(()),
+        false => Err(StoreError::Missing(dir.to_owned())),
     }
-    Ok(open_disk_with(dir, options)?)
 }
 
 fn check(dir: &Path) -> Result<Outcome, StoreError> {
-    let (backend, recovered) = open(dir, &DiskOptions::default())?;
-    let gauge = Arc::<Gauge>::default();
-    let mut read = 0;
+    check_there(dir)?;
+    let (mut backend, recovered) = open_disk_with(dir, &DiskOptions::default())?;
+    let damaged = read_all(&mut *backend, &recovered)?;
+    backend.close()?;
+    let (findings, sound) = findings(&recovered, damaged);
+    let (definitions, messages) = (recovered.definitions.len(), recovered.messages - damaged);
+    let text = format!("{findings}{definitions} definitions, in both places, and {messages} messages are sound\n");
+    Ok(Outcome { text, sound })
+}
+
+fn compact(dir: &Path) -> Result<Outcome, StoreError> {
+    check_there(dir)?;
+    let before = size_of(dir)?;
+    let (mut backend, recovered) = open_disk_with(dir, &DiskOptions { compact: true, ..DiskOptions::default() })?;
+    // What is written anew has to be read anyhow, and what is damaged must not go without a word.
+    let damaged = read_all(&mut *backend, &recovered)?;
     let mut progress = Progress::default();
+    while backend.idle()? {
+        progress.tell(|| size_of(dir).map_or(String::new(), |now| format!("{before} bytes before, {now} now")));
+    }
+    backend.sync()?;
+    backend.close()?;
+    let (findings, sound) = findings(&recovered, damaged);
+    let after = size_of(dir)?;
+    Ok(Outcome { text: format!("{findings}{before} bytes before, {after} after\n"), sound })
+}
+
+/// Reads every message, and says how many are damaged: those are put aside, and not met again.
+fn read_all(backend: &mut dyn Backend, recovered: &Recovered) -> Result<u64, StoreError> {
+    let gauge = Arc::<Gauge>::default();
+    let (mut read, mut progress) = (0, Progress::default());
     for (queue, stored) in recovered.queues.iter().flat_map(|q| q.stored.iter().map(move |stored| (q.queue, stored))) {
         if let Some(reader) = backend.reader() {
             let runs = reader.read(queue, stored.first, stored.count, &gauge)?;
@@ -80,35 +132,9 @@ fn check(dir: &Path) -> Result<Outcome, StoreError> {
         }
         progress.tell(|| format!("{read} of {} messages read", recovered.messages));
     }
-    let damaged = recovered.messages - read;
-    let mut text = String::new();
-    for note in &recovered.notes {
-        text += &format!("{note}\n");
-    }
-    for quarantined in &recovered.quarantined {
-        text += &format!("put aside: {quarantined:?}\n");
-    }
-    text += &format!("{} definitions, in both places, and {read} messages are sound", recovered.definitions.len());
-    text += &match damaged {
-        0 => "\n".to_owned(),
-        damaged => format!("; {damaged} messages are damaged and were put aside\n"),
-    };
-    backend.close()?;
-    let told = recovered.notes.iter().any(Note::is_damage);
-    Ok(Outcome { text, sound: damaged == 0 && recovered.quarantined.is_empty() && !told })
-}
-
-fn compact(dir: &Path) -> Result<Outcome, StoreError> {
-    let before = size_of(dir)?;
-    let (mut backend, _) = open(dir, &DiskOptions { compact: true, ..DiskOptions::default() })?;
-    let mut progress = Progress::default();
-    while backend.idle()? {
-        progress.tell(|| size_of(dir).map_or(String::new(), |now| format!("{before} bytes before, {now} now")));
-    }
+    backend.commit(&Batch::default())?;
     backend.sync()?;
-    backend.close()?;
-    let after = size_of(dir)?;
-    Ok(Outcome { text: format!("{before} bytes before, {after} after\n"), sound: true })
+    Ok(recovered.messages - read)
 }
 
 /// Bytes of the files in `dir` and below.
