@@ -24,11 +24,14 @@ pub struct Peer {
     pub mailbox: Mailbox<ConnectionEvent>,
     pub(crate) lone: Lone,
     pub(crate) place: Place,
+    /// It has been asked to tidy up and has not yet: it is not asked again meanwhile.
+    pub(crate) tidying: AtomicBool,
 }
 
 impl Peer {
     pub fn new(id: u64) -> Arc<Peer> {
-        Arc::new(Peer { id, mailbox: Mailbox::default(), lone: Lone::default(), place: Place::default() })
+        let (mailbox, lone, place) = (Mailbox::default(), Lone::default(), Place::default());
+        Arc::new(Peer { id, mailbox, lone, place, tidying: AtomicBool::new(false) })
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::clock::Sleep;
 use crate::command::{ConnectionEvent, Peer};
 use crate::connection::{self, Moving};
 use crate::server::{Shared, Stop};
@@ -29,17 +30,20 @@ pub(crate) async fn accept(
     mut stopping: watch::Receiver<Stop>,
 ) {
     let mut connections = Connections { set: JoinSet::new(), threads };
+    let mut pause: Option<Sleep> = None;
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if pause.is_none() => match accepted {
                 Ok((io, from)) => {
                     connections.set.spawn(serve(io, from, shared.clone(), stopping.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
-                    shared.clock.sleep(ACCEPT_PAUSE).await;
+                    pause = Some(shared.clock.sleep(ACCEPT_PAUSE));
                 }
             },
+            // Those that are there are seen to meanwhile.
+            () = async { if let Some(pause) = &mut pause { pause.await } }, if pause.is_some() => pause = None,
             true = connections.next() => {}
             _ = stopping.changed() => break,
         }

@@ -6,7 +6,7 @@
 //!
 //! What bounds them is written where they are fed: a connection's mailbox by the transport windows of its consumers,
 //! one outstanding request per channel, the publishes it awaits confirms for and the windows of its reply consumers; a
-//! turn's by [`Turn::push`]'s answer, which stops the pusher's socket.
+//! turn's by [`TURN_BYTES`]: who finds more in it after pushing stops reading its socket.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -200,9 +200,12 @@ impl<O: Owner> Turn<O> {
         self.is_over()
     }
 
-    /// Looks at the state, waiting for it: for recovery, when nobody else knows of it yet.
-    pub fn with<R>(&self, look: impl FnOnce(&mut O) -> R) -> R {
-        look(&mut lock(&self.state))
+    /// Looks at the state, waiting for it: for the beginning and the end, and for changes by administration. What comes
+    /// meanwhile is run afterwards.
+    pub fn with<R>(self: &Arc<Self>, look: impl FnOnce(&mut O) -> R) -> R {
+        let result = look(&mut lock(&self.state));
+        self.run();
+        result
     }
 
     /// Runs the state until its mailbox is empty, unless somebody does.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use leveret_storage::{Block, Gauge, Run};
@@ -29,7 +30,9 @@ pub async fn ask(shared: Arc<Shared>) {
             continue;
         }
         for peer in shared.peers_now() {
-            let _ = peer.mailbox.push(ConnectionEvent::Tidy);
+            if !peer.tidying.swap(true, Ordering::Relaxed) {
+                let _ = peer.mailbox.push(ConnectionEvent::Tidy);
+            }
         }
         for vhost in shared.vhosts.load().values() {
             for queue in vhost.snapshot().queues.values() {

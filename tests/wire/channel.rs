@@ -1,6 +1,7 @@
 //! Channels: opening, closing, errors and what they leave alone (contract, section 2; Appendix D 1 to 4 and 13).
 
 use amq_protocol::protocol::{basic, channel, connection, queue};
+use leveret_suite::method::Method;
 use leveret_suite::peer::{Heard, kind};
 use leveret_suite::{Frame, Login, Octets, Peer, Server, differs_from_reference, say, unique};
 
@@ -242,6 +243,24 @@ fn crossed_closes_are_answered_and_close_ok_is_still_awaited() {
     peer.expect::<channel::CloseOk>(1);
     peer.send(1, channel::CloseOk {});
     peer.open_channel(1);
+}
+
+#[test]
+fn a_close_that_comes_with_the_error_is_answered_behind_the_brokers_own() {
+    let mut peer = peer();
+    let queue = peer.queue(1, "crossed");
+    peer.publish(1, "", &queue, "unacked");
+    peer.consume(1, &queue, "c");
+    peer.expect_delivery(1);
+    // At once, so that the queue has not taken the message back when the close is read.
+    let frames = [say::ack(7).payload(), say::close_channel().payload()];
+    peer.send_octets(frames.map(|payload| Frame::new(kind::METHOD, 1, payload).octets()).concat());
+    let close: channel::Close = peer.expect(1);
+    assert_eq!(close.reply_text.as_str(), "PRECONDITION_FAILED - unknown delivery tag 7");
+    peer.expect::<channel::CloseOk>(1);
+    peer.send(1, channel::CloseOk {});
+    peer.open_channel(1);
+    peer.expect_contents(1, &queue, &["unacked"]);
 }
 
 #[test]

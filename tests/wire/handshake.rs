@@ -34,6 +34,22 @@ fn tuned() -> Peer {
 }
 
 #[test]
+fn octets_that_are_no_frames_after_tune_ok_hold_up_nobody_else() {
+    let mut peer = tuned();
+    for _ in 0..3 {
+        peer.send_octets([0; 8]);
+    }
+    peer.expect_connection_close_frame(
+        501,
+        "FRAME_ERROR - type 0, all octets = <<>>: {invalid_frame_end_marker,0}",
+        (0, 0),
+    );
+    peer.send_octets([0; 8]);
+    let mut other = Server::start().peer();
+    other.in_step(1);
+}
+
+#[test]
 fn the_header_of_0_9_1_is_answered_with_connection_start() {
     let (_, start) = started();
     assert_eq!((start.version_major, start.version_minor), (0, 9));

@@ -163,7 +163,11 @@ impl Step<'_> {
                         return Ok(method);
                     }
                 }
-                Err(error) if tuned => return Err(End::Refuse(error)),
+                Err(error) if tuned => {
+                    // Nothing behind it can be made out either. Left there, whoever asks again would never have to wait.
+                    self.buffer.clear();
+                    return Err(End::Refuse(error));
+                }
                 Err(_) => return Err(End::Drop("malformed frame in the handshake")),
             }
         }

@@ -47,7 +47,8 @@ impl Heartbeat {
     /// Looks at the counters of octets sent and received. While `blocked` by the broker itself, silence means nothing.
     pub fn look(&mut self, now: Duration, sent: u64, received: u64, blocked: bool) -> Due {
         if now >= self.next_check {
-            self.next_check += self.interval;
+            // An interval from now, however late this look is: the peer must have had so long to be heard.
+            self.next_check = now + self.interval;
             let silent = received == self.received && !blocked;
             self.received = received;
             if silent && std::mem::replace(&mut self.silent, silent) {
@@ -56,7 +57,7 @@ impl Heartbeat {
             self.silent = silent;
         }
         if now >= self.next_send {
-            self.next_send += self.interval / 2;
+            self.next_send = now + self.interval / 2;
             let idle = sent == self.sent;
             self.sent = sent;
             if idle {
@@ -94,6 +95,17 @@ mod tests {
             };
             let silence = died - last;
             assert!(silence >= SECOND * 2 && silence <= SECOND * 3, "{silence:?} after {last:?}");
+        }
+    }
+
+    #[test]
+    fn a_broker_that_stood_still_gives_its_peer_time_to_be_heard() {
+        let mut heartbeat = Heartbeat::new(1, Duration::ZERO).unwrap();
+        assert_ne!(heartbeat.look(SECOND, 0, 1, false), Due::Dead);
+        // Checks that were missed meanwhile are not made up for.
+        for tenth in 0..10u32 {
+            let now = SECOND * 60 + SECOND * tenth / 10;
+            assert_ne!(heartbeat.look(now, 0, 1, false), Due::Dead, "after {now:?}");
         }
     }
 

@@ -9,6 +9,9 @@ use super::publishing::{PUBLISH, at_publish};
 use super::{Connection, Phase};
 use crate::command::QueueCommand;
 
+/// The id of the class channel.
+const CHANNEL_CLASS: u16 = 20;
+
 impl Connection {
     /// Takes whole frames off `input` and says how many bytes that was. With `only`, the input is what that channel
     /// had deferred: it stops where the channel has to wait again.
@@ -84,7 +87,13 @@ impl Connection {
             }
             State::Unopened => self.content_on_no_channel(found),
             State::Waiting(_) | State::Releasing { error: None, .. } => self.defer(found.channel, raw),
-            State::Releasing { error: Some(_), .. } | State::Closed => self.frame_on_closed(found),
+            // The client's own close is answered behind the broker's. All else is thrown away.
+            State::Releasing { error: Some(_), .. } => {
+                if found.kind == frame::METHOD && method::ids(found.payload).0 == CHANNEL_CLASS {
+                    self.defer(found.channel, raw);
+                }
+            }
+            State::Closed => self.frame_on_closed(found),
         }
     }
 
@@ -113,7 +122,7 @@ impl Connection {
         }
     }
 
-    /// Goes on with frames that waited for an answer. True when some did.
+    /// Goes on with frames that waited for an answer. True when some went.
     pub(super) fn resume_deferred(&mut self) -> bool {
         if self.deferred == 0 || !matches!(self.phase, Phase::Running) || self.parked || self.full.is_some() {
             return false;
@@ -122,23 +131,16 @@ impl Connection {
             .filter(|channel| channel.is_open() && !channel.deferred.is_empty())
             .map(|channel| channel.key.number)
             .collect();
-        for number in &ready {
-            self.resume(*number);
-        }
-        !ready.is_empty()
-    }
-
-    fn resume(&mut self, number: u16) {
-        let Some(channel) = self.channels.get(number) else {
-            return;
-        };
-        let input = std::mem::take(&mut channel.deferred);
-        self.deferred -= input.len();
-        self.resume_with(number, input);
+        ready.into_iter().fold(false, |some, number| self.resume(number) | some)
     }
 
     /// Processes what a channel had deferred; what must still wait is deferred again.
-    pub(super) fn resume_with(&mut self, number: u16, input: Vec<u8>) {
+    fn resume(&mut self, number: u16) -> bool {
+        let Some(channel) = self.channels.get(number) else {
+            return false;
+        };
+        let input = std::mem::take(&mut channel.deferred);
+        self.deferred -= input.len();
         let consumed = self.process(&input, Some(number));
         if consumed < input.len() {
             if self.channels.get(number).is_some() {
@@ -147,6 +149,7 @@ impl Connection {
                 self.first.extend_from_slice(&input[consumed..]);
             }
         }
+        consumed > 0
     }
 
     // Content

@@ -277,15 +277,14 @@ impl Connection {
 
     /// Whether the socket is read now. Not while there is nowhere to put what comes.
     fn reads(&self) -> bool {
+        if self.output.len() - self.written > OUTPUT_HARD_LIMIT {
+            return false;
+        }
         match self.phase {
             Phase::Fatal | Phase::Ended => false,
             Phase::Releasing { .. } | Phase::AwaitingCloseOk | Phase::AwaitingEnd => true,
             Phase::Running => {
-                !self.parked
-                    && self.full.is_none()
-                    && self.deferred <= DEFERRED_LIMIT
-                    && self.output.len() - self.written <= OUTPUT_HARD_LIMIT
-                    && self.shutting_down.is_none()
+                !self.parked && self.full.is_none() && self.deferred <= DEFERRED_LIMIT && self.shutting_down.is_none()
             }
         }
     }

@@ -84,6 +84,8 @@ impl Connection {
             let carry = std::mem::take(&mut self.carry);
             let consumed = self.process(&carry, None);
             self.carry = carry[consumed..].to_vec();
+        } else {
+            self.unread |= !self.carry.is_empty();
         }
         self.unread |= !self.first.is_empty();
         true

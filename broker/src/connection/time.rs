@@ -6,7 +6,7 @@ use std::time::Duration;
 use leveret_protocol::frame;
 
 use super::heartbeat::{Due, Heartbeat};
-use super::{Connection, Phase};
+use super::{Connection, DEFERRED_LIMIT, Phase};
 
 impl Connection {
     /// Heartbeats, deadlines and timeouts. True when one was due.
@@ -47,7 +47,8 @@ impl Connection {
             return;
         }
         // A client that is not read cannot be heard.
-        let blocked = self.parked || self.full.is_some() || self.shutting_down.is_some();
+        let waits = self.deferred > DEFERRED_LIMIT || self.full.is_some();
+        let blocked = self.parked || waits || self.shutting_down.is_some();
         match self.heartbeat.as_mut().map(|heartbeat| heartbeat.look(now, self.sent, self.received, blocked)) {
             Some(Due::Dead) => {
                 tracing::warn!(seconds = self.heartbeat_seconds, "missed heartbeats from a client: connection dropped");

@@ -6,7 +6,8 @@
 //! is there. `tx.rollback` drops the publishes and makes the deliveries outstanding again; so does the end of the
 //! channel, which then gives them back to their queues.
 //!
-//! What bounds a transaction is the memory gate: publishes stop being read when it shuts.
+//! What bounds a transaction is half of the memory limit: beyond, its channel is closed. The memory gate holds for its
+//! publishes as for others.
 
 use std::sync::Arc;
 

@@ -89,15 +89,12 @@ impl VHost {
 
     /// Lets definitions be imported; what they change is stored and in force afterwards.
     pub fn import<R>(&self, fill: impl FnOnce(&mut TopologyOwner) -> R) -> R {
-        let result = self.topology.with(|owner| {
+        self.topology.with(|owner| {
             let result = fill(owner);
             owner.publish();
             owner.hand_out();
             result
-        });
-        // What came meanwhile was left for us.
-        self.topology.run();
-        result
+        })
     }
 
     /// What is known of it beyond its name.
