@@ -226,8 +226,9 @@ impl Owner for QueueOwner {
 
     fn fail(&mut self) {
         let QueueOwner { inner, outside } = self;
-        inner.effects = Effects::default();
-        inner.state.give_out(&mut inner.effects);
+        // What waited for messages to be stored here must not be told that they are: they may not.
+        std::mem::take(&mut inner.effects).releases.into_iter().for_each(std::mem::forget);
+        inner.state.fail(&mut inner.effects);
         inner.hand_out(outside, &outside.timers.moment());
     }
 }

@@ -17,7 +17,7 @@ use super::paged::Paged;
 use super::ready::Ready;
 use crate::clock::Moment;
 use crate::command::{
-    ConnectionEvent, ConsumerKey, Delivery, NewConsumer, QueueCommand, Reply, Requester, Segment, Token,
+    ConfirmTo, ConnectionEvent, ConsumerKey, Delivery, NewConsumer, QueueCommand, Reply, Requester, Segment, Token,
 };
 use crate::methods;
 use crate::paging::{self, Ranges};
@@ -38,6 +38,8 @@ pub struct QueueState {
     pub(super) consumers: Consumers,
     pub(super) next_sequence: u64,
     pub(super) dead: bool,
+    /// A defect ended it: whoever comes is told so, for its messages are in storage until the next start.
+    failed: bool,
     pub(super) lifetimes: Lifetimes,
     /// Some message has a time to live.
     pub(super) timed: bool,
@@ -83,6 +85,7 @@ impl QueueState {
             next_sequence: origin.next_sequence,
             lifetimes: origin.lifetimes,
             dead: false,
+            failed: false,
             timed: false,
             last_used: origin.now,
             armed: Segment::NEVER,
@@ -379,7 +382,12 @@ impl QueueState {
     }
 
     /// Ends the queue after a defect in it: what is stored stays in storage for the next start.
-    pub fn give_out(&mut self, fx: &mut Effects) {
+    pub fn fail(&mut self, fx: &mut Effects) {
+        self.failed = true;
+        self.give_out(fx);
+    }
+
+    fn give_out(&mut self, fx: &mut Effects) {
         self.dead = true;
         drop(self.ready.drain());
         for (from, _) in std::mem::take(&mut self.paged.gets) {
@@ -393,7 +401,18 @@ impl QueueState {
 
     /// Commands for a queue that is gone: answered as if it had never been, confirmed, or dropped.
     fn refuse(&mut self, command: QueueCommand, fx: &mut Effects) {
+        let down = || {
+            let text = format!("{} has failed and is down until the broker starts again", self.described);
+            Reply::Error(AmqpError::internal_error(text))
+        };
         match command {
+            QueueCommand::Publish { run, confirm: Some(ConfirmTo { to, first }), .. } if self.failed => {
+                let (channel, count) = (to.channel, run.count());
+                fx.event(&to.peer, ConnectionEvent::Confirm { channel, first, count, refused: true });
+            }
+            QueueCommand::Status { from, .. } | QueueCommand::Delete { from, .. } if self.failed => {
+                fx.reply(&from, down());
+            }
             QueueCommand::Publish { run, persistent, confirm: Some(to), .. } => {
                 self.confirm(to, run.count(), persistent, fx)
             }

@@ -173,8 +173,16 @@ fn a_queue_given_up_after_a_defect_keeps_its_messages_in_storage() {
     client.consume(&mut queue, |new| new.prefetch = 1);
     client.delivery();
     queue.stored();
-    queue.state.give_out(&mut queue.effects);
+    queue.state.fail(&mut queue.effects);
     queue.hand_out();
     assert_eq!(hear(&client.next().unwrap()), "consumer gone");
     assert!(queue.stored.is_empty());
+    let text = "INTERNAL_ERROR - queue 'q' in vhost '/' has failed and is down until the broker starts again";
+    queue.turn([client.status(false)]);
+    client.refused(text);
+    queue.turn([delete(&client, false, false)]);
+    client.refused(text);
+    queue.turn([publish_confirmed([3], true, &client.from, 5)]);
+    assert_eq!(hear(&client.next().unwrap()), "refusal 5+1");
+    assert_eq!(told(&mut queue), [""; 0]);
 }
