@@ -309,6 +309,11 @@ impl Backend for DiskStore {
 
     fn close(self: Box<Self>) -> Result<(), StorageError> {
         let DiskStore { definitions, copy, mut log, marks, directory, .. } = *self;
+        // What was found damaged since the last commit, so that it is not found again.
+        match log.commit(&Batch::default()) {
+            Err(StorageError::Full { .. }) | Ok(()) => {}
+            Err(error) => return Err(error),
+        }
         log.sync()?;
         let held = directory::Held { messages: log.messages(), definitions: definitions.count() };
         log.close();
