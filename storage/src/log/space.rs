@@ -161,6 +161,11 @@ impl Series {
         self.segments.iter().any(|(&id, segment)| segment.live == 0 && Some(id) != head)
     }
 
+    /// Bytes of segment `id` that are needed.
+    pub fn live_in(&self, id: u32) -> u64 {
+        self.segments.get(&id).map_or(0, |segment| segment.live)
+    }
+
     /// Whether segment `id` is larger than `spare` and less than half of it is needed.
     pub fn is_mostly_dead(&self, id: u32, spare: u64) -> bool {
         self.segments.get(&id).is_some_and(|segment| segment.len > spare && 2 * segment.live < segment.len)
