@@ -227,34 +227,25 @@ impl Directory {
 
     /// Moves `file` out of the way, and says where to.
     pub fn quarantine(&self, file: &Path) -> Result<PathBuf, StorageError> {
-        let target = self.free_name(&file.file_name().unwrap_or_default().to_string_lossy())?;
+        let target = free_name(&self.file(QUARANTINE), &file.file_name().unwrap_or_default().to_string_lossy())?;
         fs::rename(file, &target).context("move aside", file)?;
         sync_directory(&self.file(QUARANTINE))?;
         self.sync()?;
         Ok(target)
     }
 
-    /// Keeps the messages as they are now, at no cost but the space of what is removed later; says where.
+    /// Keeps the messages as they are now, at no cost but the last segment's copy and the space of what is removed later;
+    /// says where.
     pub fn keep_messages(&self) -> Result<PathBuf, StorageError> {
-        let (from, to) = (self.messages(), self.free_name(MESSAGES)?);
+        let to = free_name(&self.file(QUARANTINE), MESSAGES)?;
         fs::create_dir(&to).context("create", &to)?;
-        for entry in fs::read_dir(&from).context("read", &from)? {
-            let file = entry.context("read", &from)?.path();
-            let name = to.join(file.file_name().unwrap_or_default());
-            if fs::hard_link(&file, &name).is_err() {
-                fs::copy(&file, &name).context("copy", &file)?;
-            }
+        if let Err(error) = keep_files(&self.messages(), &to) {
+            // It is tried again with the next start, and half a copy is of no use but takes space.
+            let _ = fs::remove_dir_all(&to);
+            return Err(error);
         }
-        sync_directory(&to)?;
         sync_directory(&self.file(QUARANTINE))?;
         Ok(to)
-    }
-
-    fn free_name(&self, name: &str) -> Result<PathBuf, StorageError> {
-        let place = self.file(QUARANTINE);
-        create_directory(&place)?;
-        let free = (0u32..).map(|n| place.join(format!("{name}.{n}"))).find(|p| !p.exists());
-        Ok(free.unwrap_or_else(|| place.join(name)))
     }
 
     /// Declares the store complete: what it consists of is on the device.
@@ -360,6 +351,32 @@ fn lock(path: &Path) -> Result<File, StorageError> {
         Err(TryLockError::WouldBlock) => Err(StorageError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(e)) => Err(StorageError::io("lock", &name, e)),
     }
+}
+
+/// Links the log's files in `from` to the same names in `to`. The last segment is copied, and its sidecar: both are
+/// written to when the store is used again, which a link would show.
+fn keep_files(from: &Path, to: &Path) -> Result<(), StorageError> {
+    let entries = fs::read_dir(from).context("read", from)?;
+    let files = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
+    let files = files.context("read", from)?;
+    // Their numbers have the same number of digits.
+    let segments = files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "log"));
+    let last = segments.filter_map(|file| file.file_stem()).max();
+    for file in &files {
+        let name = to.join(file.file_name().unwrap_or_default());
+        if file.file_stem() == last || fs::hard_link(file, &name).is_err() {
+            fs::copy(file, &name).context("copy", file)?;
+            File::open(&name).and_then(|copy| copy.sync_all()).context("sync", &name)?;
+        }
+    }
+    sync_directory(to)
+}
+
+/// A name in `place`, which is made if need be, that nothing has: `name` and a number.
+pub(crate) fn free_name(place: &Path, name: &str) -> Result<PathBuf, StorageError> {
+    create_directory(place)?;
+    let free = (0u32..).map(|n| place.join(format!("{name}.{n}"))).find(|path| !path.exists());
+    Ok(free.unwrap_or_else(|| place.join(name)))
 }
 
 /// Makes `path`, and those above it, with durable names.

@@ -103,7 +103,14 @@ fn open(dir: &Path, options: &DiskOptions) -> Result<(Box<dyn Backend>, Recovere
         false => Some(Note::MarksRaised),
     };
     load::settle_marks(&marks, lost, &mut recovered, &mut notes)?;
-    directory.begin_use()?;
+    match directory.begin_use() {
+        // What was kept aside is for such a start too: without it nobody could remove anything.
+        Err(StorageError::Full { .. }) => {
+            directory.give_up_reserve()?;
+            directory.begin_use()?;
+        }
+        begun => begun?,
+    }
     recovered.clean = created || found.clean;
     let now = directory::Held { messages: recovered.messages, definitions: recovered.definitions.len() as u64 };
     notes.extend(found.held.and_then(|before| missing(before, now)));
@@ -266,11 +273,7 @@ impl Backend for DiskStore {
         self.log.commit(batch)?;
         self.copy.append(&batch.definitions, false).map_err(for_good)?;
         self.definitions.commit(&batch.definitions, false).map_err(for_good)?;
-        match self.log.clean() {
-            // The batch itself is written; cleaning waits for room.
-            Err(StorageError::Full { .. }) => Ok(()),
-            other => other,
-        }
+        self.log.clean()
     }
 
     fn give_up_reserve(&mut self) -> Result<(), StorageError> {
@@ -278,7 +281,8 @@ impl Backend for DiskStore {
     }
 
     fn make_room(&mut self) -> Result<(), StorageError> {
-        self.log.give_space_back()?;
+        let free = (self.free)(self.directory.path()).ok();
+        self.log.give_space_back(free)?;
         self.sync()
     }
 
@@ -309,6 +313,11 @@ impl Backend for DiskStore {
 
     fn close(self: Box<Self>) -> Result<(), StorageError> {
         let DiskStore { definitions, copy, mut log, marks, directory, .. } = *self;
+        // What was found damaged since the last commit, so that it is not found again.
+        match log.commit(&Batch::default()) {
+            Err(StorageError::Full { .. }) | Ok(()) => {}
+            Err(error) => return Err(error),
+        }
         log.sync()?;
         let held = directory::Held { messages: log.messages(), definitions: definitions.count() };
         log.close();

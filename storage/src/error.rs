@@ -45,10 +45,13 @@ pub enum StorageError {
 
 impl StorageError {
     /// `source`, met when trying to `action` the file at `path`; a full disk gets its own variant. Not so for a sync,
-    /// which is not to be tried again, whatever the reason.
+    /// which is not to be tried again, whatever the reason, nor for cutting off what was written in part: whoever tried
+    /// again would write behind it.
     pub fn io(action: &'static str, path: &Path, source: io::Error) -> StorageError {
         match source.kind() {
-            _ if action == "sync" => StorageError::Io { action, path: path.to_owned(), source: Arc::new(source) },
+            _ if matches!(action, "sync" | "cut") => {
+                StorageError::Io { action, path: path.to_owned(), source: Arc::new(source) }
+            }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path: path.to_owned() },
             _ => StorageError::Io { action, path: path.to_owned(), source: Arc::new(source) },
         }
@@ -89,5 +92,19 @@ pub(crate) trait IoContext<T> {
 impl<T> IoContext<T> for io::Result<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, StorageError> {
         self.map_err(|e| StorageError::io(action, path, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_waited_at_only_where_the_same_can_be_tried_again() {
+        let met = |action| StorageError::io(action, Path::new("file"), io::ErrorKind::StorageFull.into());
+        assert!(matches!(met("write"), StorageError::Full { .. }));
+        for action in ["sync", "cut"] {
+            assert!(matches!(met(action), StorageError::Io { .. }), "{action}");
+        }
     }
 }

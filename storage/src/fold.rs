@@ -57,6 +57,11 @@ impl Fold {
         Fold { definitions: batch.definitions.into_iter().collect(), queues: queues.collect() }
     }
 
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.definitions.is_empty() && self.queues.values().all(QueueFold::is_empty)
+    }
+
     /// The net effect; empty where everything cancelled out.
     pub fn finish(self) -> Batch {
         let queues = self.queues.into_iter().filter(|(_, fold)| !fold.is_empty());

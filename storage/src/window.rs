@@ -26,17 +26,24 @@ impl<'a> Window<'a> {
             return Ok(None);
         };
         if at < self.at || end > self.at + self.bytes.len() as u64 {
-            let size = len.max((AHEAD as u64).min(self.len - at)) as usize;
-            self.bytes.clear();
-            self.bytes.resize(size, 0);
-            self.at = at;
-            if let Err(error) = self.file.read_exact_at(&mut self.bytes, at) {
-                self.bytes.clear();
-                return Err(error);
+            let ahead = (AHEAD as u64).min(self.len - at);
+            // What the device cannot read may lie ahead only: then it does without.
+            let read_ahead = len < ahead && self.read(at, ahead).is_ok();
+            if !read_ahead {
+                self.read(at, len)?;
             }
         }
         let from = (at - self.at) as usize;
         Ok(Some(&self.bytes[from..from + len as usize]))
+    }
+
+    /// Reads so many bytes; after an error there are none.
+    fn read(&mut self, at: u64, len: u64) -> io::Result<()> {
+        self.bytes.clear();
+        self.bytes.resize(len as usize, 0);
+        self.at = at;
+        let read = self.file.read_exact_at(&mut self.bytes, at);
+        read.inspect_err(|_| self.bytes.clear())
     }
 
     /// As [`within`](Self::within), where the file should have them: `UnexpectedEof` if it has not.
@@ -55,5 +62,22 @@ impl<'a> Window<'a> {
             }
         }
         Ok(self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_ahead_is_no_matter_before_it_is_wanted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7; 100]).unwrap();
+        let file = File::open(file.path()).unwrap();
+        // Beyond the end of the file, reading fails as it does where the device has lost a sector.
+        let mut window = Window::new(&file, 1000);
+        assert_eq!(window.get(0, 40).unwrap(), [7; 40]);
+        assert!(window.get(90, 20).is_err());
+        assert_eq!(window.get(90, 10).unwrap(), [7; 10]);
     }
 }

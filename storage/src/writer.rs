@@ -110,7 +110,8 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
             }
             if closing {
                 let full = || StorageError::Full { path: self.shared.path.clone() };
-                return if self.retry.is_some() { Err(full()) } else { Ok(()) };
+                // The disk may be full and nothing wait for it.
+                return if self.gathered.fold.is_empty() { Ok(()) } else { Err(full()) };
             }
             if self.gathered.since.is_none() && self.idle.is_some_and(|at| Instant::now() >= at) {
                 self.idle = self.backend.idle()?.then(|| Instant::now() + IDLE_STEP);
@@ -236,29 +237,46 @@ impl<T, C: FnMut(&mut Vec<T>)> Writer<T, C> {
             tracing::error!(path = %self.shared.path.display(), "the disk is full: what is published waits for room");
             self.backend.give_up_reserve()?;
         }
-        let relief = batch.take_relief();
-        match if relief.is_empty() { Ok(()) } else { self.backend.commit(&relief) } {
-            Ok(()) => {
-                self.forget_marks(&relief)?;
-                self.backend.make_room()?;
-                // Who waits for `Written` waits for removals.
-                for tokens in [&mut gathered.written, &mut gathered.removed] {
-                    (self.complete)(tokens);
-                    tokens.clear();
-                }
-                if batch.is_empty() {
-                    (self.complete)(&mut gathered.synced);
-                    gathered.synced.clear();
-                    self.shared.settle(mem::take(&mut gathered.bytes));
-                }
-            }
-            Err(StorageError::Full { .. }) => batch.put_back(relief),
-            Err(error) => return Err(error),
+        let mut relief = batch.take_relief();
+        let mut relieved = self.relieve(&relief)?;
+        let whole = relieved;
+        if !relieved && !relief.definitions.is_empty() {
+            // The database wants more room than the log; and definitions are deleted after messages anyway.
+            let definitions = mem::take(&mut relief.definitions);
+            batch.put_back(Batch { definitions, ..Batch::default() });
+            relieved = self.relieve(&relief)?;
+        }
+        // Whatever was written: a segment may go, or be cleaned.
+        self.backend.make_room()?;
+        if relieved {
+            // Who waits for `Written` waits for removals of messages.
+            (self.complete)(&mut gathered.written);
+            gathered.written.clear();
+        } else {
+            batch.put_back(relief);
+        }
+        if whole {
+            (self.complete)(&mut gathered.removed);
+            gathered.removed.clear();
         }
         gathered.fold = Fold::resume(batch);
+        if gathered.fold.is_empty() {
+            (self.complete)(&mut gathered.synced);
+            gathered.synced.clear();
+            self.shared.settle(mem::take(&mut gathered.bytes));
+        }
         self.gathered = gathered;
         self.retry = Some(Instant::now() + RETRY);
         Ok(())
+    }
+
+    /// Writes what makes room; false: there is no room even for that, and nothing of it is written.
+    fn relieve(&mut self, relief: &Batch) -> Result<bool, StorageError> {
+        match if relief.is_empty() { Ok(()) } else { self.backend.commit(relief) } {
+            Ok(()) => self.forget_marks(relief).map(|()| true),
+            Err(StorageError::Full { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn has_room(&mut self) -> Result<(), StorageError> {

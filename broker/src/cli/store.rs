@@ -108,17 +108,38 @@ fn compact(dir: &Path) -> Result<Outcome, StoreError> {
     check_there(dir)?;
     let before = size_of(dir)?;
     let (mut backend, recovered) = open_disk_with(dir, &DiskOptions { compact: true, ..DiskOptions::default() })?;
+    // A full disk may be why this is done: the space kept aside for that helps to begin.
+    backend.give_up_reserve()?;
     // What is written anew has to be read anyhow, and what is damaged must not go without a word.
     let damaged = read_all(&mut *backend, &recovered)?;
-    let mut progress = Progress::default();
-    while backend.idle()? {
-        progress.tell(|| size_of(dir).map_or(String::new(), |now| format!("{before} bytes before, {now} now")));
-    }
+    let compacted = write_anew(&mut *backend, || {
+        size_of(dir).map_or(String::new(), |now| format!("{before} bytes before, {now} now"))
+    });
+    // Where there is no room, nothing is wrong with the store: it is left as after any other use.
+    let full = match compacted {
+        Err(error) if !matches!(error, StorageError::Full { .. }) => return Err(error.into()),
+        other => other,
+    };
     backend.sync()?;
-    backend.close()?;
+    backend.keep_reserve()?;
+    let closed = backend.close();
     let (findings, sound) = findings(&recovered, damaged);
+    if let Err(error) = full.and(closed) {
+        // It is put aside by now, and will not be met again. Nobody may be looking.
+        findings.lines().for_each(|line| writeln!(io::stderr(), "leveret: {line}").unwrap_or_default());
+        return Err(error.into());
+    }
     let after = size_of(dir)?;
     Ok(Outcome { text: format!("{findings}{before} bytes before, {after} after\n"), sound })
+}
+
+/// Gives space back until there is none to give.
+fn write_anew(backend: &mut dyn Backend, line: impl Fn() -> String) -> Result<(), StorageError> {
+    let mut progress = Progress::default();
+    while backend.idle()? {
+        progress.tell(&line);
+    }
+    Ok(())
 }
 
 /// Reads every message, and says how many are damaged: those are put aside, and not met again.

@@ -18,6 +18,8 @@ const PER_BYTE: u64 = 2;
 const AT_ONCE: u64 = 4 << 20;
 /// Bytes of survivors in one frame.
 const FRAME: u64 = 1 << 20;
+/// Bytes that a disk must have free beyond what is copied to make room on it.
+const MARGIN: u64 = 1 << 20;
 /// Bytes that compacting leaves alone.
 const LOOSE: u64 = 64 << 10;
 
@@ -68,26 +70,42 @@ impl Log {
 
     /// Copies as much as was earned. A full disk only puts it off.
     pub fn clean(&mut self) -> Result<(), StorageError> {
+        self.clean_if_there_is_room().map(|_full| ())
+    }
+
+    /// As [`clean`](Self::clean); the error of a full disk, if that was what stopped it.
+    fn clean_if_there_is_room(&mut self) -> Result<Option<StorageError>, StorageError> {
+        let mut full = None;
         for kind in Kind::ALL {
-            match self.clean_series(kind, self.tails[kind as usize].options.spare_bytes) {
-                Err(StorageError::Full { .. }) | Ok(()) => {}
+            match self.clean_series(kind, self.tails[kind as usize].options.spare_bytes, None) {
+                Ok(()) => {}
+                Err(error @ StorageError::Full { .. }) => full = Some(error),
                 Err(error) => return Err(error),
             }
         }
         // What was spilled needs no sync.
-        self.reap(Kind::Spilled)
+        self.reap(Kind::Spilled)?;
+        Ok(full)
     }
 
     /// Cleans a little while nothing else is to be done. True: there is more.
+    ///
+    /// # Errors
+    /// `Full` while compacting, where nothing came free either: whoever waits for its end would wait for ever.
     pub fn idle(&mut self) -> Result<bool, StorageError> {
         self.cleaning.iter_mut().for_each(|cleaning| cleaning.earn(FRAME / PER_BYTE));
-        self.clean()?;
+        let full = self.clean_if_there_is_room()?;
+        let before = self.shared.state().series(Kind::Kept).total;
         let head = self.tails[Kind::Kept as usize].head_id();
         let has_dead = self.shared.state().series(Kind::Kept).has_dead(head);
         if self.reaping || has_dead {
             self.sync()?;
         }
         let state = self.shared.state();
+        let freed = state.series(Kind::Kept).total < before;
+        if let Some(full) = full.filter(|_| !freed && self.tails[Kind::Kept as usize].compact > 0) {
+            return Err(full);
+        }
         Ok(self.reaping
             || Kind::ALL.into_iter().any(|kind| {
                 let tail = &self.tails[kind as usize];
@@ -96,14 +114,16 @@ impl Log {
     }
 
     /// On a full disk: spares nothing. A segment that is appended to and mostly dead is ended, so that it can be cleaned.
-    pub fn give_space_back(&mut self) -> Result<(), StorageError> {
+    /// What survives of one is copied only if all of it fits in the `free` bytes of the disk: a part would take room and
+    /// give none back. `None`: nobody knows how many there are.
+    pub fn give_space_back(&mut self, free: Option<u64>) -> Result<(), StorageError> {
         for kind in Kind::ALL {
             let head = self.tails[kind as usize].head_id();
             let step = if head.is_some_and(|id| self.shared.state().series(kind).is_mostly_dead(id, FRAME)) {
                 self.tails[kind as usize].seal()
             } else {
                 self.cleaning[kind as usize].earn(FRAME / PER_BYTE);
-                self.clean_series(kind, FRAME)
+                self.clean_series(kind, FRAME, free)
             };
             match step {
                 Err(StorageError::Full { .. }) | Ok(()) => {}
@@ -113,10 +133,17 @@ impl Log {
         self.reap(Kind::Spilled)
     }
 
-    fn clean_series(&mut self, kind: Kind, spare: u64) -> Result<(), StorageError> {
+    fn clean_series(&mut self, kind: Kind, spare: u64, mut free: Option<u64>) -> Result<(), StorageError> {
         while self.cleaning[kind as usize].allowed > 0 {
-            let due = due(self.shared.state().series(kind), &self.tails[kind as usize], spare);
-            let Some(oldest) = due else { return Ok(()) };
+            let (oldest, live) = {
+                let state = self.shared.state();
+                let series = state.series(kind);
+                let Some(oldest) = due(series, &self.tails[kind as usize], spare) else { return Ok(()) };
+                (oldest, series.live_in(oldest))
+            };
+            if free.is_some_and(|free| free < live + MARGIN) {
+                return Ok(());
+            }
             let cleaning = &self.cleaning[kind as usize];
             if cleaning.segment != oldest {
                 self.begin(kind, oldest)?;
@@ -126,6 +153,7 @@ impl Log {
             let copied = self.copy_some(kind)?;
             let cleaning = &mut self.cleaning[kind as usize];
             cleaning.allowed = cleaning.allowed.saturating_sub(copied);
+            free = free.map(|free| free.saturating_sub(copied));
         }
         Ok(())
     }

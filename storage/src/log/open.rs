@@ -10,14 +10,17 @@ use std::sync::Arc;
 use super::frame::Head;
 use super::index::Entry;
 use super::read::Wanted;
-use super::scan::{self, Hole, Scanned};
+use super::scan::{self, Found, Hole, Scanned};
 use super::segment::{self, SEGMENT_HEADER, Sidecar};
 use super::space::{Kind, Series, Shared};
 use super::{Log, Tail};
 use crate::backend::{Batch, Note, Quarantined, RecoveredQueue, Stored};
-use crate::directory::{create_directory, sync_directory};
+use crate::directory::{create_directory, free_name, sync_directory};
 use crate::disk::DiskOptions;
 use crate::error::{IoContext, StorageError};
+
+/// Of a device: less than one it does not write.
+const SECTOR: u64 = 512;
 
 /// Where a log lies, and its sizes.
 #[derive(Clone, Debug)]
@@ -130,7 +133,7 @@ impl Opening {
             cut_unsynced(&mut scanned);
         }
         if last && !self.left.clean && scanned.padded {
-            cut_unfinished(&mut scanned);
+            cut_unfinished(&mut scanned, &file);
         }
         let mut sidecar = Sidecar::new(scanned.nonce);
         scanned.frames.iter().for_each(|frame| sidecar.push(frame.bodies(), &frame.raw_heads));
@@ -190,9 +193,7 @@ impl Opening {
             return segment::delete(&self.kept.dir, id);
         }
         segment::delete_sidecar(&self.kept.dir, id)?;
-        create_directory(&self.shared.quarantine)?;
-        let to = (0u32..).map(|n| self.shared.quarantine.join(format!("segment-{id}.{n}"))).find(|p| !p.exists());
-        let to = to.unwrap_or_else(|| self.shared.quarantine.join(format!("segment-{id}")));
+        let to = free_name(&self.shared.quarantine, &format!("segment-{id}"))?;
         fs::rename(&path, &to).context("move aside", &path)?;
         sync_directory(&self.shared.quarantine)?;
         self.quarantined.push(Quarantined::Stretch { file: path, offset: 0, bytes: len });
@@ -284,14 +285,26 @@ fn cut_unsynced(scanned: &mut Scanned) {
 }
 
 /// A kill may cut a frame short in the room made for it: then it is the last, and what of it is missing is zeros.
-fn cut_unfinished(scanned: &mut Scanned) {
+fn cut_unfinished(scanned: &mut Scanned, file: &File) {
     let hole = scanned.holes.last().filter(|hole| hole.to == scanned.end).map(|hole| hole.from);
-    let bad = scanned.frames.last().filter(|frame| !frame.bad.is_empty()).map(|frame| frame.offset);
+    let bad = scanned.frames.last().filter(|frame| !frame.bad.is_empty() && ends_in_zeros(frame, file));
+    let bad = bad.map(|frame| frame.offset);
     scanned.cut_short |= !scanned.room;
     if let Some(end) = hole.or(bad) {
         cut(scanned, end);
         scanned.cut_short = true;
     }
+}
+
+/// Whether the end of a frame's bodies was never written. If it was, what is bad of them was damaged later.
+fn ends_in_zeros(frame: &Found, file: &File) -> bool {
+    let end = frame.bodies() + frame.header.bodies;
+    // What a kill cuts off begins with a sector.
+    let sector = (end.max(1) - 1) % SECTOR + 1;
+    let len = frame.header.bodies.min(sector).min(8);
+    let mut last = [0; 8];
+    let last = &mut last[..len as usize];
+    file.read_exact_at(last, end - len).is_ok() && last.iter().all(|byte| *byte == 0)
 }
 
 fn cut(scanned: &mut Scanned, end: u64) {

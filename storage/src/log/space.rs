@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::index::{Entry, Index};
 use super::segment;
-use crate::directory::create_directory;
+use crate::directory::free_name;
 use crate::error::{IoContext, StorageError};
 
 /// Open files kept for reading, so that a long backlog does not use up the process's file descriptors.
@@ -91,9 +91,7 @@ impl Shared {
     /// Keeps a copy of damaged bytes under `name`; where that fails the log says so.
     pub fn put_aside(&self, name: &str, bytes: &[u8]) -> Option<PathBuf> {
         let put = || {
-            create_directory(&self.quarantine)?;
-            let path = (0u32..).map(|n| self.quarantine.join(format!("{name}.{n}"))).find(|path| !path.exists());
-            let path = path.unwrap_or_else(|| self.quarantine.join(name));
+            let path = free_name(&self.quarantine, name)?;
             fs::write(&path, bytes).context("write", &path)?;
             Ok::<_, StorageError>(path)
         };
@@ -161,6 +159,11 @@ impl Series {
     /// Whether a segment other than `head` holds nothing that is needed.
     pub fn has_dead(&self, head: Option<u32>) -> bool {
         self.segments.iter().any(|(&id, segment)| segment.live == 0 && Some(id) != head)
+    }
+
+    /// Bytes of segment `id` that are needed.
+    pub fn live_in(&self, id: u32) -> u64 {
+        self.segments.get(&id).map_or(0, |segment| segment.live)
     }
 
     /// Whether segment `id` is larger than `spare` and less than half of it is needed.

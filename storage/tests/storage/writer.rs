@@ -1,9 +1,11 @@
 //! The writer: what a completed token promises, what is never written, what happens when the disk fails.
 
-use std::sync::mpsc::TryRecvError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use leveret_storage::conformance::{Model, Place, insert};
+use leveret_storage::disk::{DiskOptions, open_disk_with};
 use leveret_storage::faulty::{Counts, Fault, Step};
 use leveret_storage::{Op, StorageError, StoreOptions, open_memory};
 
@@ -209,6 +211,51 @@ fn on_a_full_disk_who_waits_for_removals_does_not_wait_for_inserts() {
     assert_eq!(watched.token(), 3);
     watched.faults.fill_disk(false);
     assert_eq!(watched.token(), 2);
+}
+
+#[test]
+fn closing_on_a_full_disk_is_an_error_only_if_something_waits_for_room() {
+    for waits in [false, true] {
+        let watched = Watched::without_timers();
+        watched.submit([op(insert(1, 1, 3, 10)), synced(1)]);
+        assert_eq!(watched.token(), 1);
+        watched.faults.fill_disk(true);
+        watched.submit([op(insert(1, 4, 2, 10)), synced(2)]);
+        wait_until(|| watched.store.is_full());
+        if !waits {
+            watched.submit([op(remove(1, 1, 5))]);
+        }
+        let closed = watched.store.close();
+        assert_eq!(matches!(closed, Err(StorageError::Full { .. })), waits, "{closed:?}");
+        assert_eq!(closed.is_ok(), !waits, "{closed:?}");
+        assert_eq!(watched.tokens.recv().is_ok(), !waits);
+    }
+}
+
+#[test]
+fn on_a_full_disk_removals_do_not_wait_for_definitions_to_be_deleted() {
+    static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
+    let options = DiskOptions { free: |_| Ok(FREE.load(Ordering::Relaxed)), ..DiskOptions::default() };
+    let place = DiskPlace::new();
+    let (backend, _) = open_disk_with(&place.dir(), &options).unwrap();
+    let reader = backend.reader().unwrap();
+    let watched = Watched::on(backend, StoreOptions::default());
+    let key = || Box::from(*b"d");
+    let put = Op::PutDefinition { key: key(), value: Box::from(*b"value") };
+    watched.submit([op(put), op(insert(1, 1, 3, 10)), op(insert(2, 1, 3, 10)), synced(1)]);
+    assert_eq!(watched.token(), 1);
+    // Enough for the log, not for the database.
+    FREE.store(1 << 20, Ordering::Relaxed);
+    let delete = Op::DeleteDefinition { key: key() };
+    watched.submit([op(delete), op(remove(1, 1, 2)), op(Op::DropQueue { queue: 2 }), removed(2), written(3)]);
+    assert_eq!(watched.token(), 3);
+    assert!(!reader.holds(1, 1, 1) && reader.holds(1, 3, 1) && !reader.holds(2, 1, 1));
+    assert_eq!(watched.tokens.recv_timeout(Duration::from_millis(500)), Err(RecvTimeoutError::Timeout));
+    FREE.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(watched.token(), 2);
+    watched.store.close().unwrap();
+    let (_backend, recovered) = place.open().unwrap();
+    assert_eq!((recovered.definitions.len(), recovered.messages), (0, 1));
 }
 
 #[test]
