@@ -97,7 +97,8 @@ impl Builder {
     /// # Errors
     /// [`StartError`]: the configuration is not valid, its definitions file cannot be read, an address cannot be listened
     /// on, the store cannot be opened (another broker has it, its format is not known, the disk fails), or the system has
-    /// no thread left. The data directory is untouched if it was the configuration, the definitions or an address.
+    /// no thread left. The data directory is untouched if it was the configuration, the definitions or an address that
+    /// is taken.
     ///
     /// # Panics
     /// Outside a tokio runtime, and within one that has no I/O.
