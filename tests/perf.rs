@@ -155,6 +155,23 @@ fn a_run_by_time_measures_what_comes_after_the_warm_up() {
     assert!(report.number("published") > report.number("published_per_s") * seconds, "the warm-up is not measured");
 }
 
+#[test]
+fn the_time_of_a_few_messages_ends_with_the_last_of_them() {
+    for options in [&[][..], &["--rate", "1000000", "--confirm", "100"], &["-C", "0"], &["-C", "0", "--persistent"]] {
+        // A busy machine can make a run slow, but not every one.
+        let seconds = || sound(&[options, &["--messages", "100"]].concat()).number("seconds");
+        let fastest = (0..5).map(|_| seconds()).fold(f64::INFINITY, f64::min);
+        assert!(fastest > 0.0 && fastest < 0.1, "{options:?}: {fastest} s");
+    }
+}
+
+#[test]
+fn a_time_without_a_message_has_rates_of_0_and_no_cost_of_a_message() {
+    let report = sound(&["--rate", "1", "--warmup", "0.3", "--duration", "0.1"]);
+    assert_eq!((report.number("published_per_s"), report.number("received_per_s")), (0.0, 0.0));
+    assert!(!report.has("own_cpu_us_per_message"), "{report:?}");
+}
+
 // What it says and leaves behind
 
 #[test]
@@ -225,18 +242,25 @@ fn a_queue_that_the_broker_refuses_is_one_line_with_its_reason() {
 
 #[test]
 fn options_that_cannot_work_are_one_line() {
-    for (arguments, says) in [
-        (&["--size", "15"][..], "'--size <BYTES>'"),
-        (&["--ack", "sometimes"], "auto, every, or a number of messages"),
-        (&["--ack", "300"], "--ack 300 with --prefetch 200"),
-        (&["--messages", "1", "-P", "2"], "--messages must be at least the number of producers"),
-        (&["latency", "-C", "0"], "latency needs at least one consumer"),
-        (&["--broker-pid", "4194305", "--messages", "1"], "process 4194305 cannot be watched"),
-        (&["sideways"], "invalid value 'sideways'"),
+    for (code, arguments, says) in [
+        (2, &["--size", "15"][..], "'--size <BYTES>'"),
+        (2, &["--ack", "sometimes"], "auto, every, or a number of messages"),
+        (2, &["--ack", "300"], "--ack 300 with --prefetch 200"),
+        (2, &["--messages", "1", "-P", "2"], "--messages must be at least the number of producers"),
+        (2, &["latency", "-C", "0"], "latency needs at least one consumer"),
+        (2, &["--duration", "0"], "there would be no time to measure"),
+        (2, &["latency", "--rate", "0"], "latency needs a rate above 0"),
+        (2, &["confirms", "--confirm", "0"], "confirms needs at least one publish outstanding"),
+        (2, &["--prefetch", "7"], "--prefetch 7 without acks"),
+        (2, &["--rate", "100", "--backlog", "7"], "--backlog 7 with a rate"),
+        (2, &["-C", "0", "--backlog", "7"], "--backlog 7 without consumers"),
+        (1, &["--broker-pid", "4194305", "--messages", "1"], "process 4194305 cannot be watched"),
+        (2, &["sideways"], "invalid value 'sideways'"),
     ] {
         let url = format!("amqp://guest:guest@{}", Server::start().address());
         let line = refused(&url, arguments);
         assert!(line.contains(says), "{arguments:?}: {line}");
+        assert_eq!(perf_at(&url, arguments).status.code(), Some(code), "{arguments:?}");
     }
     assert!(refused("http://broker", &[]).contains("must be amqp://user:password@host:port/vhost"));
     assert!(refused("amqps://broker", &[]).contains("there is no TLS"));

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::future::{self, Future};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Builder;
 
 use crate::threads::Own;
+
+/// A timer's deadline is rounded up by less, which must not go beyond the last instant there is.
+const ROUNDING: Duration = Duration::from_millis(1);
 
 /// A sleep that ends when the clock has reached its deadline.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -25,12 +28,12 @@ pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch: for what must outlive the process, such as a message's expiry.
     fn wall(&self) -> u64;
 
-    /// Ends once [`Clock::now`] has reached `deadline`.
+    /// Ends once [`Clock::now`] has reached `deadline`; never, if the clock does not reach so far.
     fn sleep_until(&self, deadline: Duration) -> Sleep;
 
     /// Ends after this long.
     fn sleep(&self, time: Duration) -> Sleep {
-        self.sleep_until(self.now() + time)
+        self.sleep_until(self.now().saturating_add(time))
     }
 }
 
@@ -82,9 +85,12 @@ impl Clock for SystemClock {
     }
 
     fn sleep_until(&self, deadline: Duration) -> Sleep {
+        let Some(at) = self.start.checked_add(deadline).filter(|at| at.checked_add(ROUNDING).is_some()) else {
+            return Box::pin(future::pending());
+        };
         // It belongs to the runtime within which it is made, whoever waits for it.
         let _timers = self.timers.handle().enter();
-        Box::pin(tokio::time::sleep_until((self.start + deadline).into()))
+        Box::pin(tokio::time::sleep_until(at.into()))
     }
 }
 
@@ -178,5 +184,30 @@ impl Future for ManualSleep {
 impl Drop for ManualSleep {
     fn drop(&mut self) {
         let _sleeper = self.clock.state().sleepers.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_the_clocks_reach_never_comes() {
+        let clock = SystemClock::begin().expect("a thread");
+        let mut cx = Context::from_waker(Waker::noop());
+        let farthest = |clock: &SystemClock| {
+            let (mut least, mut most) = (0, u64::MAX);
+            while most - least > 1 {
+                let middle = least + (most - least) / 2;
+                let reached = clock.start.checked_add(Duration::from_secs(middle)).is_some();
+                *(if reached { &mut least } else { &mut most }) = middle;
+            }
+            Duration::from_secs(least)
+        };
+        let farthest = farthest(&clock);
+        for deadline in [Duration::from_millis(u64::MAX), farthest, farthest + Duration::from_secs(1), Duration::MAX] {
+            assert!(clock.sleep_until(deadline).as_mut().poll(&mut cx).is_pending(), "{deadline:?}");
+            assert!(clock.sleep(deadline).as_mut().poll(&mut cx).is_pending(), "{deadline:?}");
+        }
     }
 }

@@ -191,13 +191,14 @@ settings! {
     /// Longest time a delivery may wait for its acknowledgement, in milliseconds; 0: for ever. Default: 0
     ///
     /// Then the channel is closed with 406, and its deliveries go back to their queues. A queue's argument
-    /// x-consumer-timeout goes over it. RabbitMQ's default is 1800000, half an hour, which ends long jobs.
+    /// x-consumer-timeout and the policy key consumer-timeout go over it; of these two the smaller holds. RabbitMQ's
+    /// default is 1800000, half an hour, which ends long jobs.
     consumer_timeout: u64 = 0, [value_name = "MILLISECONDS"];
 
     /// How often a channel's deliveries are looked at for that, in milliseconds. Default: 60000
     channel_tick_interval: u64 = 60_000, [value_name = "MILLISECONDS"];
 
-    /// Largest frame offered to clients, in bytes. Default: 131072; at least 8192
+    /// Largest frame offered to clients, in bytes. Default: 131072; 8192 to 16777216
     ///
     /// A client may ask for less, down to 4096. Larger bodies are cut into several frames; a larger limit makes a
     /// connection's other channels wait longer for one message.
@@ -206,7 +207,7 @@ settings! {
     /// Channels a client may have open on one connection. Default: 2047
     channel_max: u16 = 2047, [value_name = "COUNT"];
 
-    /// Time a client has from connecting until its virtual host is open. Default: 10s
+    /// Time a client has from connecting until its virtual host is open. Default: 10s; at most a day
     ///
     /// In seconds, or as 10s or 500ms. Without a limit, silent connections would pile up.
     handshake_timeout: Duration = Duration::from_secs(10), [value_name = "TIME"];

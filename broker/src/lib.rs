@@ -9,7 +9,8 @@
 //! * `delayed`: what x-delayed-message exchanges hold back, run in the same way.
 //! * `vhost`: exchanges, queues and bindings; their one owner, and the snapshots that publishers route by.
 //! * [`exchange`]: routing tables, pure.
-//! * `command`: what owners say to each other. `mailbox`: how. `lone`: a confirm that goes past both.
+//! * `command`: what owners say to each other, `segment`s of messages above all. `mailbox`: how; `window`: how far.
+//!   `lone`: a confirm that goes past both.
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
 //! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at.
 //! * `threads`: the event loops that connections live on; `spread`: who lives on which.
@@ -45,6 +46,7 @@ pub mod policy;
 mod pressure;
 mod queue;
 mod recovery;
+mod segment;
 pub mod server;
 mod spread;
 pub mod start;
@@ -54,6 +56,7 @@ mod threads;
 mod tidy;
 mod timers;
 mod vhost;
+mod window;
 
 pub use config::Config;
 pub use serde_json;

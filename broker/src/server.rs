@@ -131,7 +131,13 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker as `config` says, on the current tokio runtime.
+    /// Starts a broker as `config` says, on the current tokio runtime: see [`Builder::start`].
+    ///
+    /// # Errors
+    /// [`StartError`], as [`Builder::start`].
+    ///
+    /// # Panics
+    /// As [`Builder::start`].
     pub async fn start(config: Config) -> Result<Broker, StartError> {
         Broker::builder(config).start().await
     }
@@ -161,6 +167,10 @@ impl Broker {
     }
 
     /// Stops accepting, finishes pending confirms, closes every connection with 320, syncs the store.
+    ///
+    /// Confirms are waited for up to 5 s, clients that do not answer the close up to 8 s, both from the beginning; then
+    /// their connections are dropped. The store is given as long as its disk needs, so who must end by a certain time has
+    /// to limit this from outside: what was confirmed is stored, whether this comes to its end or not.
     ///
     /// # Errors
     /// When an error has ended the broker before, or the store cannot be closed.

@@ -90,7 +90,18 @@ impl Builder {
         self
     }
 
-    /// Starts the broker on the current tokio runtime.
+    /// Starts the broker on the current tokio runtime, of either kind. That runtime must have I/O enabled
+    /// (`enable_io`), and needs no time: the broker's clock has a thread of its own. Recovery and the opening of the store
+    /// hold up the thread that this is polled on, until clients can connect.
+    ///
+    /// # Errors
+    /// [`StartError`]: the configuration is not valid, its definitions file cannot be read, an address cannot be listened
+    /// on, the store cannot be opened (another broker has it, its format is not known, the disk fails), or the system has
+    /// no thread left. The data directory is untouched if it was the configuration, the definitions or an address that
+    /// is taken.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, and within one that has no I/O.
     pub async fn start(self) -> Result<Broker, StartError> {
         let Builder { config, clock, gauge, opened, free_disk, threads } = self;
         config.validate()?;

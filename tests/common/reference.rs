@@ -3,7 +3,7 @@
 
 use crate::server::Server;
 
-/// Tests that RabbitMQ 3.10.8 fails by design of the contract, and what it does instead.
+/// Tests that RabbitMQ 3.10.8 is meant to fail, and what it does instead.
 pub const DIFFERS_FROM_3_10: &[(&str, &str)] = &[
     ("amqp_0_8_gets_eight_octets_and_the_end", "it takes the header of 0-8 for 0-9-1"),
     ("start_offers_plain_first_and_amqplain", "it offers AMQPLAIN PLAIN"),
@@ -16,7 +16,7 @@ pub const DIFFERS_FROM_3_10: &[(&str, &str)] = &[
     ("a_body_longer_than_announced_is_501", "it doesn't notice"),
     ("an_announced_body_above_512_mib_is_501_on_sight_of_the_header", "it doesn't notice"),
     ("close_requeues_what_was_fetched_with_get_before_close_ok", "what was only fetched may come back a moment later"),
-    ("a_queue_type_of_a_later_issue_is_540_and_named", "it has streams"),
+    ("a_stream_queue_is_540_and_its_type_named", "it has streams"),
     ("an_unknown_type_is_refused", "it closes the connection with 503"),
     ("the_type_is_checked_before_the_name", "it closes the connection with 503"),
     ("many_topic_hashes_are_matched_in_reasonable_time", "it tries every combination, and goes on for years"),

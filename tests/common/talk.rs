@@ -168,8 +168,8 @@ impl Peer {
         (ok.message_count, ok.consumer_count)
     }
 
-    /// The queue must have that many ready messages and consumers. RabbitMQ answers ahead of work that still waits
-    /// (contract, Appendix D 11), so a given broker is asked again for a while; ours is asked once.
+    /// The queue must have that many ready messages and consumers. RabbitMQ answers ahead of work that still waits, so a
+    /// given broker is asked again for a while; ours is asked once.
     #[track_caller]
     pub fn expect_counts(&mut self, channel: u16, queue: &str, expected: (u32, u32)) {
         let start = Instant::now();

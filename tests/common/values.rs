@@ -2,7 +2,7 @@
 
 use crate::method::Method;
 use crate::say;
-use crate::{Content, Peer, unique};
+use crate::{Content, Octets, Peer, unique};
 use amq_protocol::protocol::{BasicProperties, basic, queue};
 use amq_protocol::types::{AMQPValue, FieldTable, LongString, ShortString};
 
@@ -38,6 +38,11 @@ pub fn declare_with(name: &str, arguments: &[(&str, AMQPValue)]) -> queue::Decla
 /// The same, durable.
 pub fn declare_durable_with(name: &str, arguments: &[(&str, AMQPValue)]) -> queue::Declare {
     queue::Declare { durable: true, ..declare_with(name, arguments) }
+}
+
+/// A message with the property `expiration`.
+pub fn expiring(milliseconds: &str, body: &str) -> Content {
+    Content::with(1 << 8, Octets::new().shortstr(milliseconds), body)
 }
 
 /// The properties of a message.

@@ -1,4 +1,4 @@
-//! Channels: opening, closing, errors and what they leave alone (contract, section 2; Appendix D 1 to 4 and 13).
+//! Channels: opening, closing, errors and what they leave alone.
 
 use amq_protocol::protocol::{basic, channel, connection, queue};
 use leveret_suite::method::Method;
@@ -274,7 +274,7 @@ fn publishes_after_a_failed_publish_are_neither_routed_nor_confirmed() {
     peer.publish(1, &missing, "", "fails");
     peer.publish(1, "", &queue, "after");
     let text = format!("NOT_FOUND - no exchange '{missing}' in vhost '/'");
-    // The first one's confirm may come before the close, or never (contract, section 2).
+    // The first one's confirm may come before the close, or never.
     let frame = peer.frame();
     if frame.payload[..4] == [0, 60, 0, 80] {
         peer.expect_channel_close(1, 404, &text, (60, 40));

@@ -1,5 +1,5 @@
-//! The texts with which RabbitMQ closes channels and connections, each provoked once (contract, Appendix B). Those that
-//! need a configuration, other users or more than one node are named in docs/support.md.
+//! The texts with which RabbitMQ closes channels and connections, each provoked once. Those that need a configuration,
+//! other users or more than one node are named in docs/support.md.
 
 use amq_protocol::protocol::{basic, channel, connection, exchange, queue, tx};
 use amq_protocol::types::AMQPValue;

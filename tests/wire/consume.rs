@@ -1,4 +1,4 @@
-//! Consumers: qos, consume, choosing the consumer, cancel (contract, sections 5.1 to 5.4; Appendix D 5, 6 and 8).
+//! Consumers: qos, consume, choosing the consumer, cancel.
 
 use amq_protocol::protocol::{basic, queue};
 use leveret_suite::peer::kind;

@@ -1,4 +1,4 @@
-//! The delivery acknowledgement timeout (contract, section 5.12). On a clock that stands still: tests/virtual_time.rs.
+//! The delivery acknowledgement timeout. On a clock that stands still: tests/virtual_time.rs.
 
 use std::sync::OnceLock;
 

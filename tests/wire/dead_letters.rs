@@ -1,4 +1,4 @@
-//! Dead letters: when, where to, and what is written into them (contract, section 7; Appendix D 16).
+//! Dead letters: when, where to, and what is written into them.
 
 use amq_protocol::protocol::{basic, exchange, queue};
 use amq_protocol::types::{AMQPValue, FieldTable};

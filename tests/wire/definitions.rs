@@ -1,12 +1,11 @@
-//! A definitions file (contract, section 12.5): what is in force after the start, what is left out, and what survives.
+//! A definitions file: what is in force after the start, what is left out, and what survives.
 
 use amq_protocol::protocol::{basic, exchange, queue};
 use leveret::serde_json::{Value, json};
 use leveret_suite::durable::{declare, publish_confirmed};
+use leveret_suite::values::{table, text};
 use leveret_suite::{Content, Login, Peer, Server, say};
 use tempfile::TempDir;
-
-use crate::own::{table, text};
 
 /// A directory with this definitions file in it, and its path.
 fn file(definitions: &Value) -> (TempDir, String) {

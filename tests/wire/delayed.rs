@@ -1,5 +1,5 @@
-//! x-delayed-message exchanges (contract, section 3.8), as RabbitMQ's plugin has them. A given broker need not have the
-//! plugin, so this is always about our own. Delays that tests can't wait for are in tests/virtual_time.rs.
+//! x-delayed-message exchanges, as RabbitMQ's plugin has them. A given broker need not have the plugin, so this is
+//! always about our own. Delays that tests can't wait for are in tests/virtual_time.rs.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

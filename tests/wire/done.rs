@@ -1,4 +1,4 @@
-//! What is done stays done over a restart and a SIGKILL, and what may have been delivered says so (contract, section 9).
+//! What is done stays done over a restart and a SIGKILL, and what may have been delivered says so.
 
 use amq_protocol::protocol::basic;
 use leveret_suite::durable::{Durable, End, as_strs, declare, numbers, publish_confirmed};

@@ -1,4 +1,4 @@
-//! What survives a restart, and a SIGKILL (contract, section 9): definitions, messages, and what was said about both.
+//! What survives a restart, and a SIGKILL: definitions, messages, and what was said about both.
 
 use amq_protocol::protocol::{basic, exchange, queue};
 use leveret_suite::durable::{Durable, End, as_strs, declare, numbers, publish_confirmed};

@@ -1,4 +1,4 @@
-//! What has happened when an answer comes: orders of events that no other module shows (contract, Appendix D).
+//! What has happened when an answer comes: orders of events that no other module shows.
 
 use amq_protocol::protocol::{basic, exchange, queue};
 use leveret_suite::values::int;

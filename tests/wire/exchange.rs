@@ -1,4 +1,4 @@
-//! Exchanges: declare, delete, bindings (contract, sections 3.1 to 3.5 and 3.7).
+//! Exchanges: declare, delete, bindings.
 
 use amq_protocol::protocol::{exchange, queue};
 use leveret_suite::{Octets, Peer, Server, differs_from_reference, say, unique};

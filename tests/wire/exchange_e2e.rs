@@ -1,5 +1,5 @@
 //! Exchanges that lead to exchanges: bindings beyond the simple cases in `exchange`, auto-delete cascades, and
-//! alternates (contract, sections 3.2 to 3.7).
+//! alternates.
 
 use amq_protocol::protocol::{exchange, queue};
 use amq_protocol::types::{AMQPValue, FieldTable};

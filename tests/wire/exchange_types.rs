@@ -1,9 +1,10 @@
-//! The exchange types of RabbitMQ's plugins and newer versions (contract, section 3.8).
+//! The exchange types of RabbitMQ's plugins and newer versions.
 
 use std::collections::BTreeMap;
 
 use amq_protocol::protocol::{exchange, queue};
-use amq_protocol::types::{AMQPValue, FieldTable};
+use amq_protocol::types::AMQPValue;
+use leveret_suite::values::{table, text};
 use leveret_suite::{Content, Octets, Peer, Server, differs_from_reference, say, unique};
 
 /// The queues of one exchange, by their weight or binding key.
@@ -14,18 +15,6 @@ struct Bound {
 
 fn peer() -> Peer {
     Server::start().peer()
-}
-
-fn text(text: &str) -> AMQPValue {
-    AMQPValue::LongString(text.into())
-}
-
-fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (name, value) in entries {
-        table.insert((*name).into(), value.clone());
-    }
-    table
 }
 
 fn declare(name: &str, kind: &str, arguments: &[(&str, AMQPValue)]) -> exchange::Declare {

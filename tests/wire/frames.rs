@@ -1,4 +1,4 @@
-//! Malformed and unexpected input, row by row (contract, section 1.10).
+//! Malformed and unexpected input, row by row.
 
 use amq_protocol::protocol::{basic, channel, connection, exchange, queue};
 use leveret_suite::peer::{Heard, kind, tune_ok};

@@ -1,4 +1,4 @@
-//! From the protocol header to open-ok (contract, sections 1.1 to 1.7 and 10.1).
+//! From the protocol header to open-ok.
 
 use amq_protocol::protocol::connection;
 use amq_protocol::types::{AMQPValue, FieldTable};
@@ -261,7 +261,7 @@ fn a_malformed_amqplain_response_is_not_accepted() {
     }
 }
 
-/// The socket is dropped; a connection.close before that is tolerated by clients (contract, 1.3).
+/// The socket is dropped; a connection.close before that is tolerated by clients.
 fn expect_no_login(peer: &mut Peer) {
     match peer.hear(Duration::from_secs(10)) {
         Heard::End => {}
@@ -307,7 +307,7 @@ fn a_channel_max_of_0_is_refused_when_a_limit_was_offered() {
     refuse_tune(Login { channel_max: 0, ..Login::default() });
 }
 
-/// RabbitMQ drops the socket after 3 s; a 530 before that is fine (contract, 1.5).
+/// RabbitMQ drops the socket after 3 s; a 530 before that is fine.
 fn refuse_tune(login: Login) {
     let mut peer = Peer::connect(Server::start().address());
     peer.handshake_until_tune(&login);

@@ -1,4 +1,4 @@
-//! BCC: routing keys of a message that nobody sees, and that it keeps (contract, sections 5.5 and 7.2).
+//! BCC: routing keys of a message that nobody sees, and that it keeps.
 
 use amq_protocol::protocol::{exchange, tx};
 use amq_protocol::types::AMQPValue;

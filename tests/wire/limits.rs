@@ -1,19 +1,14 @@
-//! Time to live, leases and length limits, beyond what dead letters show of them (contract, sections 8.1 to 8.3).
+//! Time to live, leases and length limits, beyond what dead letters show of them.
 
 use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::{basic, queue, tx};
 use leveret_suite::durable::{Durable, End};
-use leveret_suite::values::{declare_durable_with, int, table, text};
+use leveret_suite::values::{declare_durable_with, expiring, int, table, text};
 use leveret_suite::{Content, Octets, Peer, Server, say, unique};
 
 fn peer() -> Peer {
     Server::start().peer()
-}
-
-/// A message with the property `expiration`.
-fn expiring(milliseconds: &str, body: &str) -> Content {
-    Content::with(1 << 8, Octets::new().shortstr(milliseconds), body)
 }
 
 /// Where only the time that passes can show something.

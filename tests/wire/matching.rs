@@ -1,4 +1,4 @@
-//! Which queues a message goes to (contract, section 3.6; CC and BCC, section 5.5).
+//! Which queues a message goes to.
 
 use amq_protocol::protocol::queue;
 use leveret_suite::{Content, Octets, Peer, Server, differs_from_reference, say};

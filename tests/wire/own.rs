@@ -1,6 +1,5 @@
 //! A broker in this process, which a test can administer while it talks to it.
 
-use amq_protocol::types::{AMQPValue, FieldTable, LongString, ShortString};
 use leveret::access::Permissions;
 use leveret::admin::{Metadata, Secret};
 use leveret::serde_json::Value;
@@ -76,20 +75,4 @@ impl Own {
         let permissions = Permissions { configure: configure.into(), write: write.into(), read: read.into() };
         self.runtime.block_on(self.broker.set_permissions(user, vhost, permissions)).expect("permissions");
     }
-}
-
-pub fn int(value: i32) -> AMQPValue {
-    AMQPValue::LongInt(value)
-}
-
-pub fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(value))
-}
-
-pub fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (name, value) in entries {
-        table.insert(ShortString::try_new(*name).expect("short"), value.clone());
-    }
-    table
 }

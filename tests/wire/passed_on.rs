@@ -1,4 +1,4 @@
-//! What the broker passes on as it came, and what it never adds (contract, sections 1.3, 4.3, 5.3, 5.5 and 13.3).
+//! What the broker passes on as it came, and what it never adds.
 
 use amq_protocol::protocol::{basic, queue};
 use leveret_suite::values::{declare_with, int, text};

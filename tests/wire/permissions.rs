@@ -1,13 +1,14 @@
-//! Who may do what (contract, section 10): permissions, topic permissions, users and virtual hosts.
+//! Who may do what: permissions, topic permissions, users and virtual hosts.
 
 use amq_protocol::protocol::{basic, exchange, queue};
 use leveret::access::TopicPermissions;
 use leveret::access::password::PasswordHash;
 use leveret::admin::{Metadata, Secret};
 use leveret_suite::peer::{open, tune_ok};
+use leveret_suite::values::{table, text};
 use leveret_suite::{Content, Login, Octets, Peer, say};
 
-use crate::own::{Own, table, text};
+use crate::own::Own;
 
 /// The virtual host `/test`, in which `test` may configure, write and read what has that word in its name, and
 /// `testadmin` everything. The connections of both, with queues and exchanges of these names declared.

@@ -1,28 +1,19 @@
-//! Policies and operator policies (contract, section 11): what they do to queues and exchanges, when they are declared
-//! and when a policy changes.
+//! Policies and operator policies: what they do to queues and exchanges, when they are declared and when a policy
+//! changes.
 
 use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::{basic, exchange, queue};
 use amq_protocol::types::AMQPValue;
 use leveret::serde_json::json;
+use leveret_suite::values::{int, table, text};
 use leveret_suite::{Peer, say};
 
-use crate::own::{Own, int, table, text};
+use crate::own::Own;
 
 fn declare(peer: &mut Peer, name: &str, arguments: &[(&str, AMQPValue)]) {
     let arguments = table(arguments);
     peer.ask::<queue::DeclareOk>(1, say::declare_with(name, |declare| declare.arguments = arguments));
-}
-
-/// Waits until the queue has that many ready messages.
-#[track_caller]
-fn wait_for(peer: &mut Peer, queue: &str, ready: u32) {
-    let patience = Instant::now() + Duration::from_secs(10);
-    while peer.counts(1, queue).0 != ready {
-        assert!(Instant::now() < patience, "{queue} has {:?} instead of {ready}", peer.counts(1, queue));
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
@@ -47,7 +38,7 @@ fn a_new_length_limit_drops_and_dead_letters_the_surplus_at_once() {
     peer.publish_all(1, "q", &["a", "b", "c"]);
     peer.expect_counts(1, "q", (3, 0));
     own.policy("two", json!({"pattern": "^q$", "definition": {"max-length": 2}}));
-    wait_for(&mut peer, "grave", 1);
+    peer.wait_for_count(1, "grave", 1);
     peer.expect_contents(1, "grave", &["a"]);
     peer.expect_contents(1, "q", &["b", "c"]);
 }
@@ -153,7 +144,7 @@ fn a_new_message_ttl_is_for_messages_that_arrive_from_now_on() {
     own.policy("ttl", json!({"pattern": "", "apply-to": "queues", "definition": {"message-ttl": 50}}));
     peer.publish_all(1, "young", &["new"]);
     peer.expect_counts(1, "young", (1, 0));
-    wait_for(&mut peer, "young", 0);
+    peer.wait_for_count(1, "young", 0);
     peer.expect_counts(1, "q", (1, 0));
 }
 
@@ -198,9 +189,9 @@ fn a_dead_letter_exchange_by_policy_is_used_for_the_next_dead_letter() {
         let (got, _) = peer.get(1, queue);
         peer.send(1, say::reject(got.delivery_tag, false));
     }
-    wait_for(&mut peer, "grave", 1);
+    peer.wait_for_count(1, "grave", 1);
     peer.expect_contents(1, "grave", &["after"]);
-    wait_for(&mut peer, "own-grave", 1);
+    peer.wait_for_count(1, "own-grave", 1);
     peer.expect_contents(1, "own-grave", &["argument"]);
 }
 

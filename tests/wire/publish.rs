@@ -1,4 +1,4 @@
-//! Publishing: order of checks, returns, confirms, sizes, properties (contract, sections 5.5, 6.1 and 13).
+//! Publishing: order of checks, returns, confirms, sizes, properties.
 
 use amq_protocol::protocol::{basic, channel, queue};
 use leveret_suite::peer::kind;

@@ -1,4 +1,4 @@
-//! Limits of prefetch where they meet: gets, no-ack, lowering, removal, several queues (contract, section 5.1).
+//! Limits of prefetch where they meet: gets, no-ack, lowering, removal, several queues.
 
 use leveret_suite::{Peer, Server, say};
 
@@ -44,7 +44,7 @@ fn a_channel_wide_limit_counts_what_was_fetched_with_get_before() {
     peer.consume(1, &queue, "c");
     peer.expect_no_delivery(1, &queue);
     if Server::is_given() {
-        // RabbitMQ never frees the slots of gets; the contract asks for it.
+        // RabbitMQ never frees the slots of gets; here an ack frees them, as it does with deliveries.
         return;
     }
     peer.send(1, say::ack(tag));

@@ -1,4 +1,4 @@
-//! Queues: declare, equivalence, flags, delete, purge, order (contract, sections 4.1 to 4.4, 4.6 and 4.7).
+//! Queues: declare, equivalence, flags, delete, purge, order.
 
 use amq_protocol::protocol::queue;
 use leveret_suite::{Octets, Peer, Server, differs_from_reference, say, unique};
@@ -413,8 +413,8 @@ fn what_is_published_on_one_channel_is_there_for_another_after_a_reply() {
 }
 
 #[test]
-fn a_queue_type_of_a_later_issue_is_540_and_named() {
-    if differs_from_reference("a_queue_type_of_a_later_issue_is_540_and_named") {
+fn a_stream_queue_is_540_and_its_type_named() {
+    if differs_from_reference("a_stream_queue_is_540_and_its_type_named") {
         return;
     }
     let stream = Octets::new().entry_str("x-queue-type", "stream");

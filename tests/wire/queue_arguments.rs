@@ -1,5 +1,4 @@
-//! Queue arguments: which values are refused and with which words, and when two declarations are the same (contract,
-//! sections 4.4 and 4.5).
+//! Queue arguments: which values are refused and with which words, and when two declarations are the same.
 
 use amq_protocol::protocol::queue;
 use amq_protocol::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable};

@@ -1,4 +1,4 @@
-//! What a queue of type quorum does differently (contract, sections 4.1, 4.5, 4.6, 5.1, 5.6, 5.7, 5.9, 6.1 and 7.1).
+//! What a queue of type quorum does differently.
 
 use amq_protocol::protocol::{basic, queue};
 use amq_protocol::types::AMQPValue;

@@ -1,5 +1,4 @@
-//! Who goes first: priorities of messages and consumers, single active consumer, and what a quorum queue adds
-//! (contract, sections 5.7, 5.9 and 8.4).
+//! Who goes first: priorities of messages and consumers, single active consumer, and what a quorum queue adds.
 
 use amq_protocol::protocol::basic;
 use amq_protocol::types::AMQPValue;

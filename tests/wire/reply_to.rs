@@ -1,4 +1,4 @@
-//! Direct reply-to (contract, section 5.11).
+//! Direct reply-to.
 
 use amq_protocol::protocol::{basic, queue, tx};
 use leveret_suite::{Content, Octets, Peer, Server, differs_from_reference, say, unique};

@@ -1,4 +1,4 @@
-//! Settling: ack, nack, reject, recover, requeue and the redelivered flag (contract, sections 4.7, 5.7 to 5.9).
+//! Settling: ack, nack, reject, recover, requeue and the redelivered flag.
 
 use amq_protocol::protocol::{basic, queue};
 use leveret_suite::{Peer, Server, say};

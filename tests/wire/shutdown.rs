@@ -1,4 +1,4 @@
-//! How a broker ends and begins: SIGTERM, and what it says of its recovery (contract, section 1.8; Appendix D 20).
+//! How a broker ends and begins: SIGTERM, and what it says of its recovery.
 
 use amq_protocol::protocol::{AMQPClass, basic, connection};
 use leveret_suite::durable::{Durable, End, as_strs, declare, numbers, publish_confirmed};

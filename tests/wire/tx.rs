@@ -1,4 +1,4 @@
-//! Transactions (contract, section 6.2; Appendix D 7 and 14).
+//! Transactions.
 
 use amq_protocol::protocol::{AMQPClass, basic, connection, queue, tx};
 use leveret_suite::durable::{Durable, End, declare};

@@ -22,7 +22,7 @@ use clap_complete::Shell;
 use leveret::config::{Config, ConfigError, FILE_VARIABLE, Layered, PartialConfig, VARIABLE_PREFIX};
 use leveret::definitions::{Definitions, DefinitionsError};
 
-/// The exit code of a command line that cannot be understood; that of everything else that fails is 1.
+/// The exit code of a command line that cannot be understood, or contradicts itself; that of everything else that fails is 1.
 const EXIT_USAGE: u8 = 2;
 /// The exit code of a load that went through, but of which messages were lost or the like, and of a check that found
 /// damage.
@@ -115,7 +115,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     result.unwrap_or_else(|failure| {
         complain(&failure.to_string());
-        ExitCode::FAILURE
+        match failure {
+            Failure::Perf(perf::PerfError::Options(_)) => ExitCode::from(EXIT_USAGE),
+            _ => ExitCode::FAILURE,
+        }
     })
 }
 

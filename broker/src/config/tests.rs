@@ -10,7 +10,7 @@ fn layered(file: &str, env: &[(&str, &str)], flags: PartialConfig) -> Config {
 }
 
 #[test]
-fn the_defaults_are_those_of_the_contract() {
+fn the_defaults_are_those_of_the_help_and_of_rabbitmq() {
     let config = Config::default();
     assert_eq!(config.listen, ["127.0.0.1:5672".parse().unwrap()]);
     assert_eq!(config.data_dir, Path::new("./leveret-data"));
@@ -188,6 +188,10 @@ fn validation_names_the_setting_and_what_it_must_be() {
     refused("channel_max = 0", "channel_max: must not be zero");
     refused("channel_tick_interval = 0", "channel_tick_interval: must not be zero");
     refused("handshake_timeout = 0", "handshake_timeout: must not be zero");
+    for time in ["86401s", "86400001ms", "18446744073709551615s"] {
+        refused(&format!("handshake_timeout = '{time}'"), "handshake_timeout: longer than a day (86400s)");
+    }
+    layered("handshake_timeout = 86400", &[], PartialConfig::default()).validate().expect("a day");
     refused(
         "announced_version = '4.2'",
         "announced_version: `4.2` is not a version as clients read it (X.Y.Z, three numbers)",

@@ -1,6 +1,7 @@
 //! What a setting must be beyond its type.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::{Config, MAX_MESSAGE_SIZE_CEILING, StorageKind};
 
@@ -9,6 +10,9 @@ const LEAST_FRAME_MAX: u32 = 8192;
 
 /// The largest `frame_max` to offer: a frame is held whole until its last byte has come, once per connection.
 const MOST_FRAME_MAX: u32 = 16 << 20;
+
+/// The longest `handshake_timeout`: a day. A longer one would limit nothing, and the clock does not reach arbitrarily far.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(86_400);
 
 /// The longest virtual host name, in bytes: it is a short string on the wire (AMQP 4.2.5.3).
 const LONGEST_NAME: usize = 255;
@@ -27,6 +31,8 @@ pub enum InvalidSetting {
     Range { value: u64, least: u64, most: u64 },
     #[error("longer than {LONGEST_NAME} bytes")]
     TooLong,
+    #[error("longer than a day (86400s)")]
+    BeyondADay,
     #[error("{0} is given twice")]
     Twice(String),
     #[error("`{0}` is not a version as clients read it (X.Y.Z, three numbers)")]
@@ -56,7 +62,7 @@ pub(super) fn validate(config: &Config) -> Result<(), (&'static str, InvalidSett
         ("frame_max", range(config.frame_max.into(), LEAST_FRAME_MAX.into(), MOST_FRAME_MAX.into())),
         ("channel_max", not_zero(config.channel_max.into())),
         ("channel_tick_interval", not_zero(config.channel_tick_interval)),
-        ("handshake_timeout", not_zero(u64::try_from(config.handshake_timeout.as_millis()).unwrap_or(u64::MAX))),
+        ("handshake_timeout", handshake_timeout(config)),
         ("product", filled(config.product.as_bytes())),
         ("announced_version", version(&config.announced_version)),
         ("cluster_name", filled(config.cluster_name.as_bytes())),
@@ -75,6 +81,11 @@ fn addresses(config: &Config) -> Result<(), InvalidSetting> {
         Some(address) => Err(InvalidSetting::Twice(address.to_string())),
         None => Ok(()),
     }
+}
+
+fn handshake_timeout(config: &Config) -> Result<(), InvalidSetting> {
+    not_zero(u64::try_from(config.handshake_timeout.as_millis()).unwrap_or(u64::MAX))?;
+    if config.handshake_timeout > LONGEST_HANDSHAKE { Err(InvalidSetting::BeyondADay) } else { Ok(()) }
 }
 
 fn filled(text: &[u8]) -> Result<(), InvalidSetting> {

@@ -133,6 +133,9 @@ impl<'a> Consumer<'a> {
         }
         drop(held);
         shared.received.fetch_add(fresh, Ordering::Relaxed);
+        if fresh > 0 {
+            shared.note_answered(now);
+        }
         if !self.acks.is_empty() {
             link::write_all(&link.stream(), &self.acks, &shared.stop)?;
             self.acks.clear();

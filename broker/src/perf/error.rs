@@ -56,6 +56,18 @@ pub enum OptionsError {
     NoConsumers,
     #[error("--messages must be at least the number of producers")]
     FewMessages,
+    #[error("--duration 0: there would be no time to measure")]
+    NoTime,
+    #[error("latency needs a rate above 0: it is counted from when a message is due")]
+    NoRate,
+    #[error("confirms needs at least one publish outstanding: --confirm 1 or more")]
+    NoConfirms,
+    #[error("--prefetch {0} without acks limits nothing: give --ack too")]
+    PrefetchWithoutAcks(u16),
+    #[error("--backlog {0} with a rate: messages are sent when they are due, however many are under way")]
+    BacklogWithRate(u64),
+    #[error("--backlog {0} without consumers: nobody would take messages away")]
+    BacklogWithoutConsumers(u64),
 }
 
 /// What the broker has closed.

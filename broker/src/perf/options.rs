@@ -59,7 +59,7 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value_t = MARK as u32,
           value_parser = clap::value_parser!(u32).range(MARK as i64..=128 << 20))]
     size: u32,
-    /// Unacked messages that a consumer may have, 0 for any number [default: 200 with acks]
+    /// Unacked messages that a consumer with --ack may have, 0 for any number [default: 200 with acks]
     #[arg(long, value_name = "N")]
     prefetch: Option<u16>,
     /// auto (the broker expects no acks), every (an ack for each message), or N (one ack for N messages)
@@ -80,7 +80,7 @@ pub struct Options {
     /// Messages a second of all producers together; 0 for as fast as it goes [default: 0; latency: 1000]
     #[arg(long, value_name = "MSGS_PER_S", value_parser = clap::value_parser!(u32))]
     rate: Option<u32>,
-    /// Seconds that are measured
+    /// Seconds that are measured, more than 0
     #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
     duration: Duration,
     /// Seconds before these, which are not
@@ -89,7 +89,7 @@ pub struct Options {
     /// So many messages of all producers together, all of which are measured, in place of a time
     #[arg(long, value_name = "N", conflicts_with_all = ["duration", "warmup"], value_parser = clap::value_parser!(u64).range(1..))]
     messages: Option<u64>,
-    /// Messages under way at which unpaced producers wait, 0 for any number [default: 20000, or 64 MiB of bodies]
+    /// Messages under way at which unpaced producers wait for consumers, 0 for any number [default: 20000, or 64 MiB of bodies]
     #[arg(long, value_name = "N")]
     backlog: Option<u64>,
     /// Process of the broker on this machine, whose CPU time and memory are to be reported
@@ -192,6 +192,29 @@ impl Plan {
         if scenario == Scenario::Latency && consumers == 0 {
             return Err(OptionsError::NoConsumers);
         }
+        if let Some(prefetch) = options.prefetch
+            && prefetch > 0
+            && !acks
+        {
+            return Err(OptionsError::PrefetchWithoutAcks(prefetch));
+        }
+        let window = options.confirm.unwrap_or(u32::from(scenario == Scenario::Confirms));
+        if scenario == Scenario::Confirms && window == 0 {
+            return Err(OptionsError::NoConfirms);
+        }
+        let rate = options.rate.unwrap_or(if scenario == Scenario::Latency { 1_000 } else { 0 });
+        if scenario == Scenario::Latency && rate == 0 {
+            return Err(OptionsError::NoRate);
+        }
+        // 0 says what happens anyway.
+        if let Some(backlog) = options.backlog.filter(|backlog| *backlog > 0) {
+            if rate > 0 {
+                return Err(OptionsError::BacklogWithRate(backlog));
+            }
+            if consumers == 0 {
+                return Err(OptionsError::BacklogWithoutConsumers(backlog));
+            }
+        }
         let usual_backlog = (BACKLOG_BYTES / u64::from(options.size)).clamp(1, BACKLOG);
         let backlog = match options.backlog.unwrap_or(usual_backlog) {
             0 => u64::MAX,
@@ -200,6 +223,7 @@ impl Plan {
         let length = match options.messages {
             Some(messages) if messages < options.producers.into() => return Err(OptionsError::FewMessages),
             Some(messages) => Length::Messages(messages),
+            None if options.duration.is_zero() => return Err(OptionsError::NoTime),
             None => Length::Time { warmup: options.warmup, measured: options.duration },
         };
         let mut arguments = FieldTable::default();
@@ -218,8 +242,8 @@ impl Plan {
             persistent: options.persistent,
             durable: options.durable,
             arguments,
-            window: options.confirm.unwrap_or(u32::from(scenario == Scenario::Confirms)).into(),
-            rate: options.rate.unwrap_or(if scenario == Scenario::Latency { 1_000 } else { 0 }).into(),
+            window: window.into(),
+            rate: rate.into(),
             length,
             backlog,
             broker_pid: options.broker_pid,
@@ -329,6 +353,20 @@ mod tests {
         assert_eq!(planned(&["--ack", "201", "--prefetch", "0"]).ack, Ack::Every(201));
         assert_eq!(refused(&["latency", "-C", "0"]), OptionsError::NoConsumers);
         assert_eq!(refused(&["--messages", "3", "-P", "4"]), OptionsError::FewMessages);
+        assert_eq!(refused(&["--duration", "0"]), OptionsError::NoTime);
+        assert_eq!(refused(&["latency", "--rate", "0"]), OptionsError::NoRate);
+        assert_eq!(refused(&["confirms", "--confirm", "0"]), OptionsError::NoConfirms);
+        assert_eq!(refused(&["--prefetch", "5"]), OptionsError::PrefetchWithoutAcks(5));
+        assert_eq!(refused(&["--backlog", "5", "--rate", "9"]), OptionsError::BacklogWithRate(5));
+        assert_eq!(refused(&["latency", "--backlog", "5"]), OptionsError::BacklogWithRate(5));
+        assert_eq!(refused(&["--backlog", "5", "-C", "0"]), OptionsError::BacklogWithoutConsumers(5));
+    }
+
+    #[test]
+    fn a_limit_of_0_says_what_happens_anyway_and_is_accepted() {
+        assert_eq!(planned(&["--prefetch", "0"]).prefetch, 0);
+        assert_eq!(planned(&["--backlog", "0", "--rate", "9"]).backlog, u64::MAX);
+        assert_eq!(planned(&["--rate", "0", "--confirm", "0"]).rate, 0);
     }
 
     #[test]

@@ -242,7 +242,9 @@ impl Writer<'_> {
         let frames = self.batch.fill(marks);
         shared.published.fetch_add(count, Ordering::Relaxed);
         self.sent += count;
-        link::write_all(&self.stream, frames, &shared.stop).map(|_| true)
+        link::write_all(&self.stream, frames, &shared.stop)?;
+        shared.note_written(shared.now());
+        Ok(true)
     }
 
     /// Waits until another thread has read the last confirm.
@@ -289,7 +291,7 @@ impl Reader<'_> {
             return Ok(false);
         }
         let now = self.shared.now();
-        let (mut confirmed, mut blocked) = (0, 0);
+        let (mut confirmed, mut blocked, mut settled_any) = (0, 0, false);
         while let Some(frame) = link.frame()? {
             let settle = if frame.kind == frame::METHOD { hot::settle(frame.payload)? } else { None };
             let Some(settle) = settle else {
@@ -303,6 +305,7 @@ impl Reader<'_> {
                     self.times.record(now.saturating_sub(sent));
                 }
             });
+            settled_any |= settled.count > 0;
             if settled.wrong {
                 self.faults.wrongly_confirmed += 1;
                 self.faults.note(format_args!("the confirm {settle:?} is of nothing outstanding"));
@@ -316,6 +319,9 @@ impl Reader<'_> {
         }
         link.blocked += blocked;
         self.shared.confirmed.fetch_add(confirmed, Ordering::Relaxed);
+        if settled_any {
+            self.shared.note_answered(now);
+        }
         Ok(true)
     }
 

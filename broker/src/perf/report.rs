@@ -21,6 +21,8 @@ enum Value {
     Count(u64),
     /// With three digits behind the point.
     Number(f64),
+    /// With six: a few messages take less than a millisecond.
+    Seconds(f64),
     Group(Vec<(&'static str, Value)>),
 }
 
@@ -39,6 +41,10 @@ impl Report {
 
     pub fn number(&mut self, name: &'static str, number: f64) {
         self.fields.push((name, Value::Number(number)));
+    }
+
+    pub fn seconds(&mut self, name: &'static str, seconds: f64) {
+        self.fields.push((name, Value::Seconds(seconds)));
     }
 
     /// A histogram in microseconds; nothing if it is empty.
@@ -81,6 +87,7 @@ impl fmt::Display for Shown<'_> {
             Value::Truth(truth) => write!(formatter, "{truth}"),
             Value::Count(count) => write!(formatter, "{count}"),
             Value::Number(number) => write!(formatter, "{number:.3}"),
+            Value::Seconds(seconds) => write!(formatter, "{seconds:.6}"),
             Value::Group(group) => {
                 for (at, (name, value)) in group.iter().enumerate() {
                     let gap = if at == 0 { "" } else { "  " };
@@ -155,6 +162,7 @@ mod tests {
         let mut report = Report::default();
         report.count("published", 7);
         report.number("per_s", 1.25);
-        assert_eq!(report.to_text(), "published  7\nper_s      1.250\n");
+        report.seconds("seconds", 0.000_25);
+        assert_eq!(report.to_text(), "published  7\nper_s      1.250\nseconds    0.000250\n");
     }
 }

@@ -170,27 +170,30 @@ impl Director<'_> {
                 return Ok(None);
             }
         }
-        let warmup = match plan.length {
-            Length::Time { warmup, .. } => warmup,
-            Length::Messages(_) => Duration::ZERO,
+        let (begin, end_of_time) = match plan.length {
+            Length::Time { warmup, measured } => {
+                let start = Instant::now();
+                self.shared.start(warmup);
+                if !self.wait_until(start + warmup) {
+                    return Ok(None);
+                }
+                let begin = self.moment()?;
+                if !self.wait_until(begin.at + measured) {
+                    return Ok(None);
+                }
+                (begin, Some(self.moment()?))
+            }
+            Length::Messages(_) => {
+                // Taken first: a few messages are there before anything is read of this process.
+                let begin = self.moment()?;
+                self.shared.start(Duration::ZERO);
+                (begin, None)
+            }
         };
-        let start = Instant::now();
-        self.shared.start(warmup);
-        if !self.wait_until(start + warmup) {
-            return Ok(None);
-        }
-        let begin = self.moment()?;
-        if let Length::Time { measured, .. } = plan.length
-            && !self.wait_until(begin.at + measured)
-        {
-            return Ok(None);
-        }
-        let timed = matches!(plan.length, Length::Time { .. });
-        let end_of_time = if timed { Some(self.moment()?) } else { None };
         let resident =
             plan.broker_pid.map(|pid| resident_bytes(pid).map_err(|source| PerfError::Process { pid, source }));
         let resident = resident.transpose()?;
-        if timed {
+        if end_of_time.is_some() {
             self.shared.stop_publishing.store(true, Ordering::Relaxed);
         }
         if !self.wait_for_the_last() {
@@ -198,7 +201,11 @@ impl Director<'_> {
         }
         let end = match end_of_time {
             Some(end) => end,
-            None => self.moment()?,
+            // That the producers have ended is heard of later than the last message has come.
+            None => {
+                let now = self.moment()?;
+                Moment { at: self.shared.last().unwrap_or(now.at), ..now }
+            }
         };
         Ok(Some((begin, end, resident)))
     }
@@ -259,13 +266,14 @@ impl Director<'_> {
         let pid = self.shared.plan.broker_pid;
         let broker =
             pid.map(|pid| cpu_seconds(pid).map_err(|source| PerfError::Process { pid, source })).transpose()?;
+        let own = cpu_seconds(process::id()).ok();
         Ok(Moment {
             at: Instant::now(),
             published: self.shared.published.load(Ordering::Relaxed),
             received: self.shared.received.load(Ordering::Relaxed),
             confirmed: self.shared.confirmed.load(Ordering::Relaxed),
             broker,
-            own: cpu_seconds(process::id()).ok(),
+            own,
         })
     }
 }
@@ -282,9 +290,9 @@ fn report(shared: Shared, outcome: Outcome, left: u64) -> Report {
     report.count("queues", plan.queues as u64);
     report.text("first_queue", shared.queues.first().map_or("", String::as_str));
     report.count("size", plan.size as u64);
-    let seconds = (end.at - begin.at).as_secs_f64();
-    report.number("seconds", seconds);
-    let per_second = |of: fn(&Moment) -> u64| (of(&end) - of(&begin)) as f64 / seconds;
+    let seconds = end.at.saturating_duration_since(begin.at).as_secs_f64();
+    report.seconds("seconds", seconds);
+    let per_second = |of: fn(&Moment) -> u64| ratio((of(&end) - of(&begin)) as f64, seconds).unwrap_or(0.0);
     report.number("published_per_s", per_second(|moment| moment.published));
     report.number("received_per_s", per_second(|moment| moment.received));
     if plan.window > 0 {
@@ -310,7 +318,7 @@ fn report(shared: Shared, outcome: Outcome, left: u64) -> Report {
         0 => end.published - begin.published,
         _ => end.received - begin.received,
     };
-    let per_message = |begin: Option<f64>, end: Option<f64>| Some((end? - begin?) * 1e6 / messages as f64);
+    let per_message = |begin: Option<f64>, end: Option<f64>| ratio((end? - begin?) * 1e6, messages as f64);
     if let Some(micros) = per_message(begin.broker, end.broker) {
         report.number("broker_cpu_us_per_message", micros);
     }
@@ -329,6 +337,11 @@ fn report(shared: Shared, outcome: Outcome, left: u64) -> Report {
     // What was refused need not come.
     faults.lost = faults.lost.saturating_sub(faults.nacked);
     conclude(report, faults)
+}
+
+/// None where there is nothing to share out to.
+fn ratio(amount: f64, among: f64) -> Option<f64> {
+    (among > 0.0).then(|| amount / among)
 }
 
 /// What the queues' checks say; without consumers, what was left in the queues.

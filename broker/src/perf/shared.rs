@@ -23,6 +23,10 @@ pub struct Shared {
     pub received: AtomicU64,
     pub confirmed: AtomicU64,
     pub redelivered: AtomicU64,
+    /// When the last message was received or confirmed; 0: none yet.
+    answered: AtomicU64,
+    /// When the last message was written; 0: none yet.
+    written: AtomicU64,
     /// How often the broker has stopped a producer.
     pub blocked: AtomicU64,
     /// Messages sent before are not measured.
@@ -58,6 +62,8 @@ impl Shared {
             received: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
             redelivered: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
             measure_from: AtomicU64::new(u64::MAX),
             stop_publishing: AtomicBool::new(false),
@@ -71,6 +77,23 @@ impl Shared {
     /// Now, in nanoseconds since the epoch.
     pub fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Messages were received or confirmed.
+    pub fn note_answered(&self, at: u64) {
+        self.answered.fetch_max(at, Ordering::Relaxed);
+    }
+
+    /// Messages were written.
+    pub fn note_written(&self, at: u64) {
+        self.written.fetch_max(at, Ordering::Relaxed);
+    }
+
+    /// When the last message was done with: received or confirmed, or, where nothing comes back, written.
+    pub fn last(&self) -> Option<Instant> {
+        let times = [&self.answered, &self.written].map(|time| time.load(Ordering::Relaxed));
+        let last = times.into_iter().find(|time| *time > 0)?;
+        Some(self.epoch + Duration::from_nanos(last))
     }
 
     /// Lets the producers go; what they send in the first `warmup` is not measured.

@@ -1,4 +1,4 @@
-//! Routing as contract: `key_types` and `headers` read like the specification, `against_lists` compares every type
+//! Routing as RabbitMQ has it: `key_types` and `headers` read like the specification, `against_lists` compares every type
 //! with a plain list of bindings.
 
 mod against_lists;
