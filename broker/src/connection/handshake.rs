@@ -1,4 +1,4 @@
-//! From the protocol header to open-ok (AMQP 2.2.4, contract of RabbitMQ's reader), one step after the other.
+//! From the protocol header to open-ok (AMQP 2.2.4, and what RabbitMQ makes of it), one step after the other.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -50,8 +50,8 @@ fn queue_type(value: Option<&AMQPValue>) -> String {
     }
 }
 
-/// Equal values of the same class: integers of any width are one class, floats another (contract of RabbitMQ's
-/// equivalence check).
+/// Equal values of the same class: integers of any width are one class, floats another (as RabbitMQ
+/// compares them).
 pub fn same(a: Option<&AMQPValue>, b: Option<&AMQPValue>) -> bool {
     match (a, b) {
         (None, None) => true,

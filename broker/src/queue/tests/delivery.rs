@@ -1,4 +1,4 @@
-//! Who gets which message, in what order, and how much at a time (AMQP 0-9-1 basic class, contract 4.7, 5.1 to 5.9).
+//! Who gets which message, in what order, and how much at a time (AMQP 0-9-1, class basic).
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a queue has written down, and in which order (contract 9; order contract 8).
+//! What a queue has written down, and in which order.
 
 use leveret_storage::Batch;
 

@@ -1,4 +1,4 @@
-//! Purge, deletion, auto-delete, and what a queue that is gone says (contract 4.3, 4.6; order contract 9).
+//! Purge, deletion, auto-delete, and what a queue that is gone says.
 
 use super::*;
 
