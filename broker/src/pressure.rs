@@ -5,7 +5,7 @@
 //! consumers go on, since what they do gives memory and disk back.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub struct Pressure {
     pub gauge: Arc<Gauge>,
     /// Bytes of messages in memory above which the memory alarm is raised; it clears at nine tenths.
     limit: usize,
+    /// Bytes of content, on all channels, that has not come whole.
+    incomplete: AtomicUsize,
     /// The alarms that are raised.
     raised: AtomicU8,
     parked: Mutex<Vec<Waker>>,
@@ -53,12 +55,22 @@ pub struct Pressure {
 
 impl Pressure {
     pub fn new(gauge: Arc<Gauge>, limit: usize, clock: Arc<dyn Clock>) -> Arc<Pressure> {
-        Arc::new(Pressure { gauge, limit, raised: AtomicU8::new(0), parked: Mutex::new(Vec::new()), clock })
+        let (incomplete, raised) = (AtomicUsize::new(0), AtomicU8::new(0));
+        Arc::new(Pressure { gauge, limit, incomplete, raised, parked: Mutex::new(Vec::new()), clock })
     }
 
     /// Bytes of messages in memory above which the gate shuts.
     pub fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Of content that has not come whole, some has grown or shrunk from `before` bytes to `now`. How much there is of all.
+    /// It does not shut the gate: nobody could go on to end his message then.
+    pub fn count_incomplete(&self, before: usize, now: usize) -> usize {
+        match now.checked_sub(before) {
+            Some(more) => self.incomplete.fetch_add(more, Ordering::Relaxed) + more,
+            None => self.incomplete.fetch_sub(before - now, Ordering::Relaxed) - (before - now),
+        }
     }
 
     /// True while publishers must wait. Whoever finds the memory limit passed shuts the gate.

@@ -11,10 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::FallocateFlags;
+
 use crate::error::{IoContext, StorageError};
 
 /// Bytes of a slot: queue id and sequence number, both big-endian. All zero: free.
 const SLOT: usize = 16;
+/// Bytes for which space is taken at once: a block of common file systems.
+const BLOCK: u64 = 4096;
 
 /// The delivered marks of all queues. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -144,6 +148,7 @@ impl Marks {
             None => {
                 let index = table.free.pop().unwrap_or_else(|| {
                     table.slots += 1;
+                    self.take_space(table.slots - 1);
                     table.slots - 1
                 });
                 let slot = Arc::new(Slot::new(queue, index, 0));
@@ -185,6 +190,19 @@ impl Marks {
         }
     }
 
+    /// Takes space for a slot that begins a block, and those behind it. Its first mark may come when the disk is full, which is
+    /// no reason not to deliver what is there.
+    fn take_space(&self, index: u64) {
+        let at = index * SLOT as u64;
+        if let Some(f) = &self.0.file
+            && at.is_multiple_of(BLOCK)
+            && let Err(error) = rustix::fs::fallocate(&f.file, FallocateFlags::KEEP_SIZE, at, BLOCK)
+        {
+            // Not every file system can; and where there is none now, there may be when it is needed.
+            tracing::debug!(%error, path = %f.path.display(), "no space could be taken for delivered marks");
+        }
+    }
+
     fn write(&self, index: u64, queue: u64, through: u64) -> Result<(), StorageError> {
         let Some(f) = &self.0.file else {
             return Ok(());
@@ -217,6 +235,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn file() -> (tempfile::TempDir, PathBuf) {
@@ -239,6 +259,19 @@ mod tests {
         marks.mark(9).delivered_through(2).unwrap();
         marks.mark(11);
         assert_eq!(sorted(&Marks::open(&path).unwrap()), [(7, 40), (9, 2)]);
+    }
+
+    #[test]
+    fn space_for_a_mark_is_taken_before_anything_is_delivered() {
+        let (_dir, path) = file();
+        let marks = Marks::open(&path).unwrap();
+        let blocks = || std::fs::metadata(&path).unwrap().blocks();
+        assert_eq!(blocks(), 0);
+        (0..=BLOCK / SLOT as u64).for_each(|queue| drop(marks.mark(queue)));
+        let taken = blocks();
+        assert!(taken * 512 >= 2 * BLOCK, "{taken} blocks of 512 bytes");
+        (0..=BLOCK / SLOT as u64).for_each(|queue| marks.mark(queue).delivered_through(1).unwrap());
+        assert_eq!(blocks(), taken);
     }
 
     #[test]

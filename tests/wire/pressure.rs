@@ -313,3 +313,41 @@ fn a_connection_opened_during_an_alarm_is_blocked_when_it_publishes_and_may_do_a
     // Nothing that follows on this connection is read; another one is served as long as it does not publish.
     broker.peer().in_step(1);
 }
+
+#[test]
+fn one_connections_messages_that_are_begun_and_not_ended_take_half_of_the_memory_limit() {
+    const BEGUN: usize = 4 << 20;
+    let Some(broker) = broker(&["--memory-limit", "64MB"]) else { return };
+    let before = broker.resident_kib();
+    let mut peer = broker.peer();
+    let body = vec![b'.'; 100_000];
+    // 160 MiB in all.
+    for channel in 1..=40 {
+        if channel > 1 {
+            peer.send(channel, amq_protocol::protocol::channel::Open::default());
+        }
+        peer.send(channel, say::publish("amq.fanout", ""));
+        peer.send_frame(Frame::new(kind::HEADER, channel, Content::new(vec![0; 2 * BEGUN]).header()));
+        for _ in 0..BEGUN / body.len() {
+            peer.stream().write_all(&Frame::new(kind::BODY, channel, &body).octets()).expect("the broker reads on");
+        }
+    }
+    let text = "PRECONDITION_FAILED - messages that have not come whole exceed half of the memory limit";
+    let mut closed = 0;
+    while closed < 20 {
+        if let Some(amq_protocol::protocol::AMQPClass::Channel(amq_protocol::protocol::channel::AMQPMethod::Close(
+            close,
+        ))) = peer.frame().method()
+        {
+            assert_eq!((close.reply_code, close.reply_text.as_str()), (406, text));
+            closed += 1;
+        }
+    }
+    let grown = broker.resident_kib() - before;
+    assert!(grown < 64 * MIB + 32 * MIB, "{grown} KiB");
+    // Others are not concerned.
+    let mut other = broker.peer();
+    let queue = other.queue(1, "large");
+    other.publish_content(1, say::publish("", &queue), &Content::new(vec![b'x'; 8 << 20]));
+    other.wait_for_count(1, &queue, 1);
+}

@@ -7,6 +7,7 @@ use leveret_protocol::AmqpError;
 use leveret_protocol::assembler::Assembler;
 
 use super::confirms::Confirms;
+use super::incomplete::Incomplete;
 use super::replying::ReplyConsumer;
 use super::transaction::{Commit, Transaction};
 use super::unacked::Unacked;
@@ -74,6 +75,8 @@ pub struct Channel {
     /// What the channel was waiting for when it ended. The answer still comes, and what it brings goes back.
     pub late: Option<Wait>,
     pub assembler: Assembler,
+    /// What the assembler holds, where it is counted.
+    pub incomplete: Incomplete,
     /// Bits of the publish that the assembler holds.
     pub publishing: Publishing,
     pub unacked: Unacked,
@@ -115,6 +118,7 @@ impl Channel {
             state: State::Open,
             late: None,
             assembler: Assembler::default(),
+            incomplete: Incomplete::default(),
             publishing: Publishing::default(),
             unacked: Unacked::default(),
             last_tag: 0,

@@ -63,6 +63,7 @@ impl Connection {
         }
         channel.limit.set(0);
         channel.assembler = Default::default();
+        channel.incomplete = Default::default();
         channel.stop_waiting();
         if let Some(Wait::Consume { queue, .. } | Wait::Get { queue, .. }) = &channel.late {
             touch(queue, false);

@@ -5,6 +5,7 @@ use leveret_protocol::assembler::{self, Progress};
 use leveret_protocol::{AmqpError, Scope, frame, hot, method};
 
 use super::channel::{Publishing, Request, State, Wait};
+use super::incomplete::Incomplete;
 use super::publishing::{PUBLISH, at_publish};
 use super::{Connection, Phase};
 use crate::command::QueueCommand;
@@ -162,7 +163,7 @@ impl Connection {
         let progress = channel.assembler.header(payload, limit)?;
         // Reading stops once a client publishes while memory is short; this frame is still taken.
         if matches!(progress, Progress::More) {
-            self.look_at_pressure();
+            self.content_grows(number)?;
         }
         self.content_progress(number, progress)
     }
@@ -174,7 +175,7 @@ impl Connection {
         };
         let progress = channel.assembler.body(payload, frame_max)?;
         if matches!(progress, Progress::More) {
-            self.look_at_pressure();
+            self.content_grows(number)?;
         }
         self.content_progress(number, progress)
     }
@@ -182,7 +183,12 @@ impl Connection {
     fn content_progress(&mut self, number: u16, progress: Progress) -> Result<(), AmqpError> {
         match progress {
             Progress::More => Ok(()),
-            Progress::Complete(complete) => self.publish_complete(number, complete).map_err(at_publish),
+            Progress::Complete(complete) => {
+                if let Some(channel) = self.channels.get(number) {
+                    channel.incomplete = Incomplete::default();
+                }
+                self.publish_complete(number, complete).map_err(at_publish)
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
+//!   [`incomplete`]: what has come of a message whose end has not.
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
 //! * [`sending`]: what a turn has for queues and exchanges.
 //! * [`lone`]: a confirm that somebody else writes.
@@ -26,6 +27,7 @@ mod dispatch;
 mod events;
 mod handshake;
 mod heartbeat;
+mod incomplete;
 mod input;
 mod lone;
 mod permitted;
