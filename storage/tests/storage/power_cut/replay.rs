@@ -204,6 +204,8 @@ impl<'a> Replay<'a> {
                 disk.set_len(id, node, arguments[1].number() as u64);
                 Some(UnderWay::Change(node))
             }
+            // Neither content nor length.
+            "fallocate" if arguments[1].word() == "FALLOC_FL_KEEP_SIZE" => None,
             "fallocate" => {
                 let node = self.node(&arguments[0])?;
                 assert_eq!(arguments[1].word(), "0", "{call:?}");
