@@ -1,6 +1,6 @@
 //! What owners say to each other.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -27,13 +27,25 @@ pub struct Peer {
     pub(crate) lone: Lone,
     pub(crate) place: Place,
     /// It has been asked to tidy up and has not yet: it is not asked again meanwhile.
-    pub(crate) tidying: AtomicBool,
+    tidying: AtomicBool,
 }
 
 impl Peer {
     pub fn new(id: u64) -> Arc<Peer> {
         let (mailbox, lone, place) = (Mailbox::default(), Lone::default(), Place::default());
         Arc::new(Peer { id, mailbox, lone, place, tidying: AtomicBool::new(false) })
+    }
+
+    /// Asks it to tidy up, unless it has been asked and has not begun.
+    pub(crate) fn ask_to_tidy(&self) {
+        if !self.tidying.swap(true, Ordering::Relaxed) {
+            let _ = self.mailbox.push(ConnectionEvent::Tidy);
+        }
+    }
+
+    /// It begins to tidy up: from now on it can be asked again.
+    pub(crate) fn begins_to_tidy(&self) {
+        self.tidying.store(false, Ordering::Relaxed);
     }
 }
 

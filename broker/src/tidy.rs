@@ -6,12 +6,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use leveret_storage::{Block, Gauge, Run};
 
-use crate::command::{ConnectionEvent, QueueCommand, Segment};
+use crate::command::{QueueCommand, Segment};
 use crate::delayed::DelayedCommand;
 use crate::message::BlockBuilder;
 use crate::server::Shared;
@@ -29,11 +28,7 @@ pub async fn ask(shared: Arc<Shared>) {
         if shared.pressure.gauge.bytes() < WORTH_WHILE {
             continue;
         }
-        for peer in shared.peers_now() {
-            if !peer.tidying.swap(true, Ordering::Relaxed) {
-                let _ = peer.mailbox.push(ConnectionEvent::Tidy);
-            }
-        }
+        shared.peers_now().iter().for_each(|peer| peer.ask_to_tidy());
         for vhost in shared.vhosts.load().values() {
             for queue in vhost.snapshot().queues.values() {
                 queue.push(QueueCommand::Tidy);

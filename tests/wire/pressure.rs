@@ -3,7 +3,7 @@
 //! Each test runs a broker of its own, in memory, and looks at its resident memory; they pass without a word against a
 //! given broker, whose memory can't be seen from here.
 
-use amq_protocol::protocol::{basic, connection};
+use amq_protocol::protocol::{AMQPClass, basic, channel, connection};
 use leveret_suite::peer::{Heard, kind};
 use leveret_suite::{Content, Frame, Method, Peer, Server, say};
 use std::collections::BTreeMap;
@@ -322,23 +322,20 @@ fn one_connections_messages_that_are_begun_and_not_ended_take_half_of_the_memory
     let mut peer = broker.peer();
     let body = vec![b'.'; 100_000];
     // 160 MiB in all.
-    for channel in 1..=40 {
-        if channel > 1 {
-            peer.send(channel, amq_protocol::protocol::channel::Open::default());
+    for number in 1..=40 {
+        if number > 1 {
+            peer.send(number, channel::Open::default());
         }
-        peer.send(channel, say::publish("amq.fanout", ""));
-        peer.send_frame(Frame::new(kind::HEADER, channel, Content::new(vec![0; 2 * BEGUN]).header()));
+        peer.send(number, say::publish("amq.fanout", ""));
+        peer.send_frame(Frame::new(kind::HEADER, number, Content::new(vec![0; 2 * BEGUN]).header()));
         for _ in 0..BEGUN / body.len() {
-            peer.stream().write_all(&Frame::new(kind::BODY, channel, &body).octets()).expect("the broker reads on");
+            peer.stream().write_all(&Frame::new(kind::BODY, number, &body).octets()).expect("the broker reads on");
         }
     }
     let text = "PRECONDITION_FAILED - messages that have not come whole exceed half of the memory limit";
     let mut closed = 0;
     while closed < 20 {
-        if let Some(amq_protocol::protocol::AMQPClass::Channel(amq_protocol::protocol::channel::AMQPMethod::Close(
-            close,
-        ))) = peer.frame().method()
-        {
+        if let Some(AMQPClass::Channel(channel::AMQPMethod::Close(close))) = peer.frame().method() {
             assert_eq!((close.reply_code, close.reply_text.as_str()), (406, text));
             closed += 1;
         }

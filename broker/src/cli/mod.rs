@@ -128,7 +128,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Some(Command::Serve(arguments)) => serve(*arguments),
         Some(Command::CheckConfig(sources)) => {
             let Layered { config, unknown_variables } = sources.load()?;
-            unknown_variables.iter().for_each(|variable| complain(&unknown(variable)));
+            complain_of_unknown(&unknown_variables);
             if !config.definitions.as_os_str().is_empty() {
                 Definitions::read(&config.definitions)?;
             }
@@ -143,7 +143,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             let store::Place { config, data_dir } = action.place().clone();
             let flags = PartialConfig { data_dir, ..PartialConfig::default() };
             let Layered { config, unknown_variables } = Sources { config, flags }.load()?;
-            unknown_variables.iter().for_each(|variable| complain(&unknown(variable)));
+            complain_of_unknown(&unknown_variables);
             let outcome = store::store(&action, &config.data_dir)?;
             let code = print(outcome.text.as_bytes())?;
             Ok(if outcome.sound { code } else { ExitCode::from(EXIT_UNSOUND) })
@@ -160,7 +160,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
 fn serve(arguments: ServeArguments) -> Result<ExitCode, Failure> {
     let Layered { config, unknown_variables } = arguments.sources.load()?;
     if arguments.print_config {
-        unknown_variables.iter().for_each(|variable| complain(&unknown(variable)));
+        complain_of_unknown(&unknown_variables);
         return print(config.to_toml().as_bytes());
     }
     logging::start(config.log_format, &config.log_level)?;
@@ -199,6 +199,10 @@ fn environment() -> Result<Vec<(String, String)>, ConfigError> {
 
 fn unknown(variable: &str) -> String {
     format!("the environment variable {variable} is no setting of leveret; ignored")
+}
+
+fn complain_of_unknown(variables: &[String]) {
+    variables.iter().for_each(|variable| complain(&unknown(variable)));
 }
 
 /// Writes one line to standard error. If nobody can hear it, the exit code has to do.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use leveret_storage::disk::{DiskOptions, open_disk_with};
-use leveret_storage::{Backend, Batch, Gauge, Note, Recovered, StorageError};
+use leveret_storage::{Backend, Gauge, Note, Recovered, StorageError};
 
 /// One of these at least is left of a store that has lost some file.
 const TRACES: [&str; 3] = ["FORMAT", "definitions", "messages"];
@@ -95,8 +95,8 @@ fn check_there(dir: &Path) -> Result<(), StoreError> {
 
 fn check(dir: &Path) -> Result<Outcome, StoreError> {
     check_there(dir)?;
-    let (mut backend, recovered) = open_disk_with(dir, &DiskOptions::default())?;
-    let damaged = read_all(&mut *backend, &recovered)?;
+    let (backend, recovered) = open_disk_with(dir, &DiskOptions::default())?;
+    let damaged = read_all(&*backend, &recovered)?;
     backend.close()?;
     let (findings, sound) = findings(&recovered, damaged);
     let (definitions, messages) = (recovered.definitions.len(), recovered.messages - damaged);
@@ -111,7 +111,7 @@ fn compact(dir: &Path) -> Result<Outcome, StoreError> {
     // A full disk may be why this is done: the space kept aside for that helps to begin.
     backend.give_up_reserve()?;
     // What is written anew has to be read anyhow, and what is damaged must not go without a word.
-    let damaged = read_all(&mut *backend, &recovered)?;
+    let damaged = read_all(&*backend, &recovered)?;
     let compacted = write_anew(&mut *backend, || {
         size_of(dir).map_or(String::new(), |now| format!("{before} bytes before, {now} now"))
     });
@@ -142,8 +142,8 @@ fn write_anew(backend: &mut dyn Backend, line: impl Fn() -> String) -> Result<()
     Ok(())
 }
 
-/// Reads every message, and says how many are damaged: those are put aside, and not met again.
-fn read_all(backend: &mut dyn Backend, recovered: &Recovered) -> Result<u64, StoreError> {
+/// Reads every message, and says how many are damaged: those are put aside, and after the store is closed not met again.
+fn read_all(backend: &dyn Backend, recovered: &Recovered) -> Result<u64, StoreError> {
     let gauge = Arc::<Gauge>::default();
     let (mut read, mut progress) = (0, Progress::default());
     for (queue, stored) in recovered.queues.iter().flat_map(|q| q.stored.iter().map(move |stored| (q.queue, stored))) {
@@ -153,8 +153,6 @@ fn read_all(backend: &mut dyn Backend, recovered: &Recovered) -> Result<u64, Sto
         }
         progress.tell(|| format!("{read} of {} messages read", recovered.messages));
     }
-    backend.commit(&Batch::default())?;
-    backend.sync()?;
     Ok(recovered.messages - read)
 }
 

@@ -1,7 +1,6 @@
 //! What other owners say: deliveries, answers, confirms.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use leveret_protocol::deliver::{self, Deliver};
@@ -49,7 +48,7 @@ impl Connection {
             ConnectionEvent::ConsumerGone { channel, consumer } => self.consumer_gone(channel, consumer),
             ConnectionEvent::DirectReply { to, reply } => self.direct_reply(&to, &reply),
             ConnectionEvent::Tidy => {
-                self.peer.tidying.store(false, Ordering::Relaxed);
+                self.peer.begins_to_tidy();
                 self.let_go();
                 let channels = self.channels.iter_mut();
                 let held = channels.flat_map(|channel| channel.unacked.iter_mut().map(|entry| &mut entry.segment));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use leveret_storage::conformance::{Model, Place, insert};
 use leveret_storage::definitions::RawStore;
 use leveret_storage::disk::{DiskOptions, open_disk_with};
-use leveret_storage::{Batch, Gauge, Note, Op, Quarantined};
+use leveret_storage::{Backend, Batch, Gauge, Note, Op, Quarantined};
 
 use crate::support::DiskPlace;
 
@@ -96,12 +96,18 @@ fn without_a_copy_a_damaged_definition_is_named_and_messages_are_kept_as_they_we
     assert_eq!(Model::of(&recovered, &*backend), before);
 }
 
-#[test]
-fn of_messages_that_are_kept_full_segments_take_no_space_twice_and_the_last_stays_as_it_is() {
-    let place = DiskPlace::new();
+/// A store of a hundred messages in small segments, and its options.
+fn several_segments(place: &DiskPlace) -> (Box<dyn Backend>, DiskOptions) {
     let options = DiskOptions { segment_bytes: 32 << 10, ..DiskOptions::default() };
     let (mut backend, _) = open_disk_with(&place.dir(), &options).unwrap();
     (0..10).for_each(|n| backend.commit(&Batch::fold([insert(1, 1 + n * 10, 10, 1000)])).unwrap());
+    (backend, options)
+}
+
+#[test]
+fn of_messages_that_are_kept_full_segments_take_no_space_twice_and_the_last_stays_as_it_is() {
+    let place = DiskPlace::new();
+    let (backend, options) = several_segments(&place);
     drop(backend);
     without_copy(&place);
     fs::remove_dir_all(place.dir().join("definitions")).unwrap();
@@ -214,9 +220,7 @@ fn what_a_clean_stop_left_and_is_not_there_is_counted() {
 #[test]
 fn what_is_found_damaged_while_reading_is_not_found_again_after_a_stop() {
     let place = DiskPlace::new();
-    let options = DiskOptions { segment_bytes: 32 << 10, ..DiskOptions::default() };
-    let (mut backend, _) = open_disk_with(&place.dir(), &options).unwrap();
-    (0..10).for_each(|n| backend.commit(&Batch::fold([insert(1, 1 + n * 10, 10, 1000)])).unwrap());
+    let (backend, options) = several_segments(&place);
     backend.close().unwrap();
     let first = place.dir().join("messages/0000000001.log");
     let mut bytes = fs::read(&first).unwrap();

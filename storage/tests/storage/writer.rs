@@ -181,14 +181,20 @@ fn a_full_disk_is_waited_at_and_nothing_completes_before_there_is_room() {
     assert!(!watched.store.is_full());
 }
 
-#[test]
-fn on_a_full_disk_removals_are_written_and_what_is_removed_need_not_be() {
+/// Three messages of queue 1 are stored, then the disk is full: what `waits` does, with token 2, waits for room.
+fn on_a_full_disk(waits: Op) -> Watched {
     let watched = Watched::without_timers();
     watched.submit([op(insert(1, 1, 3, 10)), synced(1)]);
     assert_eq!(watched.token(), 1);
     watched.faults.fill_disk(true);
-    watched.submit([op(insert(1, 4, 2, 10)), synced(2)]);
+    watched.submit([op(waits), synced(2)]);
     wait_until(|| watched.store.is_full());
+    watched
+}
+
+#[test]
+fn on_a_full_disk_removals_are_written_and_what_is_removed_need_not_be() {
+    let watched = on_a_full_disk(insert(1, 4, 2, 10));
     // With these, all that waits for room is done.
     watched.submit([op(remove(1, 1, 5)), written(3)]);
     let mut tokens = [watched.token(), watched.token()];
@@ -201,12 +207,7 @@ fn on_a_full_disk_removals_are_written_and_what_is_removed_need_not_be() {
 
 #[test]
 fn on_a_full_disk_who_waits_for_removals_does_not_wait_for_inserts() {
-    let watched = Watched::without_timers();
-    watched.submit([op(insert(1, 1, 3, 10)), synced(1)]);
-    assert_eq!(watched.token(), 1);
-    watched.faults.fill_disk(true);
-    watched.submit([op(insert(2, 1, 1, 10)), synced(2)]);
-    wait_until(|| watched.store.is_full());
+    let watched = on_a_full_disk(insert(2, 1, 1, 10));
     watched.submit([op(remove(1, 1, 3)), removed(3)]);
     assert_eq!(watched.token(), 3);
     watched.faults.fill_disk(false);
@@ -216,12 +217,7 @@ fn on_a_full_disk_who_waits_for_removals_does_not_wait_for_inserts() {
 #[test]
 fn closing_on_a_full_disk_is_an_error_only_if_something_waits_for_room() {
     for waits in [false, true] {
-        let watched = Watched::without_timers();
-        watched.submit([op(insert(1, 1, 3, 10)), synced(1)]);
-        assert_eq!(watched.token(), 1);
-        watched.faults.fill_disk(true);
-        watched.submit([op(insert(1, 4, 2, 10)), synced(2)]);
-        wait_until(|| watched.store.is_full());
+        let watched = on_a_full_disk(insert(1, 4, 2, 10));
         if !waits {
             watched.submit([op(remove(1, 1, 5))]);
         }
