@@ -133,10 +133,14 @@ pub fn address(block: &Block, index: u32) -> &[u8] {
     &bytes[..Meta(block.meta(index)).address().min(bytes.len())]
 }
 
+/// Where the content of message `index` of `block` begins in it.
+pub fn content_at(block: &Block, index: u32) -> usize {
+    (meta(block, index).address() + ADDRESS_GAP).min(block.len_of(index) as usize)
+}
+
 /// The content header frame and body frames of message `index` of `block`.
 pub fn content(block: &Block, index: u32) -> &[u8] {
-    let bytes = block.bytes(index);
-    &bytes[(Meta(block.meta(index)).address() + ADDRESS_GAP).min(bytes.len())..]
+    &block.bytes(index)[content_at(block, index)..]
 }
 
 /// Address and content of a message that lies in its block as `stored`.

@@ -6,6 +6,8 @@
 //! smaller than the publisher's. Content comes from [`crate::assembler`]; octets that are not whole frames are
 //! copied as they are.
 
+use std::ops::Range;
+
 use crate::frame::{BODY, FRAME_END, METHOD, OVERHEAD, PREFIX, max_payload, prefix, size_of};
 
 /// Appends content for `channel`, in body frames of at most `frame_max` octets. A header frame is never cut: it
@@ -19,6 +21,43 @@ pub fn content(out: &mut Vec<u8>, channel: u16, content: &[u8], frame_max: u32) 
         out.truncate(start);
         cut_anew(out, channel, content, max);
     }
+}
+
+/// As [`content`], but for body frames whose payload has at least `least` octets: of those only the prefix is appended, and
+/// `lend` is told where in `out` the rest belongs, and where in `content` it lies, end octet included. None is lent where
+/// the body is cut anew.
+pub fn content_but(
+    out: &mut Vec<u8>,
+    channel: u16,
+    content: &[u8],
+    frame_max: u32,
+    least: usize,
+    mut lend: impl FnMut(usize, Range<usize>),
+) {
+    let max = max_payload(frame_max);
+    if bodies(content).any(|body| body.len() > max) {
+        return cut_anew(out, channel, content, max);
+    }
+    let mut copied = 0;
+    let mut at = 0;
+    while let Some(&[kind, _, _, s0, s1, s2, s3]) = content.get(at..).and_then(<[u8]>::first_chunk::<PREFIX>) {
+        let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
+        let begin = at + PREFIX;
+        let Some(end) = begin.checked_add(size + 1).filter(|end| *end <= content.len()) else { break };
+        if kind == BODY && size >= least {
+            append_patched(out, &content[copied..begin], channel, max);
+            lend(out.len(), begin..end);
+            copied = end;
+        }
+        at = end;
+    }
+    append_patched(out, &content[copied..], channel, max);
+}
+
+fn append_patched(out: &mut Vec<u8>, frames: &[u8], channel: u16, max: usize) {
+    let start = out.len();
+    out.extend_from_slice(frames);
+    patch(&mut out[start..], channel, max);
 }
 
 /// Appends a `basic.deliver` with its content. `consumer_tag` goes without its length octet and has at most 255
@@ -47,8 +86,10 @@ pub struct Deliver {
     head: [u8; DELIVER + 255],
     len: usize,
     redelivered: bool,
-    channel: u16,
-    frame_max: u32,
+    /// The channel that the consumer is on.
+    pub channel: u16,
+    /// Octets of a frame at most.
+    pub frame_max: u32,
 }
 
 impl Deliver {
@@ -72,9 +113,16 @@ impl Deliver {
     /// Appends a `basic.deliver` with its content; `address` is exchange and routing key as short strings.
     #[inline]
     pub fn append(&mut self, out: &mut Vec<u8>, delivery_tag: u64, address: &[u8], content: &[u8]) {
+        out.reserve(self.octets() + address.len() + content.len());
+        self.method(out, delivery_tag, address);
+        self::content(out, self.channel, content, self.frame_max);
+    }
+
+    /// Appends the method alone: the content is to follow.
+    #[inline]
+    pub fn method(&mut self, out: &mut Vec<u8>, delivery_tag: u64, address: &[u8]) {
         let payload = self.len - PREFIX + 9 + address.len();
         self.head[3..PREFIX].copy_from_slice(&size_of(payload).to_be_bytes());
-        out.reserve(self.octets() + address.len() + content.len());
         out.extend_from_slice(&self.head[..self.len]);
         let mut tag = [0; 9];
         tag[..8].copy_from_slice(&delivery_tag.to_be_bytes());
@@ -82,12 +130,10 @@ impl Deliver {
         out.extend_from_slice(&tag);
         out.extend_from_slice(address);
         out.push(FRAME_END);
-        self::content(out, self.channel, content, self.frame_max);
     }
 }
 
-/// Appends a `basic.get-ok` with its content; `message_count` is what is still ready in the queue.
-#[allow(clippy::too_many_arguments, reason = "the arguments of the method, no more")]
+/// Appends a `basic.get-ok`, which its content is to follow; `message_count` is what is still ready in the queue.
 pub fn get_ok(
     out: &mut Vec<u8>,
     channel: u16,
@@ -95,11 +141,9 @@ pub fn get_ok(
     redelivered: bool,
     address: &[u8],
     message_count: u32,
-    content: &[u8],
-    frame_max: u32,
 ) {
     let payload = 4 + 9 + address.len() + 4;
-    out.reserve(payload + OVERHEAD + content.len());
+    out.reserve(payload + OVERHEAD);
     out.extend_from_slice(&prefix(METHOD, channel, size_of(payload)));
     out.extend_from_slice(&[0, 60, 0, 71]);
     out.extend_from_slice(&delivery_tag.to_be_bytes());
@@ -107,7 +151,6 @@ pub fn get_ok(
     out.extend_from_slice(address);
     out.extend_from_slice(&message_count.to_be_bytes());
     out.push(FRAME_END);
-    self::content(out, channel, content, frame_max);
 }
 
 /// Appends a `basic.return` with its content; `text` is the bare condition name, as `NO_ROUTE` with code 312.
@@ -267,6 +310,27 @@ mod tests {
     }
 
     #[test]
+    fn large_bodies_are_lent_and_all_else_is_as_if_they_were_not() {
+        let content = content_of(&[b"abc", b"defghijk", b"l", b"mnopqrst"]);
+        for least in 1..10 {
+            for frame_max in [11, 12, 17, 4096] {
+                let (mut whole, mut out, mut lent) = (b"before".to_vec(), b"before".to_vec(), Vec::new());
+                self::content(&mut whole, 0x0102, &content, frame_max);
+                content_but(&mut out, 0x0102, &content, frame_max, least, |at, range| lent.push((at, range)));
+                let fits = frame_max > 15;
+                let expected = content_of(&[]).len()..content.len();
+                let large = [3, 8, 1, 8].iter().filter(|&&size| fits && size >= least).count();
+                assert_eq!(lent.len(), large, "least {least}, frames of {frame_max}");
+                for (at, range) in lent.into_iter().rev() {
+                    assert!(expected.contains(&range.start) && content[range.end - 1] == FRAME_END);
+                    out.splice(at..at, content[range].iter().copied());
+                }
+                assert_eq!(out, whole, "least {least}, frames of {frame_max}");
+            }
+        }
+    }
+
+    #[test]
     fn deliver_stands_before_its_content() {
         let mut out = Vec::new();
         deliver(&mut out, 3, b"tag", 7, true, b"\x01x\x02rk", &content_of(&[b"abc"]), 4096);
@@ -281,6 +345,8 @@ mod tests {
             let mut out = Vec::new();
             content(&mut out, 1, &vec![0xFF; length], 4096);
             assert_eq!(out.len(), length);
+            content_but(&mut out, 1, &vec![0xFF; length], 4096, 1, |_, _| panic!("there is no body"));
+            assert_eq!(out.len(), 2 * length);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What other owners say: deliveries, answers, confirms.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use leveret_storage::Run;
 use super::channel::{Request, State, Wait};
 use super::transaction::Committed;
 use super::unacked::Outstanding;
+use super::output::{LENT, Output};
 use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment, Whose};
 use crate::queue::Queue;
@@ -23,7 +25,7 @@ impl Connection {
         }
         self.moment = None;
         let mut progress = false;
-        while self.output.len() - self.written <= OUTPUT_LIMIT
+        while self.output.len() <= OUTPUT_LIMIT
             && let Some(event) = self.inbox.pop_front()
         {
             self.event(event);
@@ -104,10 +106,8 @@ impl Connection {
             return self.give_back(delivery);
         };
         let Delivery { channel: to, consumer: key, no_ack, mut segment } = delivery;
-        let room = OUTPUT_LIMIT + self.written;
         let deliver = Deliver::new(to.number, consumer.tag.as_bytes(), segment.redelivered, self.frame_max);
-        let (count, bytes) =
-            encode(deliver, &segment, consumer.queue.keeps_all, channel.last_tag, &mut self.output, room);
+        let (count, bytes) = encode(deliver, &segment, consumer.queue.keeps_all, channel.last_tag, &mut self.output);
         let rest = (count < segment.count()).then(|| {
             let sent = segment.split_front(count);
             std::mem::replace(&mut segment, sent)
@@ -255,9 +255,14 @@ impl Connection {
         };
         let (tag, index) = (channel.tag(), *from);
         let returns = if queue.keeps_all { segment.returns } else { 0 };
-        let (address, content) = (message::address(block, index), message::content_shown(block, index, returns));
-        let redelivered = segment.redelivered;
-        deliver::get_ok(&mut self.output, key.number, tag, redelivered, address, left, &content, self.frame_max);
+        let address = message::address(block, index);
+        deliver::get_ok(self.output.octets(), key.number, tag, segment.redelivered, address, left);
+        match message::content_shown(block, index, returns) {
+            Cow::Borrowed(_) => {
+                self.output.lend(block, index, message::content_at(block, index), key.number, self.frame_max)
+            }
+            Cow::Owned(content) => deliver::content(self.output.octets(), key.number, &content, self.frame_max),
+        }
         if !no_ack {
             channel.unacked.push(Outstanding { first_tag: tag, consumer: None, queue, segment, counted: false, at });
         } else if segment.persistent {
@@ -295,7 +300,7 @@ impl Connection {
                 continue;
             }
             if let Some(confirms) = &mut channel.confirms {
-                confirms.emit(&mut self.output, number);
+                confirms.emit(self.output.octets(), number);
                 self.lone = confirms.lone().map(|number| (channel.key, number));
             }
         }
@@ -320,36 +325,41 @@ impl Connection {
     }
 }
 
-/// Encodes deliveries, with tags behind `tag`, until `output` has more than `room` bytes, at least one; says how many, and
+/// Encodes deliveries, with tags behind `tag`, until more than [`OUTPUT_LIMIT`] waits, at least one; says how many, and
 /// their bytes.
 fn encode(
     mut deliver: Deliver,
     segment: &Segment,
     keeps_all: bool,
     mut tag: u64,
-    output: &mut Vec<u8>,
-    room: usize,
+    output: &mut Output,
 ) -> (u32, u32) {
     let Some(Run { block, from, to }) = segment.here() else {
         return (segment.count(), 0);
     };
     let returns = if keeps_all { segment.returns } else { 0 };
     let as_stored = returns == 0 && message::shows_all(block);
-    let whole = block.bytes_of(*from, *to) + (*to - *from) as usize * deliver.octets();
-    output.reserve(whole.min(OUTPUT_LIMIT));
+    let all = segment.count() as usize;
+    let whole = block.bytes_of(*from, *to) + all * deliver.octets();
+    if whole < all * LENT {
+        output.octets().reserve(whole.min(OUTPUT_LIMIT));
+    }
     let (mut count, mut bytes) = (0, 0);
     for (index, (stored, meta)) in (*from..*to).zip(block.messages(*from, *to)) {
         tag += 1;
         let (address, content) = message::split(stored, meta);
-        if as_stored {
-            deliver.append(output, tag, address, content);
-        } else {
+        if !as_stored {
             let shown = message::content_shown(block, index, returns);
-            deliver.append(output, tag, address, &shown);
+            deliver.append(output.octets(), tag, address, &shown);
+        } else if stored.len() < LENT {
+            deliver.append(output.octets(), tag, address, content);
+        } else {
+            deliver.method(output.octets(), tag, address);
+            output.lend(block, index, stored.len() - content.len(), deliver.channel, deliver.frame_max);
         }
         count += 1;
         bytes += stored.len() as u32;
-        if output.len() > room {
+        if output.len() > OUTPUT_LIMIT {
             break;
         }
     }

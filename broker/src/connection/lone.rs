@@ -40,8 +40,7 @@ impl Connection {
     /// The confirm was written while this connection slept with nothing to write, as far as the socket took it.
     pub(super) fn confirm_written(&mut self, key: ChannelKey, number: u64, written: usize) {
         self.sent += written as u64;
-        let rest = lone::frame(key, number).split_off(written);
-        self.output.splice(self.written..self.written, rest);
+        self.output.put_first(&lone::frame(key, number)[written..]);
         if let Some(confirms) = self.channels.get_key(key).and_then(|channel| channel.confirms.as_mut()) {
             confirms.answered(number, 1, false);
             // What it would send has been sent.

@@ -2,7 +2,7 @@
 //!
 //! * [`serve`]: the task, from the first octet to the last, and from thread to thread; [`handshake`]: protocol header to
 //!   open-ok.
-//! * [`socket`]: reading and writing it.
+//! * [`socket`]: reading and writing it; [`output`]: what waits to be written.
 //! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
@@ -30,6 +30,7 @@ mod heartbeat;
 mod incomplete;
 mod input;
 mod lone;
+mod output;
 mod permitted;
 mod publishing;
 mod repeat;
@@ -57,6 +58,7 @@ use tokio::task;
 use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
 use self::heartbeat::Heartbeat;
+use self::output::Output;
 use self::repeat::Repeat;
 use self::routes::Routes;
 use self::sending::Full;
@@ -131,8 +133,7 @@ pub struct Connection {
     routes: Routes,
     repeat: Repeat,
     inbox: VecDeque<ConnectionEvent>,
-    output: Vec<u8>,
-    written: usize,
+    output: Output,
     /// A frame that has not come whole yet, or input that must wait.
     carry: Vec<u8>,
     /// Frames of channels that have just ended: they come before `carry`.
@@ -198,8 +199,7 @@ impl Connection {
             routes: Routes::default(),
             repeat: Repeat::default(),
             inbox: VecDeque::new(),
-            output: Vec::new(),
-            written: 0,
+            output: Output::default(),
             carry: session.left_over,
             first: Vec::new(),
             unread: true,
@@ -279,7 +279,7 @@ impl Connection {
 
     /// Whether the socket is read now. Not while there is nowhere to put what comes.
     fn reads(&self) -> bool {
-        if self.output.len() - self.written > OUTPUT_HARD_LIMIT {
+        if self.output.len() > OUTPUT_HARD_LIMIT {
             return false;
         }
         match self.phase {
@@ -324,9 +324,7 @@ impl Connection {
 
     /// A sleeping connection holds no buffers.
     fn give_memory_back(&mut self) {
-        if self.output.is_empty() && self.output.capacity() > 4096 {
-            self.output = Vec::new();
-        }
+        self.output.give_back();
         if self.inbox.is_empty() && self.inbox.capacity() > 64 {
             self.inbox = VecDeque::new();
         }
@@ -345,6 +343,6 @@ impl Connection {
     }
 
     fn send(&mut self, channel: u16, class: &leveret_protocol::amq::AMQPClass) {
-        method::encode(&mut self.output, channel, class);
+        method::encode(self.output.octets(), channel, class);
     }
 }

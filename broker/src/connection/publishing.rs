@@ -139,7 +139,7 @@ impl Connection {
             self.unroutable(&plan, &returned);
         }
         if at_once && let Some(confirms) = self.channels.get(plan.number).and_then(|open| open.confirms.as_mut()) {
-            confirms.add_unroutable(&mut self.output, plan.number);
+            confirms.add_unroutable(self.output.octets(), plan.number);
         }
         self.look_at_pressure();
         Ok(())
@@ -167,7 +167,7 @@ impl Connection {
 
     pub(super) fn return_message(&mut self, number: u16, address: &[u8], content: &[u8]) {
         let (code, text) = NO_ROUTE;
-        deliver::returned(&mut self.output, number, code, text, address, content, self.frame_max);
+        deliver::returned(self.output.octets(), number, code, text, address, content, self.frame_max);
     }
 
     /// Stops reading while an alarm is raised, and says so.

@@ -1,8 +1,11 @@
 //! Direct reply-to (RabbitMQ extension): the requester's side. A reply consumer takes from no queue; replies come
 //! through the connection's mailbox and are delivered as they arrive, without acknowledgement.
 
+use std::sync::Arc;
+
+use leveret_protocol::AmqpError;
 use leveret_protocol::amq::basic;
-use leveret_protocol::{AmqpError, deliver};
+use leveret_protocol::deliver::Deliver;
 use leveret_storage::Block;
 
 use super::Connection;
@@ -48,7 +51,7 @@ impl Connection {
     }
 
     /// A reply has come: it is delivered if its consumer is still the channel's.
-    pub(super) fn direct_reply(&mut self, to: &ReplyTo, reply: &Block) {
+    pub(super) fn direct_reply(&mut self, to: &ReplyTo, reply: &Arc<Block>) {
         to.arrived(reply);
         let Some(channel) = self.channels.get_key(to.channel) else {
             return;
@@ -60,16 +63,9 @@ impl Connection {
         let Some(consumer) = channel.replies.as_ref().filter(|consumer| std::ptr::eq(consumer.to(), to)) else {
             return;
         };
-        deliver::deliver(
-            &mut self.output,
-            to.channel.number,
-            consumer.tag.as_bytes(),
-            delivery_tag,
-            false,
-            message::address(reply, 0),
-            message::content(reply, 0),
-            self.frame_max,
-        );
+        let mut deliver = Deliver::new(to.channel.number, consumer.tag.as_bytes(), false, self.frame_max);
+        deliver.method(self.output.octets(), delivery_tag, message::address(reply, 0));
+        self.output.lend(reply, 0, message::content_at(reply, 0), to.channel.number, self.frame_max);
         channel.last_tag = delivery_tag;
     }
 }

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Connection, OUTPUT_LIMIT, Phase};
+use super::{Connection, Phase};
 
 /// Bytes read at a time. One buffer per worker thread, since what is read is taken apart before the task yields.
 const READ_BUFFER: usize = 256 << 10;
@@ -94,27 +94,20 @@ impl Connection {
     /// Writes what waits. True when something was written.
     pub(super) fn write(&mut self, io: &mut TcpStream, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
-        while self.written < self.output.len() && !matches!(self.phase, Phase::Ended) {
-            match Pin::new(&mut *io).poll_write(cx, &self.output[self.written..]) {
+        while !self.output.is_empty() && !matches!(self.phase, Phase::Ended) {
+            match self.output.write(Pin::new(&mut *io), cx) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    self.written += count;
+                Poll::Ready(Ok(count)) => {
                     self.sent += count as u64;
                     progress = true;
                 }
-                Poll::Ready(_) => {
+                Poll::Ready(Err(_)) => {
                     self.phase = Phase::Ended;
                     return true;
                 }
             }
         }
-        if self.written == self.output.len() {
-            self.output.clear();
-            self.written = 0;
-        } else if self.written > OUTPUT_LIMIT {
-            self.output.drain(..self.written);
-            self.written = 0;
-        }
+        self.output.tidy();
         progress
     }
 }

@@ -58,7 +58,7 @@ impl Connection {
             // What waits to be written will do.
             Some(Due::Send) if self.output.is_empty() => {
                 let beat = frame::heartbeat();
-                self.output.extend_from_slice(&beat);
+                self.output.octets().extend_from_slice(&beat);
                 if let Some(heartbeat) = &mut self.heartbeat {
                     heartbeat.wrote(beat.len() as u64);
                 }

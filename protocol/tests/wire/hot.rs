@@ -98,7 +98,8 @@ proptest! {
         prop_assert_eq!(out, after(basic::AMQPMethod::Deliver(method)));
 
         let mut out = Vec::new();
-        deliver::get_ok(&mut out, channel, delivery_tag, redelivered, &address, message_count, &content, 4096);
+        deliver::get_ok(&mut out, channel, delivery_tag, redelivered, &address, message_count);
+        deliver::content(&mut out, channel, &content, 4096);
         let (e, k) = (exchange.clone(), routing_key.clone());
         let method = basic::GetOk { delivery_tag, redelivered, exchange: e, routing_key: k, message_count };
         prop_assert_eq!(out, after(basic::AMQPMethod::GetOk(method)));

@@ -28,7 +28,8 @@ fn everything(bytes: &[u8]) {
         let mut out = Vec::new();
         deliver::content(&mut out, 1, bytes, frame_max);
         deliver::deliver(&mut out, 1, bytes, 1, true, bytes, bytes, frame_max);
-        deliver::get_ok(&mut out, 1, 1, true, bytes, 1, bytes, frame_max);
+        deliver::get_ok(&mut out, 1, 1, true, bytes, 1);
+        deliver::content_but(&mut out, 1, bytes, frame_max, 4, |_, _| {});
         deliver::returned(&mut out, 1, 312, &text_of(bytes), bytes, bytes, frame_max);
         assert!(out.len() <= 4 * (20 * bytes.len() + 600));
     }
