@@ -13,7 +13,7 @@ use crate::{
     content::{ContentHeader, UNUSED, header},
     deliver::Cut,
     error::AmqpError,
-    frame::{BODY, FRAME_END, HEADER, METHOD, PREFIX, max_payload},
+    frame::{BODY, FRAME_END, HEADER, METHOD, OVERHEAD, PREFIX, max_payload},
     hot::{Publish, parse_publish},
     message::{self, ADDRESS_GAP, Message},
 };
@@ -106,13 +106,20 @@ enum State {
     WantHeader,
     WantBody {
         size: u64,
+        /// Octets of the body for which no frame has begun yet.
         left: u64,
+        /// Octets that are still to come of a frame that has begun, if there is one.
+        open: Option<usize>,
         /// Beyond the limit: the body is counted, not kept.
         too_large: bool,
         /// How the body is cut into frames, known from the first of them on.
         cut: Option<Cut>,
     },
 }
+
+/// Memory is taken for so many frames like a body's first one when that begins: a megabyte is seldom moved as it grows, and
+/// who announces much and sends little holds little.
+const FRAMES_AT_ONCE: usize = 8;
 
 /// What a frame led to.
 #[derive(Debug, PartialEq, Eq)]
@@ -204,7 +211,7 @@ impl Assembler {
         if size == 0 {
             return Ok(self.complete(0, false));
         }
-        self.state = State::WantBody { size, left: size, too_large, cut: None };
+        self.state = State::WantBody { size, left: size, open: None, too_large, cut: None };
         Ok(Progress::More)
     }
 
@@ -223,21 +230,85 @@ impl Assembler {
     /// # Errors
     /// 505 when no body is expected; 501 when it is longer than its header announced.
     pub fn body(&mut self, payload: &[u8], frame_max: u32) -> Result<Progress, AmqpError> {
-        let State::WantBody { size, left, too_large, cut } = &mut self.state else {
+        let State::WantBody { left, open: None, .. } = &self.state else {
             return Err(self.fail(self.unexpected(BODY)));
         };
-        let Some(now_left) = left.checked_sub(payload.len() as u64) else {
+        if payload.len() as u64 > *left {
             let error = AmqpError::frame_error("content body frame exceeds remaining content size").at(60, 40);
             return Err(self.fail(error));
-        };
-        *left = now_left;
-        let (size, too_large) = (*size, *too_large);
-        if !too_large {
-            // At most 512 MiB, so it fits.
-            cut.get_or_insert_with(|| Cut::new(size as usize, 0, max_payload(frame_max)))
-                .push(&mut self.message, payload);
         }
-        if now_left == 0 { Ok(self.complete(size, too_large)) } else { Ok(Progress::More) }
+        self.begin(payload.len(), frame_max);
+        self.piece(payload);
+        Ok(self.end_body())
+    }
+
+    /// Begins a body frame with `size` octets of payload, which are to come in pieces. False, and nothing has begun, where
+    /// [`body`](Self::body) would refuse or throw away what comes.
+    pub fn begin_body(&mut self, size: usize, frame_max: u32) -> bool {
+        match self.state {
+            State::WantBody { left, open: None, too_large: false, .. } if size as u64 <= left => {
+                self.begin(size, frame_max);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn begin(&mut self, frame: usize, frame_max: u32) {
+        if let State::WantBody { size, left, open, too_large, cut } = &mut self.state {
+            *left -= frame as u64;
+            *open = Some(frame);
+            if !*too_large && cut.is_none() {
+                // At most 512 MiB, so it fits.
+                let new = Cut::new(*size as usize, 0, max_payload(frame_max));
+                self.message.reserve_exact(new.octets().min(FRAMES_AT_ONCE * (frame + OVERHEAD)));
+                *cut = Some(new);
+            }
+        }
+    }
+
+    /// Octets that are still to come of the frame that has begun; `None` if none has.
+    pub fn open(&self) -> Option<usize> {
+        match self.state {
+            State::WantBody { open, .. } => open,
+            _ => None,
+        }
+    }
+
+    /// Takes the next octets of the frame that has begun, at most as many as are [open](Self::open).
+    pub fn piece(&mut self, octets: &[u8]) {
+        if let State::WantBody { open: Some(open), cut, .. } = &mut self.state {
+            let octets = octets.get(..*open).unwrap_or(octets);
+            *open -= octets.len();
+            if let Some(cut) = cut {
+                cut.push(&mut self.message, octets);
+            }
+        }
+    }
+
+    /// Where the next octets of the frame that has begun may be put instead of being given as a [piece](Self::piece), and
+    /// how many at most: they are appended there, then [told](Self::came).
+    pub fn room(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        let State::WantBody { open: Some(open), cut: Some(cut), .. } = &mut self.state else { return None };
+        let most = cut.open(&mut self.message).min(*open);
+        self.message.reserve(most);
+        Some((&mut self.message, most))
+    }
+
+    /// `count` octets have been appended to the [room](Self::room).
+    pub fn came(&mut self, count: usize) {
+        if let State::WantBody { open: Some(open), cut: Some(cut), .. } = &mut self.state {
+            *open = open.saturating_sub(count);
+            cut.came(&mut self.message, count);
+        }
+    }
+
+    /// The frame that had begun is over.
+    pub fn end_body(&mut self) -> Progress {
+        let State::WantBody { size, left, open, too_large, .. } = &mut self.state else { return Progress::More };
+        *open = None;
+        let (size, left, too_large) = (*size, *left, *too_large);
+        if left == 0 { self.complete(size, too_large) } else { Progress::More }
     }
 
     fn complete(&mut self, body_size: u64, too_large: bool) -> Progress {

@@ -119,7 +119,7 @@ impl Deliver {
     }
 
     /// Appends the method alone: the content is to follow.
-    #[inline]
+    #[inline(always)]
     pub fn method(&mut self, out: &mut Vec<u8>, delivery_tag: u64, address: &[u8]) {
         let payload = self.len - PREFIX + 9 + address.len();
         self.head[3..PREFIX].copy_from_slice(&size_of(payload).to_be_bytes());
@@ -244,24 +244,42 @@ impl Cut {
         Cut { channel, max: max.max(1), left: total, open: 0 }
     }
 
-    /// Appends the next octets of the body. What goes beyond the body's size is dropped.
-    pub(crate) fn push(&mut self, out: &mut Vec<u8>, mut octets: &[u8]) {
-        while !octets.is_empty() {
-            if self.open == 0 {
-                self.open = self.left.min(self.max);
-                if self.open == 0 {
-                    return;
-                }
-                self.left -= self.open;
-                out.extend_from_slice(&prefix(BODY, self.channel, size_of(self.open)));
-            }
-            let (now, later) = octets.split_at(octets.len().min(self.open));
-            out.extend_from_slice(now);
-            self.open -= now.len();
-            octets = later;
+    /// Octets that all its frames take.
+    pub(crate) fn octets(&self) -> usize {
+        self.left.saturating_add(self.left.div_ceil(self.max).saturating_mul(OVERHEAD))
+    }
+
+    /// Begins a frame unless one has begun, and says how many octets it still needs: 0 if the body is complete.
+    pub(crate) fn open(&mut self, out: &mut Vec<u8>) -> usize {
+        if self.open == 0 && self.left > 0 {
+            self.open = self.left.min(self.max);
+            self.left -= self.open;
+            out.extend_from_slice(&prefix(BODY, self.channel, size_of(self.open)));
+        }
+        self.open
+    }
+
+    /// `count` octets of the frame that has begun have been appended.
+    pub(crate) fn came(&mut self, out: &mut Vec<u8>, count: usize) {
+        if count > 0 {
+            self.open = self.open.saturating_sub(count);
             if self.open == 0 {
                 out.push(FRAME_END);
             }
+        }
+    }
+
+    /// Appends the next octets of the body. What goes beyond the body's size is dropped.
+    pub(crate) fn push(&mut self, out: &mut Vec<u8>, mut octets: &[u8]) {
+        while !octets.is_empty() {
+            let room = self.open(out);
+            if room == 0 {
+                return;
+            }
+            let (now, later) = octets.split_at(octets.len().min(room));
+            out.extend_from_slice(now);
+            self.came(out, now.len());
+            octets = later;
         }
     }
 }

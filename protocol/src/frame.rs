@@ -119,8 +119,9 @@ fn too_large(kind: u8, size: u32, frame_max: u32) -> AmqpError {
     AmqpError::frame_error(format!("type {kind}, all octets = <<>>: {{frame_too_large,{size},{legal}}}")).fatal()
 }
 
+/// 501, fatal: a frame ends with another octet than [`FRAME_END`]. The first 17 octets of the payload will do.
 #[cold]
-fn wrong_end(kind: u8, payload: &[u8], end: u8) -> AmqpError {
+pub fn wrong_end(kind: u8, payload: &[u8], end: u8) -> AmqpError {
     AmqpError::frame_error(format!("type {kind}, {}: {{invalid_frame_end_marker,{end}}}", first_octets(payload)))
         .fatal()
 }

@@ -2,7 +2,7 @@
 
 use amq_protocol::protocol::{basic, channel, connection, exchange, queue};
 use leveret_suite::peer::{Heard, kind, tune_ok};
-use leveret_suite::{Content, Frame, Login, Octets, Peer, Server, differs_from_reference, say};
+use leveret_suite::{Content, Frame, Login, Method, Octets, Peer, Server, differs_from_reference, say};
 use std::time::Duration;
 
 const NOT_A_METHOD: &str = "UNEXPECTED_FRAME - expected method frame, got non method frame instead";
@@ -78,6 +78,19 @@ fn more_than_16_octets_are_shown_by_the_first_16() {
         peer,
         "FRAME_ERROR - type 3, first 16 octets = <<\"twenty octets of\">>: {invalid_frame_end_marker,0}",
     );
+}
+
+#[test]
+fn a_wrong_end_octet_of_a_large_frame_is_501_however_it_comes() {
+    for piece in [100, 30_000, 99_999, 200_000] {
+        let mut peer = publishing();
+        peer.send_frame(Frame::new(kind::HEADER, 1, Octets::header(200_000, 0)));
+        let frame = Octets::new().u8(kind::BODY).u16(1).longstr([b'x'; 100_000]).u8(0xCD);
+        frame.0.chunks(piece).for_each(|piece| peer.send_octets(piece));
+        let shown = "<<\"xxxxxxxxxxxxxxxx\">>";
+        let text = format!("FRAME_ERROR - type 3, first 16 octets = {shown}: {{invalid_frame_end_marker,205}}");
+        peer.expect_connection_close_frame(501, &text, NONE);
+    }
 }
 
 #[test]
@@ -389,6 +402,47 @@ fn frames_may_come_octet_by_octet() {
         peer.send_octets([octet]);
     }
     peer.take(1, &queue, "ab");
+}
+
+/// Bodies from a few octets to several frames, on two channels in turns, in pieces of all sizes: each message comes as it
+/// was sent.
+#[test]
+fn large_bodies_may_come_in_pieces_and_mixed_with_those_of_other_channels() {
+    const FRAME: usize = 131_064;
+    let mut peer = peer();
+    peer.open_channel(2);
+    let queue = peer.queue(1, "pieces");
+    peer.consume_with(1, &queue, "tag", |consume| consume.no_ack = true);
+    for size in [10, 17_000, 66_000, FRAME, FRAME + 13, 300_000, 1_000_001] {
+        for piece in [1_000, 16_411, 70_001, 1_000_000] {
+            let bodies: [Vec<u8>; 2] =
+                [size, piece].map(|seed| (0..size).map(|n| (n / 251 + n + seed) as u8).collect());
+            let mut octets = Vec::new();
+            for (channel, body) in (1..).zip(&bodies) {
+                octets.extend(Frame::new(kind::METHOD, channel, say::publish("", &queue).payload()).octets());
+                octets.extend(Frame::new(kind::HEADER, channel, Content::new(body).header()).octets());
+            }
+            for (one, other) in bodies[0].chunks(FRAME).zip(bodies[1].chunks(FRAME)) {
+                octets.extend(Frame::new(kind::BODY, 1, one).octets());
+                octets.extend(Frame::new(kind::BODY, 2, other).octets());
+            }
+            octets.chunks(piece).for_each(|piece| peer.send_octets(piece));
+            for body in &bodies {
+                assert!(peer.expect_delivery(1).content.body == *body, "{size} octets in pieces of {piece}");
+            }
+        }
+    }
+}
+
+#[test]
+fn large_bodies_are_got_and_returned_as_they_were_sent() {
+    let mut peer = peer();
+    let queue = peer.queue(1, "large");
+    let body: Vec<u8> = (0..300_000u32).map(|n| (n / 251 + n) as u8).collect();
+    peer.publish(1, "", &queue, &body);
+    assert!(peer.get(1, &queue).1.body == body);
+    peer.publish_content(1, basic::Publish { mandatory: true, ..say::publish("", "nowhere") }, &Content::new(&body));
+    assert!(peer.expect_return(1).1.body == body);
 }
 
 #[test]

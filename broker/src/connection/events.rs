@@ -8,9 +8,9 @@ use leveret_protocol::deliver::{self, Deliver};
 use leveret_storage::Run;
 
 use super::channel::{Request, State, Wait};
+use super::output::{LENT, Output};
 use super::transaction::Committed;
 use super::unacked::Outstanding;
-use super::output::{LENT, Output};
 use super::{Connection, Consumer, OUTPUT_LIMIT, Phase};
 use crate::command::{ChannelKey, ConnectionEvent, ConsumerKey, Delivery, QueueCommand, Reply, Segment, Whose};
 use crate::queue::Queue;
@@ -327,13 +327,7 @@ impl Connection {
 
 /// Encodes deliveries, with tags behind `tag`, until more than [`OUTPUT_LIMIT`] waits, at least one; says how many, and
 /// their bytes.
-fn encode(
-    mut deliver: Deliver,
-    segment: &Segment,
-    keeps_all: bool,
-    mut tag: u64,
-    output: &mut Output,
-) -> (u32, u32) {
+fn encode(mut deliver: Deliver, segment: &Segment, keeps_all: bool, mut tag: u64, output: &mut Output) -> (u32, u32) {
     let Some(Run { block, from, to }) = segment.here() else {
         return (segment.count(), 0);
     };
@@ -345,6 +339,7 @@ fn encode(
         output.octets().reserve(whole.min(OUTPUT_LIMIT));
     }
     let (mut count, mut bytes) = (0, 0);
+    let mut most = output.buffer_for(OUTPUT_LIMIT);
     for (index, (stored, meta)) in (*from..*to).zip(block.messages(*from, *to)) {
         tag += 1;
         let (address, content) = message::split(stored, meta);
@@ -356,10 +351,11 @@ fn encode(
         } else {
             deliver.method(output.octets(), tag, address);
             output.lend(block, index, stored.len() - content.len(), deliver.channel, deliver.frame_max);
+            most = output.buffer_for(OUTPUT_LIMIT);
         }
         count += 1;
         bytes += stored.len() as u32;
-        if output.len() > OUTPUT_LIMIT {
+        if output.octets().len() > most {
             break;
         }
     }

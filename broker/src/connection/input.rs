@@ -13,15 +13,31 @@ use crate::command::QueueCommand;
 /// The id of the class channel.
 const CHANNEL_CLASS: u16 = 20;
 
+/// Where input comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The socket, now or before.
+    Stream,
+    /// What this channel had deferred: it stops where the channel has to wait again.
+    Channel(u16),
+    /// What channels that have ended had deferred.
+    Ended,
+}
+
 impl Connection {
-    /// Takes whole frames off `input` and says how many bytes that was. With `only`, the input is what that channel
-    /// had deferred: it stops where the channel has to wait again.
-    pub(super) fn process(&mut self, input: &[u8], only: Option<u16>) -> usize {
+    /// Takes frames off `input` and says how many bytes that was: whole ones, and of the stream also the beginning of a large
+    /// one.
+    pub(super) fn process(&mut self, input: &[u8], source: Source) -> usize {
         let mut at = 0;
         self.outbox.reserve(input.len());
         self.now = self.shared.clock.wall();
+        if self.partial.is_some() && source == Source::Stream {
+            at = self.go_on_partial(input);
+        }
         while at < input.len() && self.takes_input() {
-            if only.is_some_and(|number| self.channels.get(number).is_some_and(|c| !c.is_open())) {
+            if let Source::Channel(number) = source
+                && self.channels.get(number).is_some_and(|channel| !channel.is_open())
+            {
                 break;
             }
             let rest = &input[at..];
@@ -36,6 +52,7 @@ impl Connection {
                 self.publish_whole(&whole, rest);
             } else {
                 match frame::split(rest, self.frame_max) {
+                    Ok(None) if source == Source::Stream && self.begin_partial(rest) => at = input.len(),
                     Ok(None) => break,
                     Ok(Some(found)) => {
                         let size = found.payload.len() + frame::OVERHEAD;
@@ -142,7 +159,7 @@ impl Connection {
         };
         let input = std::mem::take(&mut channel.deferred);
         self.deferred -= input.len();
-        let consumed = self.process(&input, Some(number));
+        let consumed = self.process(&input, Source::Channel(number));
         if consumed < input.len() {
             if self.channels.get(number).is_some() {
                 self.defer(number, &input[consumed..]);
@@ -180,7 +197,7 @@ impl Connection {
         self.content_progress(number, progress)
     }
 
-    fn content_progress(&mut self, number: u16, progress: Progress) -> Result<(), AmqpError> {
+    pub(super) fn content_progress(&mut self, number: u16, progress: Progress) -> Result<(), AmqpError> {
         match progress {
             Progress::More => Ok(()),
             Progress::Complete(complete) => {

@@ -6,7 +6,7 @@
 //! * [`input`]: frames in; publishes go to [`publishing`] and join the turn's [`crate::outbox`] or the channel's
 //!   [`transaction`], everything else goes to [`dispatch`] and on to [`consuming`], [`replying`] and [`declaring`].
 //!   [`repeat`] is the short way for a publish that differs from the last one in its body only.
-//!   [`incomplete`]: what has come of a message whose end has not.
+//!   [`incomplete`]: what has come of a message whose end has not; [`partial`]: of a large body frame.
 //! * [`events`]: what queues, topology and storage say; deliveries are encoded here.
 //! * [`sending`]: what a turn has for queues and exchanges.
 //! * [`lone`]: a confirm that somebody else writes.
@@ -31,6 +31,7 @@ mod incomplete;
 mod input;
 mod lone;
 mod output;
+mod partial;
 mod permitted;
 mod publishing;
 mod repeat;
@@ -59,6 +60,7 @@ use self::channel::Channels;
 use self::handshake::{Capabilities, Session};
 use self::heartbeat::Heartbeat;
 use self::output::Output;
+use self::partial::Partial;
 use self::repeat::Repeat;
 use self::routes::Routes;
 use self::sending::Full;
@@ -138,6 +140,8 @@ pub struct Connection {
     carry: Vec<u8>,
     /// Frames of channels that have just ended: they come before `carry`.
     first: Vec<u8>,
+    /// A body frame whose beginning is in its message already.
+    partial: Option<Partial>,
     /// `first` or `carry` has whole frames that could not be looked at when they came.
     unread: bool,
     /// Bytes in all channels' deferred frames.
@@ -202,6 +206,7 @@ impl Connection {
             output: Output::default(),
             carry: session.left_over,
             first: Vec::new(),
+            partial: None,
             unread: true,
             deferred: 0,
             parked: false,

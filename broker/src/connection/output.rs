@@ -57,7 +57,12 @@ impl Output {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.written == self.octets.len() && self.bodies.is_empty()
+    }
+
+    /// The length of the buffer above which more than `limit` octets wait, with what is lent now.
+    pub fn buffer_for(&self, limit: usize) -> usize {
+        (limit + self.written).saturating_sub(self.lent)
     }
 
     /// Where octets are added.

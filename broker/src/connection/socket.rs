@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::input::Source;
 use super::{Connection, Phase};
 
 /// Bytes read at a time. One buffer per worker thread, since what is read is taken apart before the task yields.
@@ -27,6 +28,13 @@ pub(super) enum Read {
     Blocked,
 }
 
+impl Read {
+    /// After a read that got less than it had room for: known without asking the kernel.
+    pub(super) fn after_a_short_one(io: &TcpStream, cx: &mut Context<'_>) -> Read {
+        if io.poll_read_ready(cx).is_pending() { Read::Last } else { Read::Some }
+    }
+}
+
 impl Connection {
     /// Whether the next frame of input that has come may be looked at.
     pub(super) fn takes_input(&self) -> bool {
@@ -38,12 +46,16 @@ impl Connection {
         if !self.takes_input() {
             return Read::Nothing;
         }
+        if let Some(read) = self.read_partial(io, cx) {
+            return read;
+        }
+        let most = self.partial.as_ref().map_or(READ_BUFFER, |partial| partial.to_read().min(READ_BUFFER));
         SCRATCH.with_borrow_mut(|scratch| {
             let held = self.carry.len();
-            if scratch.len() < held + READ_BUFFER {
-                scratch.resize(held + READ_BUFFER, 0);
+            if scratch.len() < held + most {
+                scratch.resize(held + most, 0);
             }
-            let mut buffer = ReadBuf::new(&mut scratch[held..held + READ_BUFFER]);
+            let mut buffer = ReadBuf::new(&mut scratch[held..held + most]);
             match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Read::Blocked,
                 Poll::Ready(Err(error)) => {
@@ -61,12 +73,11 @@ impl Connection {
             self.received += count as u64;
             scratch[..held].copy_from_slice(&self.carry);
             let input = &scratch[..held + count];
-            let consumed = self.process(input, None);
+            let consumed = self.process(input, Source::Stream);
             let left = &input[consumed.min(input.len())..];
             self.carry.clear();
             self.carry.extend_from_slice(left);
-            // Known after a short read, without asking the kernel.
-            if count < READ_BUFFER && io.poll_read_ready(cx).is_pending() { Read::Last } else { Read::Some }
+            if count < most { Read::after_a_short_one(io, cx) } else { Read::Some }
         })
     }
 
@@ -77,12 +88,12 @@ impl Connection {
         }
         self.unread = false;
         let first = std::mem::take(&mut self.first);
-        let consumed = self.process(&first, None);
+        let consumed = self.process(&first, Source::Ended);
         // Another channel's end may have put its own frames in front.
         self.first.extend_from_slice(&first[consumed..]);
         if self.takes_input() {
             let carry = std::mem::take(&mut self.carry);
-            let consumed = self.process(&carry, None);
+            let consumed = self.process(&carry, Source::Stream);
             self.carry = carry[consumed..].to_vec();
         } else {
             self.unread |= !self.carry.is_empty();

@@ -116,6 +116,20 @@ fn an_announced_size_alone_costs_no_memory() {
 }
 
 #[test]
+fn a_frame_that_would_be_refused_or_thrown_away_does_not_begin() {
+    assert!(!Assembler::default().begin_body(1, 4096), "no content");
+    assert!(!published_to(b"q").begin_body(1, 4096), "no header");
+    let mut assembler = published_to(b"q");
+    assert_eq!(assembler.header(&header(60, 0, 3), NO_LIMIT), Ok(Progress::More));
+    assert!(!assembler.begin_body(4, 4096), "longer than announced");
+    assert!(assembler.begin_body(3, 4096));
+    assert!(!assembler.begin_body(0, 4096), "one has begun");
+    let mut assembler = published_to(b"q");
+    assert_eq!(assembler.header(&header(60, 0, 3), 2), Ok(Progress::More));
+    assert!(!assembler.begin_body(3, 4096), "too large");
+}
+
+#[test]
 fn empty_body_frames_within_a_body_leave_no_trace() {
     let mut assembler = published_to(b"q");
     assert_eq!(assembler.header(&header(60, 0, 2), NO_LIMIT), Ok(Progress::More));
@@ -219,6 +233,43 @@ proptest! {
         if whole(&bytes, 4096).is_some() {
             same(&bytes, 4096);
         }
+    }
+
+    /// Frames in pieces, each given or put where there is room for it, make the message that whole frames make.
+    #[test]
+    fn a_body_in_pieces_is_the_same_as_in_whole_frames(
+        message in published(),
+        frame_max in 9..64u32,
+        pieces in prop::collection::vec((1..9usize, any::<bool>()), 1..9),
+    ) {
+        let (mut whole, mut cut) = (published_to(b"q"), published_to(b"q"));
+        let mut pieces = pieces.into_iter().cycle();
+        let (mut expected, mut progress) = (whole.header(&message.header(), NO_LIMIT), cut.header(&message.header(), NO_LIMIT));
+        for body in &message.bodies {
+            prop_assert_eq!(&progress, &expected);
+            expected = whole.body(body, frame_max);
+            prop_assert!(cut.begin_body(body.len(), frame_max));
+            let mut rest = &body[..];
+            while !rest.is_empty() {
+                let (size, given) = pieces.next().expect("endless");
+                let size = if given {
+                    let size = size.min(rest.len());
+                    cut.piece(&rest[..size]);
+                    size
+                } else {
+                    let (buffer, most) = cut.room().expect("octets are missing");
+                    let size = size.min(most);
+                    buffer.extend_from_slice(&rest[..size]);
+                    cut.came(size);
+                    size
+                };
+                rest = &rest[size..];
+                prop_assert_eq!(cut.open(), Some(rest.len()));
+            }
+            progress = Ok(cut.end_body());
+        }
+        prop_assert_eq!(progress, expected);
+        prop_assert!(cut.open().is_none() && cut.is_idle());
     }
 
     #[test]
