@@ -117,9 +117,9 @@ enum State {
     },
 }
 
-/// Memory is taken for so many frames like a body's first one when that begins: a megabyte is seldom moved as it grows, and
-/// who announces much and sends little holds little.
-const FRAMES_AT_ONCE: usize = 8;
+/// When a body needs memory, it gets so many times what there is of it with the frame that begins: it is seldom moved as it
+/// grows, and who announces much and sends little holds little.
+const AHEAD: usize = 8;
 
 /// What a frame led to.
 #[derive(Debug, PartialEq, Eq)]
@@ -258,11 +258,14 @@ impl Assembler {
         if let State::WantBody { size, left, open, too_large, cut } = &mut self.state {
             *left -= frame as u64;
             *open = Some(frame);
-            if !*too_large && cut.is_none() {
+            if !*too_large {
                 // At most 512 MiB, so it fits.
-                let new = Cut::new(*size as usize, 0, max_payload(frame_max));
-                self.message.reserve_exact(new.octets().min(FRAMES_AT_ONCE * (frame + OVERHEAD)));
-                *cut = Some(new);
+                let cut = cut.get_or_insert_with(|| Cut::new(*size as usize, 0, max_payload(frame_max)));
+                let missing = cut.octets();
+                let (here, room) = (self.message.len(), self.message.capacity() - self.message.len());
+                if room < missing && room < frame + OVERHEAD {
+                    self.message.reserve_exact(missing.min(AHEAD * (here + frame + OVERHEAD) - here));
+                }
             }
         }
     }

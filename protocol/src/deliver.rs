@@ -244,9 +244,10 @@ impl Cut {
         Cut { channel, max: max.max(1), left: total, open: 0 }
     }
 
-    /// Octets that all its frames take.
+    /// Octets that its frames are still to take.
     pub(crate) fn octets(&self) -> usize {
-        self.left.saturating_add(self.left.div_ceil(self.max).saturating_mul(OVERHEAD))
+        let open = if self.open > 0 { self.open + 1 } else { 0 };
+        open.saturating_add(self.left).saturating_add(self.left.div_ceil(self.max).saturating_mul(OVERHEAD))
     }
 
     /// Begins a frame unless one has begun, and says how many octets it still needs: 0 if the body is complete.

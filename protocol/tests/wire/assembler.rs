@@ -130,6 +130,23 @@ fn a_frame_that_would_be_refused_or_thrown_away_does_not_begin() {
 }
 
 #[test]
+fn a_message_takes_no_more_memory_than_it_has_octets_and_at_most_eight_times_what_has_come() {
+    let mut assembler = published_to(b"q");
+    let (frames, frame) = (100, 131_064);
+    assert_eq!(assembler.header(&header(60, 0, frames * frame as u64), NO_LIMIT), Ok(Progress::More));
+    let mut moved = 0;
+    for came in 1..frames as usize {
+        let before = assembler.held();
+        assert_eq!(assembler.body(&vec![0; frame], 131_072), Ok(Progress::More));
+        assert!(assembler.held() <= 8 * (came * (frame + 8) + 100), "{came} frames: {}", assembler.held());
+        moved += usize::from(assembler.held() != before);
+    }
+    assert!(moved <= 3, "memory was taken {moved} times");
+    let message = complete(assembler.body(&vec![0; frame], 131_072)).message;
+    assert_eq!(message.capacity(), message.len());
+}
+
+#[test]
 fn empty_body_frames_within_a_body_leave_no_trace() {
     let mut assembler = published_to(b"q");
     assert_eq!(assembler.header(&header(60, 0, 2), NO_LIMIT), Ok(Progress::More));
