@@ -12,7 +12,8 @@
 //! * `command`: what owners say to each other, `segment`s of messages above all. `mailbox`: how; `window`: how far.
 //!   `lone`: a confirm that goes past both.
 //! * `message`: blocks of messages; `outbox`: a turn's share for each queue; `tidy`: frees blocks of little use.
-//! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at.
+//! * `paging`: moves messages between memory and storage. `pressure`: the gate that publishers stop at. `give_back`: returns
+//!   memory to the system.
 //! * `threads`: the event loops that connections live on; `spread`: who lives on which.
 //! * `timers`: when owners look for what is due.
 //! * `recovery`: from what storage held to virtual hosts that serve.
@@ -33,6 +34,7 @@ pub mod definitions;
 mod delayed;
 pub mod exchange;
 mod expiration;
+mod give_back;
 mod listener;
 mod lone;
 mod mailbox;

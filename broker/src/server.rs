@@ -126,8 +126,8 @@ pub struct Broker {
     pub(crate) stop: watch::Sender<Stop>,
     pub(crate) listeners: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) threads: Arc<Threads>,
-    /// Timers, tidying and the watches over the disk and the threads: they end with the broker.
-    pub(crate) tasks: [JoinHandle<()>; 4],
+    /// Timers, tidying and the watches over the disk, memory and the threads: they end with the broker.
+    pub(crate) tasks: [JoinHandle<()>; 5],
 }
 
 impl Broker {

@@ -18,6 +18,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::command::Token;
 use crate::config::{Config, ConfigError, ConfiguredPolicy, Durability, StorageKind};
 use crate::definitions::{Definitions, DefinitionsError};
+use crate::give_back;
 use crate::listener::accept;
 use crate::paging::Paging;
 use crate::pressure::{FreeDisk, Pressure, free_disk};
@@ -154,6 +155,7 @@ impl Builder {
         let tidying = tokio::spawn(tidy::ask(shared.clone()));
         let watching = watch_disk(&shared, free_disk);
         let threads = Arc::new(Threads::new(threads));
+        let giving_back = tokio::spawn(give_back::watch(shared.pressure.gauge.clone(), machine.clone()));
         let spreading = tokio::spawn(spread::watch(shared.clone(), threads.clone(), machine));
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
@@ -171,7 +173,7 @@ impl Builder {
             stop,
             listeners: Mutex::new(listeners),
             threads,
-            tasks: [ticking, tidying, watching, spreading],
+            tasks: [ticking, tidying, watching, giving_back, spreading],
         })
     }
 }

@@ -17,9 +17,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::block::{Gauge, Run};
+use crate::block::Run;
 use crate::error::StorageError;
 use crate::fold::Fold;
+use crate::gauge::Gauge;
 use crate::marks::Marks;
 
 /// A key or a value of a definition, opaque to storage.

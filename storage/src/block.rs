@@ -8,7 +8,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::gauge::Gauge;
 
 /// Where one message lies in its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,27 +20,6 @@ pub struct Span {
     pub len: u32,
     /// The broker's own word about the message, stored and returned unchanged.
     pub meta: u64,
-}
-
-/// Counts the bytes of all blocks that are alive, so that the broker can stop reading publishers at a limit.
-#[derive(Debug, Default)]
-pub struct Gauge(AtomicUsize);
-
-impl Gauge {
-    /// Bytes held at this moment.
-    pub fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Counts `bytes` more.
-    pub fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Counts `bytes` less; the caller has added them before.
-    pub fn sub(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-    }
 }
 
 /// One immutable buffer of messages.
@@ -161,7 +141,8 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.gauge.sub(self.held());
+        let held = self.held();
+        self.gauge.sub(held, &mut self.buffer);
     }
 }
 

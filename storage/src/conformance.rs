@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::backend::{Backend, Batch, Op, Reader, Recovered};
-use crate::block::{Block, Gauge, Run, Span};
+use crate::block::{Block, Run, Span};
 use crate::error::StorageError;
+use crate::gauge::Gauge;
 
 /// Where a backend under test lives: opening it again finds what was left there.
 pub trait Place {

@@ -149,7 +149,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::block::{Block, Gauge, Span};
+    use crate::block::{Block, Span};
+    use crate::gauge::Gauge;
 
     fn run(count: u32) -> Run {
         let spans = (0..count).map(|i| Span { start: 0, len: 1, meta: u64::from(i) });

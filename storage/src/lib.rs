@@ -1,6 +1,6 @@
 //! "Make this batch durable, and give me back what you had." Knows records, not AMQP.
 //!
-//! * [`block`]: blocks and runs of messages, shared with the broker.
+//! * [`block`]: blocks and runs of messages, shared with the broker. `gauge`: the memory that they take, and give back.
 //! * [`store`]: the handle the broker uses: submit, mark, read back, close.
 //! * `writer`: the thread behind it (group commit). `fold`: what it need not write.
 //! * [`backend`]: the seam, one blocking call per batch. Two bodies: [`disk`] and [`memory`]; [`faulty`] wraps
@@ -26,6 +26,7 @@ pub mod disk;
 pub mod error;
 pub mod faulty;
 mod fold;
+mod gauge;
 mod keys;
 mod load;
 mod log;
@@ -42,9 +43,10 @@ mod writer;
 pub use backend::{
     Backend, Batch, Bytes, Note, Op, Outline, Quarantined, QueueBatch, Reader, Recovered, RecoveredQueue, Stored,
 };
-pub use block::{Block, Gauge, Run, Span};
+pub use block::{Block, Run, Span};
 pub use disk::open_disk;
 pub use error::StorageError;
+pub use gauge::Gauge;
 pub use marks::{Mark, Marks};
 pub use memory::open_memory;
 pub use store::{Entry, Level, Store, StoreOptions};

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::backend::{Bytes, Note, Quarantined, Recovered, RecoveredQueue};
-use crate::block::{Gauge, Run};
+use crate::block::Run;
 use crate::error::StorageError;
+use crate::gauge::Gauge;
 use crate::keys::{self, Joiner, Key};
 use crate::marks::Marks;
 use crate::record::Record;

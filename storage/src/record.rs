@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use crate::block::{Gauge, Run, Span, runs_of};
+use crate::block::{Run, Span, runs_of};
 use crate::bytes::Input;
 #[cfg(test)]
 use crate::bytes::put_varint;
+use crate::gauge::Gauge;
 use crate::removed::Removed;
 use crate::sequences::{Sequences, parse_stretches};
 

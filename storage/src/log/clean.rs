@@ -8,8 +8,9 @@ use super::pack::Frame;
 use super::read::Wanted;
 use super::space::{Kind, Series};
 use super::{Log, Tail, scan, segment};
-use crate::block::{Gauge, Run};
+use crate::block::Run;
 use crate::error::{IoContext, StorageError};
+use crate::gauge::Gauge;
 use crate::sequences::Sequences;
 
 /// Bytes that may be copied for each byte written.

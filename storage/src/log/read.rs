@@ -12,8 +12,9 @@ use super::frame;
 use super::index::Entry;
 use super::space::{Kind, Lost, Shared};
 use crate::backend::{Outline, Reader};
-use crate::block::{Gauge, Run, Span, runs_of};
+use crate::block::{Run, Span, runs_of};
 use crate::error::{IoContext, StorageError};
+use crate::gauge::Gauge;
 use crate::sequences::Sequences;
 
 /// Bytes read at once, unless a single record is larger.
