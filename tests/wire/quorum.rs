@@ -44,6 +44,17 @@ fn a_quorum_queue_that_is_auto_delete_exclusive_or_not_durable_is_406_in_that_or
 }
 
 #[test]
+fn the_arguments_of_a_quorum_queue_are_looked_at_before_its_flags() {
+    let mut peer = peer();
+    let name = unique(QUORUM);
+    let declare = |argument| declare_with(&name, &[("x-queue-type", text(QUORUM)), argument]);
+    let error = format!("invalid arg 'x-max-priority' for {} of queue type rabbit_quorum_queue", described(&name));
+    peer.refused_406(1, declare(("x-max-priority", int(5))), &error);
+    let error = format!("invalid arg 'x-message-ttl' for {}: {{value_negative,-1}}", described(&name));
+    peer.refused_406(1, declare(("x-message-ttl", int(-1))), &error);
+}
+
+#[test]
 fn deleting_a_quorum_queue_with_a_condition_is_540() {
     let text = |queue: &str, flag: &str| {
         format!(
