@@ -85,6 +85,30 @@ fn consuming_from_a_quorum_queue_under_a_channel_wide_limit_is_540() {
 }
 
 #[test]
+fn to_a_quorum_queue_an_exclusive_consumer_is_one_like_any_other() {
+    let mut peer = peer();
+    for single_active in [false, true] {
+        let queue = peer.quorum_queue(1, &[("x-single-active-consumer", AMQPValue::Boolean(single_active))]);
+        for (tag, exclusive) in [("shared", false), ("exclusive", true), ("another", false)] {
+            let consume = say::consume_with(&queue, &format!("{tag} {single_active}"), |consume| {
+                consume.exclusive = exclusive;
+            });
+            peer.ask::<basic::ConsumeOk>(1, consume);
+        }
+    }
+}
+
+#[test]
+fn an_argument_for_streams_is_refused_by_a_quorum_queue_under_its_own_name() {
+    let mut peer = peer();
+    let queue = peer.quorum_queue(1, &[]);
+    let consume =
+        basic::Consume { arguments: table(&[("x-stream-offset", text("first"))]), ..say::consume(&queue, "c") };
+    let error = format!("invalid arg 'x-stream-offset' for {} of queue type rabbit_quorum_queue", described(&queue));
+    peer.refused_406(1, consume, &error);
+}
+
+#[test]
 fn get_from_a_quorum_queue_with_a_single_active_consumer_is_405() {
     let mut peer = peer();
     let queue = peer.quorum_queue(1, &[("x-single-active-consumer", AMQPValue::Boolean(true))]);

@@ -227,7 +227,9 @@ impl QueueState {
         }
     }
 
-    fn consume(&mut self, new: NewConsumer, fx: &mut Effects) {
+    fn consume(&mut self, mut new: NewConsumer, fx: &mut Effects) {
+        // To a quorum queue it means nothing.
+        new.exclusive &= !self.settings.quorum;
         let taken = self.consumers.count() > 0 || self.consumers.is_single_active();
         if self.consumers.has_exclusive() || (new.exclusive && taken) {
             let error = AmqpError::access_refused(format!("{} in exclusive use", self.described));
