@@ -223,6 +223,17 @@ fn a_quorum_queue_rejects_what_is_over_its_limit() {
 }
 
 #[test]
+fn what_comes_back_to_a_quorum_queue_is_for_a_waiting_consumer_before_the_limit_is_looked_at() {
+    let mut peer = peer();
+    let queue = peer.quorum_queue(1, &[("x-max-length", int(0))]);
+    peer.consume(1, &queue, "c");
+    peer.publish(1, "", &queue, "x");
+    let tag = peer.expect_deliveries(1, &["x"])[0].delivery_tag;
+    peer.send(1, say::nack(tag, true));
+    assert!(peer.expect_deliveries(1, &["x"])[0].redelivered);
+}
+
+#[test]
 fn a_quorum_queue_keeps_messages_of_every_delivery_mode() {
     let Some(mut broker) = Durable::start() else { return };
     let mut peer = broker.server.peer();
