@@ -1,7 +1,7 @@
 //! Field tables as values of their own: what methods carry as arguments, and what is kept of them on disk.
 
 use crate::{
-    error::text_of,
+    error::{octets, text_of},
     reader::Reader,
     table::{Table, TableError, Value},
 };
@@ -83,8 +83,8 @@ fn push_value(text: &mut String, value: &AMQPValue) {
         }
         AMQPValue::FieldArray(items) => push_list(text, items.as_slice(), push_typed),
         AMQPValue::FieldTable(table) => push_list(text, table, |text, (key, value)| {
-            let _ = write!(text, "{{<<\"{key}\">>,{},", type_word(value));
-            push_value(text, value);
+            let _ = write!(text, "{{{},{},", octets(key.as_str().as_bytes()), type_word(value));
+            push_inner(text, value);
             text.push('}');
         }),
         AMQPValue::Void => text.push_str("undefined"),
@@ -96,8 +96,18 @@ fn push_value(text: &mut String, value: &AMQPValue) {
 
 fn push_typed(text: &mut String, value: &AMQPValue) {
     let _ = write!(text, "{{{},", type_word(value));
-    push_value(text, value);
+    push_inner(text, value);
     text.push('}');
+}
+
+/// A value inside another: a string shows that it is one.
+fn push_inner(text: &mut String, value: &AMQPValue) {
+    match value {
+        AMQPValue::ShortString(string) => text.push_str(&octets(string.as_str().as_bytes())),
+        AMQPValue::LongString(string) => text.push_str(&octets(string.as_bytes())),
+        AMQPValue::ByteArray(bytes) => text.push_str(&octets(bytes.as_slice())),
+        other => push_value(text, other),
+    }
 }
 
 fn push_list<T>(text: &mut String, items: impl IntoIterator<Item = T>, push: impl Fn(&mut String, T)) {

@@ -135,6 +135,19 @@ fn connection_close_deletes_exclusive_queues_and_requeues_before_close_ok() {
 }
 
 #[test]
+fn what_a_closing_connection_gives_back_is_not_for_its_own_consumers() {
+    let mut other = peer();
+    let mut closing = peer();
+    let queue = closing.queue(1, "shared");
+    closing.publish(1, "", &queue, "x");
+    closing.get(1, &queue);
+    closing.open_channel(2);
+    closing.ask::<basic::ConsumeOk>(2, say::consume_with(&queue, "c", |consume| consume.no_ack = true));
+    closing.close();
+    other.wait_for_count(1, &queue, 1);
+}
+
+#[test]
 fn after_close_ok_the_socket_is_the_clients_to_close() {
     let mut peer = peer();
     peer.send(0, connection::Close { reply_code: 200, ..Default::default() });

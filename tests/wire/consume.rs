@@ -229,6 +229,15 @@ fn a_tag_in_use_on_the_channel_is_530_even_for_a_missing_queue() {
 }
 
 #[test]
+fn an_empty_queue_name_that_means_nothing_is_404_even_for_a_tag_in_use() {
+    let mut peer = peer();
+    let queue = peer.queue(1, "tags");
+    peer.open_channel(2);
+    peer.consume(2, &queue, "x");
+    peer.refused(2, say::consume("", "x"), 404, "NOT_FOUND - no previously declared queue");
+}
+
+#[test]
 fn two_channels_may_use_the_same_tag() {
     let mut peer = peer();
     peer.open_channel(2);

@@ -450,6 +450,7 @@ fn a_method_on_a_channel_that_was_never_opened_is_504() {
     peer().fails(7, say::declare("q"), 504, NOT_OPEN);
     peer().fails(7, say::close_channel(), 504, NOT_OPEN);
     peer().fails(7, channel::CloseOk {}, 504, NOT_OPEN);
+    peer().fails(7, connection::CloseOk {}, 504, NOT_OPEN);
 }
 
 #[test]

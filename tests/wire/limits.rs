@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::{basic, queue, tx};
 use leveret_suite::durable::{Durable, End};
-use leveret_suite::values::{declare_durable_with, expiring, int, table, text};
+use leveret_suite::values::{declare_durable_with, expiring, history, int, table, text};
 use leveret_suite::{Content, Octets, Peer, Server, say, unique};
 
 fn peer() -> Peer {
@@ -86,6 +86,16 @@ fn expired_followers_go_with_a_head_that_is_consumed() {
 }
 
 #[test]
+fn expired_followers_of_a_message_that_is_fetched_are_not_counted_as_left() {
+    let mut peer = peer();
+    let queue = peer.queue(1, "followers");
+    peer.publish(1, "", &queue, "head");
+    peer.publish_content(1, say::publish("", &queue), &expiring("0", "follower"));
+    peer.wait_for_count(1, &queue, 2);
+    assert_eq!(peer.get(1, &queue).0.message_count, 0);
+}
+
+#[test]
 fn of_priority_levels_only_the_head_of_the_highest_is_looked_at() {
     let mut peer = peer();
     let (queue, grave) = peer.queue_and_grave(1, &[("x-max-priority", int(5))]);
@@ -128,7 +138,7 @@ fn time_runs_on_while_the_broker_is_down() {
     peer.expect::<basic::RecoverOk>(1);
     let mut peer = broker.again(End::Kill);
     let (_, content) = peer.get(1, &grave);
-    assert_eq!(leveret_suite::values::history(&content), [(queue, "expired".into(), 1)]);
+    assert_eq!(history(&content), [(queue, "expired".into(), 1)]);
 }
 
 // Leases
@@ -223,6 +233,52 @@ fn a_length_of_0_lets_messages_only_through_to_a_waiting_consumer() {
     peer.consume(1, &queue, "c");
     peer.publish(1, "", &queue, "somebody waits");
     peer.expect_deliveries(1, &["somebody waits"]);
+}
+
+#[test]
+fn what_is_requeued_over_the_limit_goes_before_a_waiting_consumer_can_take_it() {
+    let mut peer = peer();
+    for (limit, bodies) in [("x-max-length", 1), ("x-max-length-bytes", 5)] {
+        let (queue, grave) = peer.queue_and_grave(1, &[(limit, int(bodies))]);
+        peer.consume(1, &queue, "c");
+        peer.publish_all(1, &queue, &["first", "again"]);
+        let last = peer.expect_deliveries(1, &["first", "again"])[1].delivery_tag;
+        peer.send(1, say::nack_until(last, true));
+        // There is room for one of them.
+        assert!(peer.expect_deliveries(1, &["again"])[0].redelivered);
+        assert_eq!(peer.wait_for(1, &grave).1.text(), "first");
+        peer.cancel(1, "c");
+    }
+}
+
+#[test]
+fn what_the_end_of_a_channel_gives_back_counts_against_the_limit_first() {
+    let mut peer = peer();
+    let (queue, grave) = peer.queue_and_grave(1, &[("x-max-length", int(0))]);
+    peer.open_channel(2);
+    peer.consume(2, &queue, "holds");
+    peer.publish(1, "", &queue, "x");
+    peer.expect_deliveries(2, &["x"]);
+    peer.consume(1, &queue, "waits");
+    peer.close_channel(2);
+    assert_eq!(peer.wait_for(1, &grave).1.text(), "x");
+}
+
+#[test]
+fn over_the_limit_comes_before_expired_at_once() {
+    let mut peer = peer();
+    let (queue, grave) = peer.queue_and_grave(1, &[("x-max-length", int(0)), ("x-message-ttl", int(0))]);
+    peer.publish_all(1, &queue, &["1", "2"]);
+    peer.wait_for_count(1, &grave, 2);
+    for _ in 0..2 {
+        assert_eq!(history(&peer.get(1, &grave).1), [(queue.clone(), "maxlen".into(), 1)]);
+    }
+    let (queue, grave) = peer.queue_and_grave(1, &[("x-max-length", int(1)), ("x-message-ttl", int(0))]);
+    peer.publish_all(1, &queue, &["1", "2"]);
+    peer.wait_for_count(1, &grave, 2);
+    for _ in 0..2 {
+        assert_eq!(history(&peer.get(1, &grave).1), [(queue.clone(), "expired".into(), 1)]);
+    }
 }
 
 #[test]

@@ -208,6 +208,18 @@ fn an_unknown_x_match_is_406() {
     peer.expect_channel_close(1, 406, text, (50, 20));
 }
 
+#[test]
+fn a_bad_binding_to_a_locked_queue_is_406() {
+    let mut peer = peer();
+    let declare = say::declare_with("", |declare| declare.exclusive = true);
+    let queue = peer.ask::<queue::DeclareOk>(1, declare).queue;
+    let mut other = self::peer();
+    bind_with(&mut other, queue.as_str(), "amq.headers", "", &Octets::new().entry_str("x-match", "some"));
+    let text = "PRECONDITION_FAILED - Invalid x-match field value <<\"some\">>; expected all, any, all-with-x, or \
+                any-with-x";
+    other.expect_channel_close(1, 406, text, (50, 20));
+}
+
 /// A table entry of an array of long strings.
 fn keys(name: &str, keys: &[&str]) -> Octets {
     let items = keys.iter().fold(Octets::new(), |items, key| items.u8(b'S').longstr(key));

@@ -23,6 +23,21 @@ fn a_no_ack_consumer_made_under_a_channel_wide_limit_waits_while_the_channel_is_
 }
 
 #[test]
+fn a_no_ack_consumer_that_was_there_before_the_channel_wide_limit_waits_too() {
+    let mut peer = peer();
+    let (one, two) = (peer.queue(1, "one"), peer.queue(1, "two"));
+    peer.consume(1, &one, "acks");
+    peer.consume_with(1, &two, "no-ack", |consume| consume.no_ack = true);
+    peer.qos(1, 1, true);
+    peer.publish(1, "", &one, "1");
+    let tag = peer.expect_deliveries(1, &["1"])[0].delivery_tag;
+    peer.publish_all(1, &two, &["2", "3"]);
+    peer.expect_no_delivery(1, &two);
+    peer.send(1, say::ack(tag));
+    peer.expect_deliveries(1, &["2", "3"]);
+}
+
+#[test]
 fn a_limit_for_each_consumer_removes_the_channel_wide_one() {
     let mut peer = peer();
     let queue = peer.queue(1, "limits");

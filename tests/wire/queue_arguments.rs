@@ -50,6 +50,7 @@ fn bad_values_of_arguments_are_406_with_the_reason() {
         ("x-single-active-consumer", int(1), "{unacceptable_type,signedint}"),
         ("x-queue-type", text("foo"), "\"unsupported queue type 'foo'\""),
         ("x-queue-type", text("Classic"), "\"unsupported queue type 'Classic'\""),
+        ("x-queue-version", int(-1), "{value_negative,-1}"),
         ("x-queue-version", int(3), "\"unsupported queue version '3'\""),
     ];
     let mut peer = peer();
@@ -97,6 +98,27 @@ fn an_integer_may_have_any_of_the_eight_tags() {
             peer.send_payload(1, declare);
             peer.expect::<queue::DeclareOk>(1);
         }
+    }
+}
+
+#[test]
+fn of_several_bad_values_rabbitmqs_first_is_told() {
+    let mut peer = peer();
+    let bad = [
+        ("x-expires", int(0), "{value_zero,0}"),
+        ("x-message-ttl", int(-1), "{value_negative,-1}"),
+        ("x-max-length", int(-1), "{value_negative,-1}"),
+        ("x-max-length-bytes", int(-1), "{value_negative,-1}"),
+        ("x-max-priority", int(-1), "{value_negative,-1}"),
+        ("x-overflow", text("away"), "invalid_overflow"),
+        ("x-queue-version", int(9), "\"unsupported queue version '9'\""),
+        ("x-single-active-consumer", int(1), "{unacceptable_type,signedint}"),
+    ];
+    for from in 0..bad.len() {
+        let (argument, _, detail) = &bad[from];
+        let arguments: Vec<_> = bad[from..].iter().map(|(name, value, _)| (*name, value.clone())).collect();
+        let name = unique("bad");
+        peer.refused_406(1, declare_with(&name, &arguments), &invalid(argument, &name, detail));
     }
 }
 
@@ -164,9 +186,12 @@ fn an_argument_of_another_queue_type_is_refused() {
             format!("invalid arg '{argument}' for queue '{name}' in vhost '/' of queue type rabbit_classic_queue");
         peer.refused_406(1, declare_with(&name, &[(argument, value)]), &text);
     }
-    for (argument, value) in
-        [("x-max-priority", int(5)), ("x-max-age", text("1h")), ("x-stream-max-segment-size-bytes", int(1000))]
-    {
+    for (argument, value) in [
+        ("x-max-priority", int(5)),
+        ("x-max-age", text("1h")),
+        ("x-stream-max-segment-size-bytes", int(1000)),
+        ("x-initial-cluster-size", int(1)),
+    ] {
         let name = unique("foreign");
         let error =
             format!("invalid arg '{argument}' for queue '{name}' in vhost '/' of queue type rabbit_quorum_queue");
@@ -368,6 +393,19 @@ fn types_have_the_words_of_rabbitmq() {
 }
 
 #[test]
+fn strings_inside_a_list_are_shown_as_such() {
+    let mut peer = peer();
+    let name = peer.queue(1, "list");
+    let mut items = FieldArray::default();
+    for item in [text("a"), int(1), bytes("b")] {
+        items.push(item);
+    }
+    let shown = "the value '[{longstr,<<\"a\">>},{signedint,1},{binary,<<\"b\">>}]' of type 'array'";
+    let error = inequivalent("x-max-length", &name, shown, "none");
+    peer.refused_406(1, declare_with(&name, &[("x-max-length", AMQPValue::FieldArray(items))]), &error);
+}
+
+#[test]
 fn another_queue_type_is_reported_against_the_default() {
     if differs_from_reference("another_queue_type_is_reported_against_the_default") {
         return;
@@ -380,6 +418,36 @@ fn another_queue_type_is_reported_against_the_default() {
     let name = peer.quorum_queue(1, &[]);
     let error = inequivalent("x-queue-type", &name, "'classic'", "'quorum'");
     peer.refused_406(1, declare_durable_with(&name, &[]), &error);
+}
+
+#[test]
+fn a_quorum_queue_compares_the_arguments_that_quorum_queues_have() {
+    let mut peer = peer();
+    for (argument, one, two) in [
+        ("x-delivery-limit", int(1), int(2)),
+        ("x-dead-letter-strategy", text("at-most-once"), text("at-least-once")),
+        ("x-quorum-initial-group-size", int(1), int(3)),
+        ("x-message-ttl", int(10_000), int(20_000)),
+    ] {
+        let of = |value: &AMQPValue| [("x-queue-type", text("quorum")), (argument, value.clone())];
+        let name = peer.quorum_queue(1, &[(argument, one.clone())]);
+        let error = inequivalent(argument, &name, &format!("'{}'", shown(&two).0), &format!("'{}'", shown(&one).0));
+        peer.refused_406(1, declare_durable_with(&name, &of(&two)), &error);
+        let error = inequivalent(
+            argument,
+            &name,
+            "none",
+            &format!("the value '{}' of type '{}'", shown(&one).0, shown(&one).1),
+        );
+        peer.refused_406(1, declare_durable_with(&name, &[("x-queue-type", text("quorum"))]), &error);
+        peer.ask::<queue::DeclareOk>(1, declare_durable_with(&name, &of(&one)));
+    }
+    // What only classic queues have is not looked at.
+    let name = peer.quorum_queue(1, &[]);
+    for (argument, value) in [("x-max-priority", int(5)), ("x-queue-mode", text("lazy")), ("x-queue-version", int(2))] {
+        let arguments = [("x-queue-type", text("quorum")), (argument, value)];
+        peer.ask::<queue::DeclareOk>(1, declare_durable_with(&name, &arguments));
+    }
 }
 
 #[test]

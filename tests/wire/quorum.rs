@@ -44,6 +44,17 @@ fn a_quorum_queue_that_is_auto_delete_exclusive_or_not_durable_is_406_in_that_or
 }
 
 #[test]
+fn the_arguments_of_a_quorum_queue_are_looked_at_before_its_flags() {
+    let mut peer = peer();
+    let name = unique(QUORUM);
+    let declare = |argument| declare_with(&name, &[("x-queue-type", text(QUORUM)), argument]);
+    let error = format!("invalid arg 'x-max-priority' for {} of queue type rabbit_quorum_queue", described(&name));
+    peer.refused_406(1, declare(("x-max-priority", int(5))), &error);
+    let error = format!("invalid arg 'x-message-ttl' for {}: {{value_negative,-1}}", described(&name));
+    peer.refused_406(1, declare(("x-message-ttl", int(-1))), &error);
+}
+
+#[test]
 fn deleting_a_quorum_queue_with_a_condition_is_540() {
     let text = |queue: &str, flag: &str| {
         format!(
@@ -71,6 +82,30 @@ fn consuming_from_a_quorum_queue_under_a_channel_wide_limit_is_540() {
     peer.qos(1, 10, true);
     let text = format!("NOT_IMPLEMENTED - {} does not support global qos", described(&queue));
     peer.fails(1, say::consume(&queue, "c"), 540, &text);
+}
+
+#[test]
+fn to_a_quorum_queue_an_exclusive_consumer_is_one_like_any_other() {
+    let mut peer = peer();
+    for single_active in [false, true] {
+        let queue = peer.quorum_queue(1, &[("x-single-active-consumer", AMQPValue::Boolean(single_active))]);
+        for (tag, exclusive) in [("shared", false), ("exclusive", true), ("another", false)] {
+            let consume = say::consume_with(&queue, &format!("{tag} {single_active}"), |consume| {
+                consume.exclusive = exclusive;
+            });
+            peer.ask::<basic::ConsumeOk>(1, consume);
+        }
+    }
+}
+
+#[test]
+fn an_argument_for_streams_is_refused_by_a_quorum_queue_under_its_own_name() {
+    let mut peer = peer();
+    let queue = peer.quorum_queue(1, &[]);
+    let consume =
+        basic::Consume { arguments: table(&[("x-stream-offset", text("first"))]), ..say::consume(&queue, "c") };
+    let error = format!("invalid arg 'x-stream-offset' for {} of queue type rabbit_quorum_queue", described(&queue));
+    peer.refused_406(1, consume, &error);
 }
 
 #[test]
@@ -185,6 +220,17 @@ fn a_quorum_queue_rejects_what_is_over_its_limit() {
     peer.publish(1, "", &queue, "2");
     let nack: basic::Nack = peer.expect(1);
     assert_eq!((nack.delivery_tag, nack.multiple), (2, false));
+}
+
+#[test]
+fn what_comes_back_to_a_quorum_queue_is_for_a_waiting_consumer_before_the_limit_is_looked_at() {
+    let mut peer = peer();
+    let queue = peer.quorum_queue(1, &[("x-max-length", int(0))]);
+    peer.consume(1, &queue, "c");
+    peer.publish(1, "", &queue, "x");
+    let tag = peer.expect_deliveries(1, &["x"])[0].delivery_tag;
+    peer.send(1, say::nack(tag, true));
+    assert!(peer.expect_deliveries(1, &["x"])[0].redelivered);
 }
 
 #[test]

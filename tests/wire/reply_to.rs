@@ -316,6 +316,16 @@ fn declaring_the_bare_name_says_one_consumer() {
 }
 
 #[test]
+fn an_empty_queue_name_may_mean_the_bare_name() {
+    let mut peer = peer();
+    peer.ask::<queue::DeclareOk>(1, say::declare(NAME));
+    let consume = say::consume_with("", "replies", |consume| consume.no_ack = true);
+    peer.ask::<basic::ConsumeOk>(1, consume);
+    let again = say::consume_with("", "again", |consume| consume.no_ack = true);
+    peer.refused(1, again, 406, "PRECONDITION_FAILED - reply consumer already set");
+}
+
+#[test]
 fn declaring_a_full_name_says_whether_the_requester_is_there() {
     let mut requester = requester();
     let name = address(&mut requester);

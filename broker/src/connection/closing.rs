@@ -89,6 +89,27 @@ impl Connection {
         left
     }
 
+    /// The same for all channels. The consumers of all go first: none of them gets what another channel gives back.
+    fn release_all(&mut self, from: &Requester) -> u32 {
+        let mut numbers = Vec::new();
+        for channel in self.channels.iter_mut() {
+            numbers.push(channel.key.number);
+            for consumer in channel.tags.values().filter_map(|serial| self.consumers.get(serial)) {
+                let command = QueueCommand::Cancel { consumer: consumer.key, then: None };
+                self.outbox.push(&consumer.queue, command);
+            }
+        }
+        self.flush();
+        let mut left = 0;
+        for number in numbers {
+            left += self.release(number, from);
+            if let Some(channel) = self.channels.get(number) {
+                channel.state = State::Closed;
+            }
+        }
+        left
+    }
+
     /// An answer for a channel that is on its way out.
     pub(super) fn answered_late(&mut self, key: ChannelKey, reply: Reply) {
         match reply {
@@ -184,14 +205,7 @@ impl Connection {
         self.emit_confirms();
         self.phase = Phase::Releasing { left: 0, topology_asked: false, error };
         let from = self.as_requester();
-        let numbers: Vec<u16> = self.channels.iter_mut().map(|channel| channel.key.number).collect();
-        let mut total = 0;
-        for number in numbers {
-            total += self.release(number, &from);
-            if let Some(channel) = self.channels.get(number) {
-                channel.state = State::Closed;
-            }
-        }
+        let total = self.release_all(&from);
         if let Phase::Releasing { left, .. } = &mut self.phase {
             *left = total;
         }
@@ -270,11 +284,8 @@ impl Drop for Connection {
         }
         self.flush();
         let from = self.as_requester();
-        let numbers: Vec<u16> = self.channels.iter_mut().map(|channel| channel.key.number).collect();
-        for number in numbers {
-            // The answers find a closed mailbox.
-            self.release(number, &from);
-        }
+        // The answers find a closed mailbox.
+        self.release_all(&from);
         self.vhost.push(TopologyCommand::ConnectionGone { id: self.peer.id, from: None });
     }
 }

@@ -13,6 +13,7 @@ use super::dispatch::Done;
 use super::unacked::Outstanding;
 use crate::access::rights::{Resource, Right};
 use crate::command::{NewConsumer, QueueCommand, Reply, Window};
+use crate::queue::Queue;
 use crate::{methods, names};
 
 /// What becomes of deliveries that are settled.
@@ -49,6 +50,7 @@ impl Connection {
     }
 
     pub(super) fn consume(&mut self, number: u16, consume: basic::Consume) -> Done {
+        let name = self.queue_name(number, consume.queue.as_str())?;
         let prefetch_and_limit = {
             let Some(channel) = self.channels.get(number) else {
                 return Ok(());
@@ -59,13 +61,12 @@ impl Connection {
             }
             (u32::from(channel.prefetch), channel.limit.clone(), channel.key)
         };
-        if consume.queue.as_str() == names::REPLY_TO {
+        if &*name == names::REPLY_TO {
             return self.consume_replies(number, &consume);
         }
-        let name = self.queue_name(number, consume.queue.as_str())?;
         self.rights.check(Right::Read, Resource::Queue(&name))?;
         let queue = self.usable_queue(&name)?;
-        let priority = consume_arguments(&consume.arguments, &names::queue(&name, &self.vhost.name))?;
+        let priority = consume_arguments(&consume.arguments, &queue, &self.vhost.name)?;
         let tag: Box<str> = match consume.consumer_tag.as_str() {
             "" => names::generated_tag().into(),
             tag => tag.into(),
@@ -246,10 +247,12 @@ impl Connection {
 }
 
 /// Checks the arguments of `basic.consume` and answers the consumer's priority.
-fn consume_arguments(arguments: &FieldTable, described: &str) -> Result<i64, AmqpError> {
+fn consume_arguments(arguments: &FieldTable, queue: &Queue, vhost: &str) -> Result<i64, AmqpError> {
+    let described = names::queue(&queue.name, vhost);
     for name in ["x-stream-offset", "x-stream-filter", "x-stream-match-unfiltered"] {
         if arguments.inner().get(name).is_some() {
-            let text = format!("invalid arg '{name}' for {described} of queue type rabbit_classic_queue");
+            let kind = queue.kind();
+            let text = format!("invalid arg '{name}' for {described} of queue type rabbit_{kind}_queue");
             return Err(AmqpError::precondition_failed(text));
         }
     }

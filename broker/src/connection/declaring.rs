@@ -60,7 +60,7 @@ impl Connection {
                 Ok(())
             }
             queue::AMQPMethod::Delete(delete) => {
-                let name = self.queue_name(number, &names::strip(delete.queue.as_str()))?;
+                let name = names::strip(&self.queue_name(number, delete.queue.as_str())?);
                 self.rights.check(Right::Configure, Resource::Queue(&name))?;
                 self.wait(number, Wait::Method, (50, 40), delete.nowait);
                 let (if_unused, if_empty) = (delete.if_unused, delete.if_empty);

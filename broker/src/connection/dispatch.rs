@@ -51,9 +51,6 @@ impl Connection {
                 basic::AMQPMethod::Ack(_) | basic::AMQPMethod::Nack(_) | basic::AMQPMethod::Reject(_),
             )) => {}
             Ok(AMQPClass::Basic(basic::AMQPMethod::Publish(_))) => self.publish_on_no_channel(found),
-            Ok(AMQPClass::Connection(_)) => {
-                self.raise(0, AmqpError::command_invalid("unimplemented method").at(class, method_id))
-            }
             Ok(_) => self.raise(0, AmqpError::channel_error("expected 'channel.open'").at(class, method_id)),
             Err(error) => self.raise(0, error),
         }

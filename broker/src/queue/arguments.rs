@@ -81,6 +81,7 @@ const NOT_QUORUM: &[&str] = &[
     "x-max-age",
     "x-stream-max-segment-size-bytes",
     "x-stream-filter-size-bytes",
+    "x-initial-cluster-size",
     "x-max-priority",
     "x-queue-mode",
     "x-queue-version",
@@ -133,32 +134,44 @@ pub fn parse(arguments: &FieldTable, flags: Flags, described: &str) -> Result<Se
         return Err(AmqpError::precondition_failed(text));
     }
     let quorum = args.queue_type()?;
-    if quorum {
-        check_quorum_flags(flags, described)?;
-    }
     let (foreign, kind) = if quorum { (NOT_QUORUM, "quorum") } else { (NOT_CLASSIC, "classic") };
     if let Some(name) = foreign.iter().find(|name| get(arguments, name).is_some()) {
         let text = format!("invalid arg '{name}' for {described} of queue type rabbit_{kind}_queue");
         return Err(AmqpError::precondition_failed(text));
     }
+    // In RabbitMQ's order: of several that are wrong it names the first.
+    let expires = args.number("x-expires", 1, LONGEST)?;
+    let message_ttl = args.number("x-message-ttl", 0, LONGEST)?;
     let exchange = args.text("x-dead-letter-exchange")?;
     let key = args.text("x-dead-letter-routing-key")?;
     if key.is_some() && exchange.is_none() {
         return Err(args.invalid("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined"));
     }
-    args.check_without_effect()?;
+    args.check_strategy()?;
+    let max_length = args.number("x-max-length", 0, i64::MAX)?;
+    let max_bytes = args.number("x-max-length-bytes", 0, i64::MAX)?;
+    let max_priority = args.max_priority()?;
+    let overflow = args.overflow()?;
+    args.check_version()?;
+    let single_active = args.flag("x-single-active-consumer")?;
+    args.check_placement()?;
+    let delivery_limit = args.delivery_limit(quorum)?;
+    let consumer_timeout = args.consumer_timeout(quorum)?;
+    if quorum {
+        check_quorum_flags(flags, described)?;
+    }
     Ok(Settings {
         quorum,
-        message_ttl: args.number("x-message-ttl", 0, LONGEST)?,
-        expires: args.number("x-expires", 1, LONGEST)?,
-        max_length: args.number("x-max-length", 0, i64::MAX)?,
-        max_bytes: args.number("x-max-length-bytes", 0, i64::MAX)?,
-        overflow: args.overflow()?,
+        message_ttl,
+        expires,
+        max_length,
+        max_bytes,
+        overflow,
         dead_letter: exchange.map(|exchange| Arc::new(DeadLetterTo { exchange, key })),
-        max_priority: args.max_priority()?,
-        single_active: args.flag("x-single-active-consumer")?,
-        delivery_limit: args.delivery_limit(quorum)?,
-        consumer_timeout: args.consumer_timeout(quorum)?,
+        max_priority,
+        single_active,
+        delivery_limit,
+        consumer_timeout,
     })
 }
 
@@ -275,27 +288,30 @@ impl Args<'_> {
         }
     }
 
-    /// Arguments that are checked and mean nothing on one node.
-    fn check_without_effect(&self) -> Result<(), AmqpError> {
+    fn check_strategy(&self) -> Result<(), AmqpError> {
+        const NAME: &str = "x-dead-letter-strategy";
+        match self.text(NAME)?.as_deref() {
+            None | Some(b"at-most-once" | b"at-least-once") => Ok(()),
+            Some(_) => Err(self.invalid(NAME, "invalid_dlx_strategy")),
+        }
+    }
+
+    fn check_version(&self) -> Result<(), AmqpError> {
+        const NAME: &str = "x-queue-version";
+        match self.integer(NAME)? {
+            None | Some(1 | 2) => Ok(()),
+            Some(number) if number < 0 => Err(self.invalid(NAME, format!("{{value_negative,{number}}}"))),
+            Some(other) => Err(self.invalid(NAME, format!("\"unsupported queue version '{other}'\""))),
+        }
+    }
+
+    /// On which nodes, which means nothing where there is one.
+    fn check_placement(&self) -> Result<(), AmqpError> {
         const LOCATOR: &str = "x-queue-leader-locator";
+        self.number("x-quorum-initial-group-size", 1, i64::MAX)?;
         match self.text(LOCATOR)?.as_deref() {
-            None | Some(b"client-local" | b"balanced" | b"random" | b"least-leaders") => {}
-            Some(_) => return Err(self.invalid(LOCATOR, "invalid_queue_locator_arg")),
+            None | Some(b"client-local" | b"balanced" | b"random" | b"least-leaders") => Ok(()),
+            Some(_) => Err(self.invalid(LOCATOR, "invalid_queue_locator_arg")),
         }
-        match self.integer("x-queue-version")? {
-            None | Some(1 | 2) => {}
-            Some(other) => {
-                let detail = format!("\"unsupported queue version '{other}'\"");
-                return Err(self.invalid("x-queue-version", detail));
-            }
-        }
-        for name in ["x-quorum-initial-group-size", "x-initial-cluster-size"] {
-            self.number(name, 1, i64::MAX)?;
-        }
-        match self.text("x-dead-letter-strategy")?.as_deref() {
-            None | Some(b"at-most-once" | b"at-least-once") => {}
-            Some(_) => return Err(self.invalid("x-dead-letter-strategy", "invalid_dlx_strategy")),
-        }
-        Ok(())
     }
 }

@@ -18,8 +18,6 @@ pub struct Consumer {
     unacked: u32,
     window: Arc<Window>,
     limit: Arc<ChannelLimit>,
-    /// A consumer without acks that was created under a channel-wide limit waits while the channel is full.
-    waits_on_limit: bool,
     /// It stands in the ring: when its turn comes, its room is looked at.
     waiting: bool,
     /// The queue's count of turns at its last one.
@@ -40,7 +38,8 @@ impl Consumer {
     fn take_room(&self, wanted: u32) -> u32 {
         let wanted = wanted.min(self.own_room());
         if self.no_ack {
-            if self.waits_on_limit && self.limit.is_full() { 0 } else { wanted }
+            // What it gets counts for nothing, but it waits while the channel is full.
+            if self.limit.is_full() { 0 } else { wanted }
         } else if wanted == 0 {
             0
         } else {
@@ -140,7 +139,6 @@ impl Consumers {
             priority: new.priority,
             prefetch: new.prefetch,
             unacked: 0,
-            waits_on_limit: new.no_ack && new.limit.is_set(),
             window: new.window,
             limit: new.limit,
             waiting: false,

@@ -6,8 +6,8 @@ use leveret_protocol::value::{as_integer, show, type_word};
 
 use super::arguments::get;
 
-/// Arguments that take part in equivalence; any other is stored and never compared.
-const COMPARED: &[&str] = &[
+/// Arguments of a classic queue that take part in equivalence; any other is stored and never compared.
+const CLASSIC_COMPARES: &[&str] = &[
     "x-expires",
     "x-message-ttl",
     "x-dead-letter-exchange",
@@ -19,9 +19,26 @@ const COMPARED: &[&str] = &[
     "x-queue-mode",
     "x-queue-version",
     "x-single-active-consumer",
-    "x-queue-type",
+    TYPE,
     "x-queue-leader-locator",
     "x-queue-master-locator",
+];
+
+/// Those of a quorum queue.
+const QUORUM_COMPARES: &[&str] = &[
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-overflow",
+    "x-single-active-consumer",
+    TYPE,
+    "x-quorum-initial-group-size",
+    "x-delivery-limit",
+    "x-message-ttl",
+    "x-queue-leader-locator",
 ];
 
 const TYPE: &str = "x-queue-type";
@@ -29,7 +46,8 @@ const CLASSIC: &str = "classic";
 
 /// Refuses a declaration whose arguments are not those of the existing queue.
 pub fn equivalent(current: &FieldTable, received: &FieldTable, described: &str) -> Result<(), AmqpError> {
-    for name in COMPARED {
+    let compared = if queue_type(get(current, TYPE)) == CLASSIC { CLASSIC_COMPARES } else { QUORUM_COMPARES };
+    for name in compared {
         let pair = (get(received, name), get(current, name));
         let same = if *name == TYPE { queue_type(pair.0) == queue_type(pair.1) } else { same(pair.0, pair.1) };
         if same {

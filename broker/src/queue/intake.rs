@@ -24,14 +24,16 @@ impl QueueState {
         fx: &mut Effects,
     ) {
         let limited = self.settings.max_length.is_some() || self.settings.max_bytes.is_some();
-        if self.settings.overflow == Overflow::DropHead || !limited {
+        let drops = self.settings.overflow == Overflow::DropHead;
+        let at_once = self.time_to_live(expiration) == Some(0);
+        if !limited || (drops && !at_once) {
             return self.accept(run, persistent, expiration, confirm, now, fx);
         }
-        // One by one: each is refused or not by what is ready when it comes.
+        // One by one: each is refused, or pushed out, or not, by what is ready when it comes.
         for index in run.from..run.to {
             let one = Run { block: run.block.clone(), from: index, to: index + 1 };
             let confirm = confirm.clone().map(|to| ConfirmTo { first: to.first + u64::from(index - run.from), ..to });
-            if self.would_overflow(&run.block, index) {
+            if !drops && self.would_overflow(&run.block, index) {
                 self.refuse_publish(one, confirm, fx);
             } else {
                 self.accept(one, persistent, expiration, confirm, now, fx);
@@ -57,10 +59,15 @@ impl QueueState {
         if let Some(to) = confirm {
             self.confirm(to, count, persistent, fx);
         }
-        let ttl = [self.settings.message_ttl, expiration].into_iter().flatten().min();
+        let ttl = self.time_to_live(expiration);
         let expires = ttl.map_or(Segment::NEVER, |ttl| now.millis() + ttl);
         self.timed |= ttl.is_some();
         self.ready.push(Segment { persistent, expires, ..Segment::new(first, run) });
+    }
+
+    /// Of a message with this `expiration`, in milliseconds.
+    fn time_to_live(&self, expiration: Option<u64>) -> Option<u64> {
+        [self.settings.message_ttl, expiration].into_iter().flatten().min()
     }
 
     pub(super) fn confirm(&self, to: ConfirmTo, count: u32, persistent: bool, fx: &mut Effects) {
@@ -136,16 +143,22 @@ impl QueueState {
         }
     }
 
-    /// Drops from the head what is over the limits.
-    pub(super) fn drop_surplus(&mut self, fx: &mut Effects) {
+    /// Whether what comes back may push out the head before a consumer is offered it. A quorum queue offers first.
+    pub(super) fn drops_returned(&self) -> bool {
+        let limited = self.settings.max_length.is_some() || self.settings.max_bytes.is_some();
+        limited && self.settings.overflow == Overflow::DropHead && !self.settings.quorum
+    }
+
+    /// Drops from the head what is over the limits. False while some of it has to be read from storage first.
+    pub(super) fn drop_surplus(&mut self, fx: &mut Effects) -> bool {
         if self.settings.overflow != Overflow::DropHead {
-            return;
+            return true;
         }
         while let Some(surplus) = self.settings.max_length.and_then(|most| self.ready.len().checked_sub(most))
             && surplus > 0
         {
             if self.needs_content(Segment::NEVER) {
-                break;
+                return false;
             }
             let Some(segment) = self.ready.take(surplus.min(u64::from(u32::MAX)) as u32) else { break };
             self.give_up(segment, Reason::MaxLen, fx);
@@ -153,11 +166,12 @@ impl QueueState {
         while self.settings.max_bytes.is_some_and(|most| self.ready.bytes() > most) {
             // How large its body is, only the message itself says.
             if self.front_is_away() {
-                break;
+                return false;
             }
             let Some(segment) = self.ready.take(1) else { break };
             self.give_up(segment, Reason::MaxLen, fx);
         }
+        true
     }
 
     /// Asks for a tick when the head expires or the lease ends, unless one comes by then.

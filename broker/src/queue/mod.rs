@@ -86,6 +86,11 @@ impl Queue {
         })
     }
 
+    /// Its type, as `x-queue-type` names it.
+    pub fn kind(&self) -> &'static str {
+        if self.keeps_all { "quorum" } else { "classic" }
+    }
+
     /// Whether a message outlives the broker here.
     pub fn keeps(&self, persistent: bool) -> bool {
         self.durable && (persistent || self.keeps_all)

@@ -43,6 +43,9 @@ pub struct QueueState {
     pub(super) lifetimes: Lifetimes,
     /// Some message has a time to live.
     pub(super) timed: bool,
+    /// Messages have come back to a queue that drops from its head: what is over its limits goes before anybody is
+    /// offered any.
+    returned: bool,
     /// When somebody last used the queue, for its lease.
     last_used: u64,
     /// The tick that is on its way.
@@ -87,6 +90,7 @@ impl QueueState {
             dead: false,
             failed: false,
             timed: false,
+            returned: false,
             last_used: origin.now,
             armed: Segment::NEVER,
             paged: Paged::default(),
@@ -101,6 +105,9 @@ impl QueueState {
     pub fn apply(&mut self, command: QueueCommand, now: &Moment<'_>, fx: &mut Effects) {
         if self.dead {
             return self.refuse(command, fx);
+        }
+        if self.in_step(&command) {
+            self.deliver(now, fx);
         }
         match command {
             QueueCommand::Publish { run, persistent, expiration, confirm } => {
@@ -118,6 +125,7 @@ impl QueueState {
                 self.give_up(segment, Reason::Rejected, fx);
             }
             QueueCommand::Requeue { consumer, segment, seen } => {
+                self.returned = self.drops_returned();
                 self.settled(consumer, segment.count());
                 self.put_back(segment, seen, fx);
             }
@@ -149,9 +157,22 @@ impl QueueState {
         }
     }
 
+    /// True for a command that must find handed out, or given up, what came before it in its turn: what comes back over
+    /// a limit pushes the head out before anybody is offered it, and what is published is offered first.
+    fn in_step(&self, command: &QueueCommand) -> bool {
+        match command {
+            QueueCommand::Publish { .. } => self.returned,
+            QueueCommand::Requeue { .. } => !self.returned && self.drops_returned(),
+            _ => false,
+        }
+    }
+
     /// Hands ready messages to whoever has room, and gives up what has expired or is too much; called after the
     /// commands of a turn.
     pub fn deliver(&mut self, now: &Moment<'_>, fx: &mut Effects) {
+        if self.returned {
+            self.returned = !self.drop_surplus(fx);
+        }
         self.expire(now, false, fx);
         // A segment at a time: room is taken for what is there, so that none of it has to be given back.
         while let Some(count) = self.ready.front().and_then(Segment::here).map(Run::count) {
@@ -160,8 +181,13 @@ impl QueueState {
             self.hand_over(key, segment, fx);
             self.expire(now, false, fx);
         }
-        self.expire(now, true, fx);
-        self.drop_surplus(fx);
+        if self.settings.quorum {
+            self.expire(now, true, fx);
+            self.drop_surplus(fx);
+        } else {
+            self.drop_surplus(fx);
+            self.expire(now, true, fx);
+        }
         self.arm(fx);
     }
 
@@ -227,7 +253,9 @@ impl QueueState {
         }
     }
 
-    fn consume(&mut self, new: NewConsumer, fx: &mut Effects) {
+    fn consume(&mut self, mut new: NewConsumer, fx: &mut Effects) {
+        // To a quorum queue it means nothing.
+        new.exclusive &= !self.settings.quorum;
         let taken = self.consumers.count() > 0 || self.consumers.is_single_active();
         if self.consumers.has_exclusive() || (new.exclusive && taken) {
             let error = AmqpError::access_refused(format!("{} in exclusive use", self.described));
@@ -281,6 +309,8 @@ impl QueueState {
             return fx.reply(&from, Reply::GetEmpty);
         };
         self.taken(&segment, no_ack, fx);
+        // What was behind it and has expired is not left.
+        self.expire(now, true, fx);
         fx.reply(&from, Reply::Got { queue, segment, left: clamp(self.ready.len()), no_ack });
     }
 

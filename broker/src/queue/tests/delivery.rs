@@ -166,7 +166,7 @@ fn a_consumer_without_acks_created_under_a_channel_wide_limit_waits_while_it_is_
 }
 
 #[test]
-fn a_consumer_without_acks_older_than_the_channel_wide_limit_does_not_wait() {
+fn a_consumer_without_acks_older_than_the_channel_wide_limit_waits_too() {
     let mut queue = Driven::new();
     let mut client = Client::new();
     let limit = Arc::<ChannelLimit>::default();
@@ -177,6 +177,10 @@ fn a_consumer_without_acks_older_than_the_channel_wide_limit_does_not_wait() {
     limit.set(1);
     limit.add(1);
     queue.publish(1..=3);
+    client.hears_nothing();
+    limit.free(1);
+    assert!(limit.take_starved());
+    queue.turn([QueueCommand::Wake]);
     assert_eq!(client.delivered(early), [1, 2, 3]);
 }
 

@@ -228,6 +228,9 @@ impl Life {
             self.known.insert(number, known);
             if self.settings.overflow == Overflow::DropHead {
                 self.add(number, known);
+                if self.one_by_one(expiration) {
+                    self.deliver();
+                }
             } else if self.overflows(1) {
                 self.expected.refused.insert(number);
                 if self.settings.overflow == Overflow::RejectPublishDlx {
@@ -261,6 +264,7 @@ impl Life {
         self.expire(false);
         if let Some(((_, number), _)) = self.ready.pop_first() {
             self.expected.delivered.push(number);
+            self.expire(true);
         }
         let client = self.channels[at].client.get_or_insert_with(Client::new);
         let from = client.from.clone();
@@ -355,6 +359,13 @@ impl Life {
             || self.settings.max_bytes.is_some_and(|most| count * BODY > most)
     }
 
+    /// Publishes are offered, and given up, one by one as they come.
+    fn one_by_one(&self, expiration: Option<u64>) -> bool {
+        let at_once = [self.settings.message_ttl, expiration].contains(&Some(0));
+        let limited = self.settings.max_length.is_some() || self.settings.max_bytes.is_some();
+        self.settings.overflow != Overflow::DropHead || (at_once && limited)
+    }
+
     /// What has expired goes, as far as it is at the head; what expires this very moment was offered before.
     fn expire(&mut self, offered: bool) {
         while let Some(((_, number), front)) = self.ready.first_key_value().map(|(key, known)| (*key, *known)) {
@@ -380,7 +391,11 @@ impl Life {
             room -= 1;
             self.expire(false);
         }
+        self.drop_surplus();
         self.expire(true);
+    }
+
+    fn drop_surplus(&mut self) {
         if self.settings.overflow == Overflow::DropHead {
             while self.overflows(0)
                 && let Some(((_, number), _)) = self.ready.pop_first()
@@ -394,9 +409,14 @@ impl Life {
 
     fn turn(&mut self, commands: Vec<QueueCommand>) {
         let fetched = matches!(commands.first(), Some(QueueCommand::Get { .. }));
-        let rejecting = self.settings.overflow != Overflow::DropHead;
-        let published = matches!(commands.first(), Some(QueueCommand::Publish { .. }));
-        match (fetched, published && rejecting) {
+        let came_singly = match commands.first() {
+            Some(QueueCommand::Publish { expiration, .. }) => self.one_by_one(*expiration),
+            _ => false,
+        };
+        if commands.iter().any(|command| matches!(command, QueueCommand::Requeue { .. })) {
+            self.drop_surplus();
+        }
+        match (fetched, came_singly) {
             // A fetched message takes no consumer's room.
             (true, _) => {
                 let fetched = std::mem::take(&mut self.expected.delivered);

@@ -104,8 +104,6 @@ struct Tap {
     key: ConsumerKey,
     no_ack: bool,
     prefetch: u32,
-    /// It was created under a channel-wide limit and takes no acknowledgements.
-    waits: bool,
     window: Arc<Window>,
 }
 
@@ -151,7 +149,7 @@ impl Connection {
 
     fn has_room(&self, tap: &Tap) -> bool {
         if tap.no_ack {
-            return !(tap.waits && self.is_full());
+            return !self.is_full();
         }
         let unacked = self.unacked_of(tap.key);
         (tap.prefetch == 0 || unacked < tap.prefetch) && !self.is_full()
@@ -299,7 +297,6 @@ impl World {
             key: ConsumerKey { slot: 0, serial: 0 },
             no_ack,
             prefetch,
-            waits: no_ack && connection.limited_to != 0,
             window: new.window.clone(),
         }));
         commands.push(QueueCommand::Consume(Box::new(new)));

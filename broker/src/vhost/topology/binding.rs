@@ -5,28 +5,31 @@ use super::*;
 impl TopologyOwner {
     pub(super) fn bind(&mut self, from: &Requester, binding: BindingSpec) -> Result<(), AmqpError> {
         let exchange = self.bindable(&binding)?.clone();
-        let (destination, destination_durable) = self.destination(from, &binding)?;
+        let (destination, destination_durable) = self.destination(&binding)?;
+        self.valid_binding(&exchange, &binding, &destination)?;
+        // RabbitMQ looks at the lock last.
+        if let Destination::Queue(queue) = &destination {
+            unlocked(queue, from, &self.name)?;
+        }
         let durable = exchange.spec.durable && destination_durable;
         let ok = methods::bind_ok(binding.kind);
-        self.bind_to(&exchange, binding, destination, destination_durable)?;
+        self.add_binding(binding, destination, durable, true);
         self.answer_as(made(durable), from, ok);
         Ok(())
     }
 
-    /// Checks a binding and adds it; `to_durable`: its destination is.
-    pub(super) fn bind_to(
-        &mut self,
+    /// What the type of `exchange` has to say about a binding.
+    pub(super) fn valid_binding(
+        &self,
         exchange: &Exchange,
-        binding: BindingSpec,
-        destination: Destination,
-        to_durable: bool,
+        binding: &BindingSpec,
+        to: &Destination,
     ) -> Result<(), AmqpError> {
         Router::<Destination>::validate(exchange.spec.kind, &binding.key, &binding.arguments)
             .map_err(|error| AmqpError::precondition_failed(error.to_string()))?;
         if exchange.spec.kind == ExchangeType::LocalRandom {
-            self.classic_queue(&destination)?;
+            Self::classic_queue(to)?;
         }
-        self.add_binding(binding, destination, exchange.spec.durable && to_durable, true);
         Ok(())
     }
 
@@ -39,15 +42,11 @@ impl TopologyOwner {
         self.exchange(&binding.source)
     }
 
-    pub(super) fn destination(
-        &self,
-        from: &Requester,
-        binding: &BindingSpec,
-    ) -> Result<(Destination, bool), AmqpError> {
+    /// The destination of a binding, which must exist, and whether it is durable.
+    pub(super) fn destination(&self, binding: &BindingSpec) -> Result<(Destination, bool), AmqpError> {
         match binding.kind {
             DestinationKind::Queue => {
                 let queue = self.queue(&binding.destination)?;
-                unlocked(queue, from, &self.name)?;
                 Ok((Destination::Queue(queue.clone()), queue.durable))
             }
             DestinationKind::Exchange => {
@@ -58,19 +57,14 @@ impl TopologyOwner {
     }
 
     /// What alone may be bound to x-local-random.
-    pub(super) fn classic_queue(&self, destination: &Destination) -> Result<(), AmqpError> {
-        use leveret_protocol::amq::AMQPValue;
-        let Destination::Queue(queue) = destination else {
-            return Err(AmqpError::precondition_failed("Destination not found"));
-        };
-        let declared = self.declared.get(queue.name.as_bytes());
-        match declared.and_then(|declared| arguments::get(&declared.declare.arguments, "x-queue-type")) {
-            Some(AMQPValue::LongString(kind)) if kind.as_bytes() != b"classic" => {
-                let kind = leveret_protocol::error::text_of(kind.as_bytes());
-                let text = format!("Queue type rabbit_{kind}_queue not valid for this exchange type");
+    pub(super) fn classic_queue(destination: &Destination) -> Result<(), AmqpError> {
+        match destination {
+            Destination::Exchange(_) => Err(AmqpError::precondition_failed("Destination not found")),
+            Destination::Queue(queue) if queue.kind() == "classic" => Ok(()),
+            Destination::Queue(queue) => {
+                let text = format!("Queue type rabbit_{}_queue not valid for this exchange type", queue.kind());
                 Err(AmqpError::precondition_failed(text))
             }
-            _ => Ok(()),
         }
     }
 

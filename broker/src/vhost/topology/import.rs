@@ -27,16 +27,9 @@ impl TopologyOwner {
     /// Those of `queue.bind` and `exchange.bind`.
     pub fn import_binding(&mut self, binding: BindingSpec) -> Result<(), AmqpError> {
         let exchange = self.bindable(&binding)?.clone();
-        let (to, durable) = match binding.kind {
-            DestinationKind::Queue => {
-                let queue = self.queue(&binding.destination)?;
-                (Destination::Queue(queue.clone()), queue.durable)
-            }
-            DestinationKind::Exchange => {
-                let durable = self.exchange(&binding.destination)?.spec.durable;
-                (Destination::Exchange(binding.destination.as_bytes().into()), durable)
-            }
-        };
-        self.bind_to(&exchange, binding, to, durable)
+        let (to, to_durable) = self.destination(&binding)?;
+        self.valid_binding(&exchange, &binding, &to)?;
+        self.add_binding(binding, to, exchange.spec.durable && to_durable, true);
+        Ok(())
     }
 }
